@@ -1,0 +1,84 @@
+"""The SQLite index of a set of shards: which galaxy lies where, and which labels are known.
+
+Ids are TEXT in STRICT tables: an 18-digit id must never become a number. Labels are added by iterations, each to its own copy.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from zoobot.errors import FolderError
+
+_SCHEMA = """
+CREATE TABLE galaxies(id_str TEXT PRIMARY KEY, file_loc TEXT NOT NULL, split TEXT NOT NULL) STRICT;
+CREATE TABLE shard_index(id_str TEXT PRIMARY KEY REFERENCES galaxies, shard TEXT NOT NULL, position INTEGER NOT NULL) STRICT;
+CREATE TABLE labels(id_str TEXT PRIMARY KEY REFERENCES galaxies, label INTEGER, total_votes INTEGER, votes TEXT NOT NULL,
+                    iteration INTEGER NOT NULL) STRICT;
+CREATE INDEX shard_index_by_shard ON shard_index(shard, position);
+"""
+INITIAL = -1  # the `iteration` of labels that were known before the first iteration
+
+
+@contextmanager
+def connect(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection inside one transaction: committed when the block ends well, rolled back otherwise."""
+    if not path.is_file():
+        raise FolderError(f"{path} is missing: the index of the shards. Was its folder moved in part?")
+    connection = sqlite3.connect(path)
+    try:
+        connection.execute("PRAGMA foreign_keys = ON")
+        with connection:
+            yield connection
+    finally:
+        connection.close()
+
+
+def create(path: Path) -> None:
+    """An empty index."""
+    connection = sqlite3.connect(path)
+    connection.executescript(_SCHEMA)
+    connection.close()
+
+
+def add_galaxies(connection: sqlite3.Connection, rows: Iterable[tuple[str, str, str, str, int]]) -> None:
+    """Add ``(id_str, file_loc, split, shard, position)``; an id that is there already is an error."""
+    rows = list(rows)
+    connection.executemany("INSERT INTO galaxies VALUES (?, ?, ?)", [(i, f, s) for i, f, s, _, _ in rows])
+    connection.executemany("INSERT INTO shard_index VALUES (?, ?, ?)", [(i, h, p) for i, _, _, h, p in rows])
+
+
+def add_labels(connection: sqlite3.Connection, votes: Mapping[str, Mapping[str, int]], iteration: int) -> None:
+    """Add the votes of galaxies that have no label yet: ``{id_str: {vote column: count}}``."""
+    connection.executemany(
+        "INSERT INTO labels VALUES (?, ?, ?, ?, ?)",
+        [
+            (id_str, counts.get("label"), counts.get("total_votes"), json.dumps(counts), iteration)
+            for id_str, counts in votes.items()
+        ],
+    )
+
+
+def labelled_ids(connection: sqlite3.Connection) -> set[str]:
+    """The galaxies with a label."""
+    return {id_str for (id_str,) in connection.execute("SELECT id_str FROM labels")}
+
+
+def ids_in_split(connection: sqlite3.Connection, split: str) -> set[str]:
+    """The galaxies of one split."""
+    return {id_str for (id_str,) in connection.execute("SELECT id_str FROM galaxies WHERE split = ?", (split,))}
+
+
+def shards_of(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, dict[int, str]]:
+    """Where galaxies lie: ``{shard: {position: id_str}}``, both in order."""
+    connection.execute("CREATE TEMP TABLE wanted(id_str TEXT PRIMARY KEY) STRICT")
+    connection.executemany("INSERT INTO wanted VALUES (?)", [(i,) for i in ids])
+    found: dict[str, dict[int, str]] = {}
+    query = "SELECT shard, position, id_str FROM shard_index JOIN wanted USING (id_str) ORDER BY shard, position"
+    for shard, position, id_str in connection.execute(query):
+        found.setdefault(shard, {})[position] = id_str
+    connection.execute("DROP TABLE wanted")
+    return found

@@ -1,0 +1,83 @@
+"""Read a galaxy's picture from PNG, JPEG or FITS, and bring it to the size that shards store."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from zoobot.errors import InputError
+
+Pixels = npt.NDArray[np.uint8]  # height, width, 3
+_PICTURE_MODES = ("L", "LA", "P", "RGB", "RGBA")
+_FITS_SUFFIXES = (".fits", ".fit", ".fz")
+# Sky noise of the DECam Legacy Survey in nanomaggies for g, r, z, and the limits of the stretch in units of it: the values that
+# the survey's public viewer used for its DR2 pictures, which are what volunteers saw.
+_BAND_NOISE = np.array([0.008, 0.014, 0.019])
+_STRETCH_LIMITS = (-0.5, 300.0)
+_MAX_MISSING_FRACTION = 0.2  # of the pixels of one band (DECaLS: fits_filled)
+
+
+def read_image(path: Path) -> Pixels:
+    """The picture at ``path`` as uint8 RGB, height × width × 3. Raises InputError, with the reason, for one that cannot be used."""
+    if not path.is_file():
+        raise InputError("no such file")
+    suffixes = path.suffixes
+    if suffixes and (suffixes[-1] in _FITS_SUFFIXES or suffixes[-2:] == [".fits", ".gz"]):
+        return _read_fits(path)
+    try:
+        with Image.open(path) as picture:
+            if picture.mode not in _PICTURE_MODES:
+                raise InputError(f"pixels of type {picture.mode}: 8-bit grey or colour is needed")
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise InputError(f"not a readable picture: {str(error).replace(str(path), path.name)}") from error
+
+
+def resize(pixels: Pixels, size_px: int, channels: int) -> Pixels:
+    """The central square of a picture at ``size_px`` × ``size_px`` × ``channels`` (3 colour, 1 grey: the mean of the colours)."""
+    height, width, _ = pixels.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = pixels[top : top + side, left : left + side]
+    if side != size_px:
+        square = np.asarray(Image.fromarray(square).resize((size_px, size_px), Image.Resampling.LANCZOS))
+    if channels == 1:
+        square = np.rint(square.mean(axis=2, keepdims=True)).astype(np.uint8)
+    return square
+
+
+def _read_fits(path: Path) -> Pixels:
+    from astropy.io import fits
+    from astropy.utils.exceptions import AstropyWarning
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", AstropyWarning)  # astropy only warns of a file that was cut off
+            with fits.open(path, memmap=False) as units:
+                images = [unit.data for unit in units if getattr(unit, "data", None) is not None]
+    except (OSError, ValueError, TypeError, AstropyWarning) as error:
+        reason = str(error).splitlines()[0].replace(str(path), path.name)
+        raise InputError(f"not a readable FITS file: {reason}") from error
+    if not images or images[0].ndim != 3 or images[0].shape[0] != 3:
+        shape = images[0].shape if images else "nothing"
+        raise InputError(f"expected an image of 3 bands (g, r, z) × height × width, got {shape}")
+    return grz_to_rgb(images[0].astype(float))
+
+
+def grz_to_rgb(bands: npt.NDArray[np.float64]) -> Pixels:
+    """g, r, z images in nanomaggies (3 × height × width) as RGB with an arcsinh stretch (Lupton et al. 2004).
+
+    Raises InputError if more than a fifth of a band's pixels are missing (NaN or exactly 0); fewer are shown black.
+    """
+    for band, pixels in zip("grz", bands, strict=True):
+        missing = float(np.mean(~np.isfinite(pixels) | (pixels == 0)))
+        if missing > _MAX_MISSING_FRACTION:
+            raise InputError(f"{missing:.0%} of the pixels of band {band} are missing, at most {_MAX_MISSING_FRACTION:.0%} may be")
+    low, high = np.arcsinh(_STRETCH_LIMITS)
+    stretched = (np.arcsinh(np.nan_to_num(bands) / _BAND_NOISE[:, None, None]) - low) / (high - low)
+    rgb = np.moveaxis(stretched[::-1], 0, 2)  # z is red; FITS rows start at the bottom
+    return np.rint(255 * np.clip(rgb[::-1], 0, 1)).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""The stages of the program, one module each, with ``run(settings)``."""

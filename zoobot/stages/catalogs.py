@@ -1,0 +1,86 @@
+"""stage=catalogs: who is labelled, and which labels a simulation hides.
+
+labelled / unlabelled split by the survey's retirement rule; mock_labelled / mock_unlabelled / oracle split the labelled ones once more for
+simulations. ``mock_unlabelled.csv`` holds nothing but ids, picture and position, so no column can tell a hidden vote.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pandas as pd
+
+from zoobot import folders
+from zoobot.errors import InputError
+from zoobot.questions import QuestionTree, load_questions
+from zoobot.seeds import stream
+from zoobot.settings import Settings, stage_settings
+from zoobot.surveys import read_table
+from zoobot.tasks import Task, build_task, check_columns
+
+log = logging.getLogger("zoobot")
+PUBLIC_COLUMNS = ("id_str", "file_loc", "ra", "dec")
+
+
+def run(settings: Settings) -> Path:
+    """Write the five catalogs; say so and do nothing when they exist with the same settings and master catalog."""
+    questions = load_questions(settings.survey.questions)
+    task = build_task(settings.task, questions)
+    path = settings.survey_dir / f"{settings.survey.name}_master_catalog.csv"
+    if not path.is_file():
+        raise InputError(f"{path} is missing. Make it first: python run.py stage=master_catalog survey=…")
+    used = stage_settings(settings, "catalogs") | {"questions": questions.as_dict()}
+    inputs = {"master_catalog": folders.digest_file(path)}
+    if folders.exists_with(settings.catalog_dir, used, inputs):
+        log.info("%s exists with these settings: nothing to do", settings.catalog_dir)
+        return settings.catalog_dir
+    master = read_master(path, questions)
+    check_columns(master, task, str(path))
+    tables, lost = split(master, questions, task, settings)
+    with folders.create(settings.catalog_dir, used, inputs) as staging:
+        for name, table in tables.items():
+            table.to_csv(staging / f"{name}.csv", index=False)
+        folders.write_json(staging / "lost.json", lost)
+    for reason, count in lost.items():
+        log.info("not in the catalogs: %d galaxies, task.filters %s", count, reason)
+    log.info("%s: %s", settings.catalog_dir, ", ".join(f"{len(table)} {name}" for name, table in tables.items()))
+    return settings.catalog_dir
+
+
+def read_master(path: Path, questions: QuestionTree) -> pd.DataFrame:
+    """The master catalog; vote columns as nullable whole numbers, empty where a galaxy has no votes."""
+    table = read_table(path)
+    columns = [c for c in questions.columns if c in table.columns]
+    return table.astype(dict.fromkeys(columns, "Int64"))
+
+
+def split(master: pd.DataFrame, questions: QuestionTree, task: Task, settings: Settings) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
+    """The five catalogs by name, and how many labelled galaxies each filter took away."""
+    order = stream(settings.catalogs.seed, "catalogs").permutation(len(master))
+    shuffled = master.iloc[order]  # surveys are sorted by something
+    votes = shuffled[questions.root.total].fillna(0)
+    retired = (votes > settings.survey.retirement_votes).astype(bool)
+    unlabelled = shuffled[~retired]
+    columns = [c for c in questions.columns if c in master.columns]
+    labelled = shuffled[retired].astype(dict.fromkeys(columns, "int64"))
+    retired_count = len(labelled)
+    labelled, lost = task.apply_filters(labelled)
+    labelled = task.add_label(labelled)
+    size = settings.catalogs.mock_labelled
+    if len(labelled) < 2:
+        raise InputError(
+            f"No galaxy is labelled for task {task.name}: {retired_count} of {len(master)} have more than"
+            f" survey.retirement_votes={settings.survey.retirement_votes} votes for {questions.root.name}, and filters took"
+            f" {sum(lost.values())} of them. Lower survey.retirement_votes, or choose another task."
+        )
+    if size >= len(labelled):
+        log.warning("catalogs.mock_labelled=%d, but only %d galaxies are labelled: a simulation has none to hide", size, len(labelled))
+    hidden = labelled.iloc[size:]
+    return {
+        "labelled": labelled,
+        "unlabelled": unlabelled,
+        "mock_labelled": labelled.iloc[:size],
+        "mock_unlabelled": hidden[[c for c in PUBLIC_COLUMNS if c in hidden.columns]],
+        "oracle": hidden[["id_str", *columns]].sort_values("id_str"),
+    }, lost

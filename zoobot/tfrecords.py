@@ -1,0 +1,135 @@
+"""Galaxies as TFRecords: both directions in one file. Axes: N galaxies, H W C pixels, A answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from zoobot.errors import FolderError
+from zoobot.tasks import Task
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def encode(id_str: str, pixels: Pixels, votes: Mapping[str, int], encoding: str) -> bytes:
+    """One galaxy as a serialised tf.train.Example. ``pixels`` uint8 H × W × C; ``votes`` empty for an unlabelled galaxy."""
+    height, width, channels = pixels.shape
+    return bytes(
+        _example(
+            {
+                "id_str": id_str.encode(),
+                "image": _encode_pixels(pixels, encoding),
+                "height": height,
+                "width": width,
+                "channels": channels,
+                **votes,
+            }
+        ).SerializeToString()
+    )
+
+
+def add_votes(record: bytes, votes: Mapping[str, int]) -> bytes:
+    """The record of an unlabelled galaxy, with its votes; the pixels stay as they are."""
+    example = tf.train.Example.FromString(record)
+    example.MergeFrom(_example(dict(votes)))
+    return bytes(example.SerializeToString(deterministic=True))
+
+
+def decode(record: bytes, encoding: str) -> tuple[str, Pixels, dict[str, int]]:
+    """``id_str``, pixels H × W × C and votes of one record."""
+    features = tf.train.Example.FromString(record).features.feature
+    shape = [features[name].int64_list.value[0] for name in ("height", "width", "channels")]
+    raw = features["image"].bytes_list.value[0]
+    if encoding == "raw":
+        pixels = np.frombuffer(raw, np.uint8).reshape(shape)
+    else:
+        pixels = tf.io.decode_image(raw, channels=shape[2]).numpy()
+    known = {"id_str", "image", "height", "width", "channels"}
+    votes = {name: feature.int64_list.value[0] for name, feature in features.items() if name not in known}
+    return features["id_str"].bytes_list.value[0].decode(), pixels, votes
+
+
+def write(path: Path, records: Sequence[bytes]) -> None:
+    """Write one shard."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records:
+            writer.write(record)
+
+
+def read(path: Path) -> Iterator[bytes]:
+    """The records of one shard, in order."""
+    try:
+        yield from tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    except tf.errors.OpError as error:
+        raise FolderError(f"{path} cannot be read as TFRecords ({error.message}): it was changed or damaged.") from error
+
+
+def read_ids(path: Path) -> list[str]:
+    """The ids in one shard, in order."""
+    return [tf.train.Example.FromString(r).features.feature["id_str"].bytes_list.value[0].decode() for r in read(path)]
+
+
+def dataset(
+    paths: Sequence[Path], task: Task | None, shard_config: Mapping[str, Any], batch_size: int, shuffle_seed: int | None = None
+) -> tf.data.Dataset:
+    """Batches of ``(images N × H × W × C uint8, counts N × A float32)``; without a ``task`` only the images.
+
+    Records come in the order of ``paths``; with ``shuffle_seed`` all records are shuffled anew in each epoch, the same way in each run.
+    """
+    names = [str(path) for path in paths]
+    records = tf.data.TFRecordDataset(names)
+    if shuffle_seed is not None:
+        size = sum(1 for _ in tf.data.TFRecordDataset(names))
+        records = records.shuffle(max(size, 1), seed=shuffle_seed, reshuffle_each_iteration=True)
+    shape = [shard_config["image_size_px"], shard_config["image_size_px"], shard_config["channels"]]
+    spec = {"image": tf.io.FixedLenFeature([], tf.string)}
+    if task is not None:
+        spec |= {name: tf.io.FixedLenFeature([], tf.int64) for name in task.stored_columns}
+
+    def parse(batch: tf.Tensor) -> Any:
+        features = tf.io.parse_example(batch, spec)
+        images = _decode_batch(features["image"], shape, shard_config["encoding"])
+        return images if task is None else (images, _counts(features, task))
+
+    return records.batch(batch_size).map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+
+
+def _counts(features: Mapping[str, tf.Tensor], task: Task) -> tf.Tensor:
+    """As ``Task.counts``, on tensors."""
+    values = [tf.cast(features[name], tf.float32) for name in task.stored_columns]
+    if task.label_columns:
+        values[1] = values[1] - values[0]
+    return tf.stack(values, axis=-1)
+
+
+def _decode_batch(images: tf.Tensor, shape: Sequence[int], encoding: str) -> tf.Tensor:
+    if encoding == "raw":
+        return tf.reshape(tf.io.decode_raw(images, tf.uint8), [-1, *shape])
+
+    def one(image: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(tf.io.decode_image(image, channels=shape[2], expand_animations=False), shape)
+
+    return tf.map_fn(one, images, fn_output_signature=tf.TensorSpec(shape, tf.uint8))
+
+
+def _encode_pixels(pixels: Pixels, encoding: str) -> bytes:
+    if encoding == "raw":
+        return pixels.tobytes()
+    writer = tf.io.encode_png if encoding == "png" else tf.io.encode_jpeg
+    return bytes(writer(pixels).numpy())
+
+
+def _example(values: Mapping[str, bytes | int]) -> tf.train.Example:
+    features = {
+        name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        if isinstance(value, bytes)
+        else tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        for name, value in values.items()
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features))
