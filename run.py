@@ -38,6 +38,7 @@ def main(cfg: DictConfig) -> None:
 def cli() -> int:
     """Run, and turn what went wrong into an exit status: 2 the user can mend it, 1 anything else."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would end every failure with status 1
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow is imported later, and talks a lot
     settings.register()
     if "--help" in sys.argv and not any(a.startswith(("stage=", "experiment=")) for a in sys.argv):
         sys.argv.append("stage=simulate")  # Hydra composes the config before it prints the help

@@ -1,6 +1,7 @@
 """The SQLite index of a set of shards: which galaxy lies where, and which labels are known.
 
-Ids are TEXT in STRICT tables: an 18-digit id must never become a number. Labels are added by iterations, each to its own copy.
+Ids are TEXT in STRICT tables: an 18-digit id must never become a number. Labels are added by iterations, each to its
+own copy.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from zoobot.errors import FolderError
 
 _SCHEMA = """
 CREATE TABLE galaxies(id_str TEXT PRIMARY KEY, file_loc TEXT NOT NULL, split TEXT NOT NULL) STRICT;
-CREATE TABLE shard_index(id_str TEXT PRIMARY KEY REFERENCES galaxies, shard TEXT NOT NULL, position INTEGER NOT NULL) STRICT;
-CREATE TABLE labels(id_str TEXT PRIMARY KEY REFERENCES galaxies, label INTEGER, total_votes INTEGER, votes TEXT NOT NULL,
-                    iteration INTEGER NOT NULL) STRICT;
+CREATE TABLE shard_index(id_str TEXT PRIMARY KEY REFERENCES galaxies, shard TEXT NOT NULL, position INTEGER NOT NULL)
+    STRICT;
+CREATE TABLE labels(id_str TEXT PRIMARY KEY REFERENCES galaxies, label INTEGER, total_votes INTEGER,
+    votes TEXT NOT NULL, iteration INTEGER NOT NULL) STRICT;
 CREATE INDEX shard_index_by_shard ON shard_index(shard, position);
 """
 INITIAL = -1  # the `iteration` of labels that were known before the first iteration

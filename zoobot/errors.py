@@ -5,7 +5,8 @@
     ├── InputError         a table, image, classification or question file is not what it should be
     └── FolderError        a folder exists with other settings, is unfinished, changed or missing
 
-Every message says what, where, why and what to do. Anything else that is raised is a bug of ours: a traceback, exit status 1.
+Every message says what, where, why and what to do. Anything else that is raised is a bug of ours: a traceback, exit
+status 1.
 """
 
 

@@ -1,8 +1,10 @@
-"""Folders that are written once: staged beside their place, flushed, listed in a manifest, renamed into place, read-only.
+"""Folders that are written once: staged beside their place, flushed, listed in a manifest, renamed into place,
+read-only.
 
-A reader sees no folder or the whole folder. ``manifest.json``, written last, holds the size and SHA-256 of every file, the digests of the
-inputs, the settings, versions and git commit; its ``digest`` is over all of that, so a chain of digests leads back to the master catalog. What differs
-between two equal runs (the time, the host, files named in ``varying``) is kept, but not part of the digest.
+A reader sees no folder or the whole folder. ``manifest.json``, written last, holds the size and SHA-256 of every
+file, the digests of the inputs, the settings, versions and git commit; its ``digest`` is over all of that, so a chain
+of digests leads back to the master catalog. What differs between two equal runs (the time, the host, files named in
+``varying``) is kept, but not part of the digest.
 """
 
 from __future__ import annotations
@@ -27,15 +29,28 @@ from zoobot.errors import FolderError, InputError
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
-_PACKAGES = ("numpy", "pandas", "astropy", "scipy", "pillow", "pyarrow", "keras", "tensorflow-cpu", "tensorflow", "hydra-core")
+_PACKAGES = (
+    "numpy",
+    "pandas",
+    "astropy",
+    "scipy",
+    "pillow",
+    "pyarrow",
+    "keras",
+    "tensorflow-cpu",
+    "tensorflow",
+    "hydra-core",
+)
 
 
-# ---------------------------------------------------------------------------------------------------------------- single files
+# --------------------------------------------------------------- single files
 
 
 def write_json(path: Path, value: object) -> None:
     """Write ``value`` as JSON that is the same for the same value."""
-    path.write_text(json.dumps(value, indent=1, sort_keys=False, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(value, indent=1, sort_keys=False, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
 
 
 def read_json(path: Path) -> Any:
@@ -66,20 +81,20 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# ------------------------------------------------------------------------------------------------------------- write-once folders
+# --------------------------------------------------------------- write-once folders
 
 
 @contextmanager
 def create(
     path: Path,
     settings: Mapping[str, Any],
-    inputs: Mapping[str, str],
+    inputs: Mapping[str, Path],
     varying: Sequence[str] = (),
 ) -> Iterator[Path]:
     """Yield a staging folder; when the block ends well, publish it as ``path``, complete and read-only.
 
-    ``inputs`` maps a name to the digest of what was read; ``varying`` names files that differ between two equal runs. If the block raises,
-    nothing appears at ``path``; the next try starts anew.
+    ``inputs`` names the folders and files that were read; ``varying`` names files that differ between two equal runs.
+    If the block raises, nothing appears at ``path``; the next try starts anew.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock(path):
@@ -92,8 +107,10 @@ def create(
         _publish(staging, path, settings, inputs, varying)
 
 
-def exists_with(path: Path, settings: Mapping[str, Any], inputs: Mapping[str, str] | None = None) -> bool:
-    """Whether ``path`` is finished with just these settings (and inputs); with others it is refused, naming what differs."""
+def exists_with(path: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> bool:
+    """Whether ``path`` is finished with just these settings (and inputs); with others it is refused, naming what
+    differs.
+    """
     if not path.exists():
         return False
     manifest = read_manifest(path)
@@ -104,8 +121,8 @@ def exists_with(path: Path, settings: Mapping[str, Any], inputs: Mapping[str, st
     ]
     differences += [
         f"input {name}: it has changed since"
-        for name in sorted(inputs or {})
-        if manifest["inputs"].get(name) != (inputs or {})[name]
+        for name, source in sorted(inputs.items())
+        if manifest["inputs"].get(name, {}).get("digest") != digest_of(source)
     ]
     if differences:
         raise FolderError(
@@ -123,25 +140,34 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise FolderError(f"{path} has no {MANIFEST}, so it was not finished by this program.")
     manifest = read_json(path / MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
-        raise FolderError(f"{path / MANIFEST} has a format this version does not read; it reads version {FORMAT_VERSION}.")
+        raise FolderError(
+            f"{path / MANIFEST} has a format this version does not read; it reads version {FORMAT_VERSION}."
+        )
     return manifest
 
 
-def require(path: Path, made_by: str) -> str:
-    """Check that a folder which a stage reads is finished and its files have their sizes; return its digest."""
+def digest_of(path: Path) -> str:
+    """The digest in a folder's manifest, or of a single file."""
+    return digest_file(path) if path.is_file() else str(read_manifest(path)["digest"])
+
+
+def require(path: Path, made_by: str) -> None:
+    """Refuse a folder which a stage reads unless it is finished and its files have their sizes."""
     if not path.is_dir():
-        raise FolderError(f"{path} is missing. Make it first: python run.py stage={made_by} … (same survey, task and names).")
+        raise FolderError(
+            f"{path} is missing. Make it first: python run.py stage={made_by} … (same survey, task and names)."
+        )
     manifest = read_manifest(path)
     problems = _compare(path, manifest, digests=False)
     if problems:
         raise FolderError("\n  ".join([f"{path} is not as it was written:", *problems]))
-    return str(manifest["digest"])
 
 
 def verify(path: Path) -> list[str]:
     """Every way in which a finished folder differs from its manifest; empty if none.
 
-    Sizes, SHA-256 of every file, files that are missing or were added, and the manifest's own digest.
+    Checked are the size and SHA-256 of every file, files that are missing or were added, the manifest's own digest,
+    and that each input is still the one that was read.
     """
     path = Path(path)
     try:
@@ -151,7 +177,26 @@ def verify(path: Path) -> list[str]:
     problems = _compare(path, manifest, digests=True)
     if _digest(manifest) != manifest.get("digest"):
         problems.append(f"{path / MANIFEST}: its digest does not fit its content")
+    for name, entry in manifest["inputs"].items():
+        try:
+            same = digest_of(path / entry["path"]) == entry["digest"]
+        except FolderError as error:
+            problems.append(f"{path}: its input {name} cannot be checked: {error}")
+        else:
+            problems += [] if same else [f"{path}: its input {name} ({entry['path']}) is not the one that was read"]
     return problems
+
+
+def with_inputs(paths: Sequence[Path]) -> list[Path]:
+    """These finished folders and all finished folders that they were made from, each once."""
+    found: dict[Path, None] = {}
+    left = [path.resolve() for path in paths]
+    while left:
+        path = left.pop(0)
+        if path not in found and (path / MANIFEST).is_file():
+            found[path] = None
+            left += [(path / entry["path"]).resolve() for entry in read_manifest(path)["inputs"].values()]
+    return list(found)
 
 
 @contextmanager
@@ -163,14 +208,17 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def _publish(
-    staging: Path, path: Path, settings: Mapping[str, Any], inputs: Mapping[str, str], varying: Sequence[str]
+    staging: Path, path: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path], varying: Sequence[str]
 ) -> None:
     files = {name: _describe(staging / name) for name in _list_files(staging)}
     manifest: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "files": files,
         "varying": sorted(varying),
-        "inputs": dict(inputs),
+        "inputs": {
+            name: {"path": os.path.relpath(source, path), "digest": digest_of(source)}
+            for name, source in inputs.items()
+        },
         "settings": _plain(dict(settings)),
         "provenance": provenance(),
         "run": {"finished_at": datetime.now(UTC).isoformat(timespec="seconds"), "host": platform.node()},
@@ -216,6 +264,7 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     content["files"] = {
         name: None if name in manifest["varying"] else entry for name, entry in manifest["files"].items()
     }
+    content["inputs"] = {name: entry["digest"] for name, entry in manifest["inputs"].items()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -237,7 +286,9 @@ def _list_files(path: Path) -> list[str]:
     for folder, folders, names in os.walk(path):
         for name in (*folders, *names):
             if Path(folder, name).is_symlink():
-                raise InputError(f"{Path(folder, name)} is a symbolic link; a folder with a manifest holds only its own files.")
+                raise InputError(
+                    f"{Path(folder, name)} is a symbolic link; a folder with a manifest holds only its own files."
+                )
         files += [Path(folder, name).relative_to(path).as_posix() for name in names]
     return sorted(files)
 

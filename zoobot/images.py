@@ -14,15 +14,17 @@ from zoobot.errors import InputError
 Pixels = npt.NDArray[np.uint8]  # height, width, 3
 _PICTURE_MODES = ("L", "LA", "P", "RGB", "RGBA")
 _FITS_SUFFIXES = (".fits", ".fit", ".fz")
-# Sky noise of the DECam Legacy Survey in nanomaggies for g, r, z, and the limits of the stretch in units of it: the values that
-# the survey's public viewer used for its DR2 pictures, which are what volunteers saw.
+# Sky noise of the DECam Legacy Survey in nanomaggies for g, r, z, and the limits of the stretch in units of it: the
+# values that the survey's public viewer used for its DR2 pictures, which are what volunteers saw.
 _BAND_NOISE = np.array([0.008, 0.014, 0.019])
 _STRETCH_LIMITS = (-0.5, 300.0)
 _MAX_MISSING_FRACTION = 0.2  # of the pixels of one band (DECaLS: fits_filled)
 
 
 def read_image(path: Path) -> Pixels:
-    """The picture at ``path`` as uint8 RGB, height × width × 3. Raises InputError, with the reason, for one that cannot be used."""
+    """The picture at ``path`` as uint8 RGB, height × width × 3. Raises InputError, with the reason, for one that
+    cannot be used.
+    """
     if not path.is_file():
         raise InputError("no such file")
     suffixes = path.suffixes
@@ -38,7 +40,9 @@ def read_image(path: Path) -> Pixels:
 
 
 def resize(pixels: Pixels, size_px: int, channels: int) -> Pixels:
-    """The central square of a picture at ``size_px`` × ``size_px`` × ``channels`` (3 colour, 1 grey: the mean of the colours)."""
+    """The central square of a picture at ``size_px`` × ``size_px`` × ``channels`` (3 colour, 1 grey: the mean of the
+    colours).
+    """
     height, width, _ = pixels.shape
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -76,8 +80,11 @@ def grz_to_rgb(bands: npt.NDArray[np.float64]) -> Pixels:
     for band, pixels in zip("grz", bands, strict=True):
         missing = float(np.mean(~np.isfinite(pixels) | (pixels == 0)))
         if missing > _MAX_MISSING_FRACTION:
-            raise InputError(f"{missing:.0%} of the pixels of band {band} are missing, at most {_MAX_MISSING_FRACTION:.0%} may be")
+            raise InputError(
+                f"{missing:.0%} of the pixels of band {band} are missing, at most {_MAX_MISSING_FRACTION:.0%} may be"
+            )
     low, high = np.arcsinh(_STRETCH_LIMITS)
     stretched = (np.arcsinh(np.nan_to_num(bands) / _BAND_NOISE[:, None, None]) - low) / (high - low)
     rgb = np.moveaxis(stretched[::-1], 0, 2)  # z is red; FITS rows start at the bottom
-    return np.rint(255 * np.clip(rgb[::-1], 0, 1)).astype(np.uint8)
+    pixels: Pixels = np.rint(255 * np.clip(rgb[::-1], 0, 1)).astype(np.uint8)
+    return pixels

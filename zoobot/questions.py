@@ -1,7 +1,7 @@
 """Questions, their answers, and which answer leads to which question.
 
-A question set is one YAML file (configs/questions/, or a user's own). Votes for answer A of question Q are counted in the column
-``Q_A``, their sum in ``Q_total-votes``, as in the published GZ DECaLS catalogs.
+A question set is one YAML file (configs/questions/, or a user's own). Votes for answer A of question Q are counted in
+the column ``Q_A``, their sum in ``Q_total-votes``, as in the published GZ DECaLS catalogs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ QUESTION_SETS_DIR = Path(__file__).resolve().parent.parent / "configs" / "questi
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer. ``labels`` are the texts volunteers see; a retired answer keeps its votes but is no longer offered."""
+    """One answer. ``labels`` are the texts volunteers see; a retired answer keeps its votes but is no longer
+    offered.
+    """
 
     name: str
     labels: tuple[str, ...]
@@ -29,7 +31,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Question:
-    """One question. ``after`` holds the vote columns of the answers that lead to it; empty for a question that is always asked."""
+    """One question. ``after`` holds the vote columns of the answers that lead to it; empty for a question that is
+    always asked.
+    """
 
     name: str
     task: str
@@ -111,7 +115,9 @@ def load_questions(name: str) -> QuestionTree:
     path = Path(name) if name.endswith((".yaml", ".yml")) else QUESTION_SETS_DIR / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in QUESTION_SETS_DIR.glob("*.yaml")))
-        raise InputError(f"survey.questions: there is no question set {path}. Use one of {known}, or the path of a YAML file.")
+        raise InputError(
+            f"survey.questions: there is no question set {path}. Use one of {known}, or the path of a YAML file."
+        )
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -129,7 +135,9 @@ def parse_questions(raw: object, where: str) -> QuestionTree:
         known = {c: q for q in questions[:-1] for c in q.columns}
         unknown = [c for c in questions[-1].after if c not in known]
         if unknown:
-            raise InputError(f"{where}: question {name} comes after {', '.join(unknown)}, which no earlier question has")
+            raise InputError(
+                f"{where}: question {name} comes after {', '.join(unknown)}, which no earlier question has"
+            )
         if len({known[c].name for c in questions[-1].after}) > 1:
             raise InputError(f"{where}: question {name} comes after answers of several questions; name answers of one")
     if questions[0].after:
@@ -146,7 +154,9 @@ def _parse_question(name: str, body: object, default_task: str, where: str) -> Q
         raise InputError(f"{where}: expected `answers`, a mapping from answer to its labels")
     unknown = set(body) - {"task", "after", "answers", "retired"}
     if unknown:
-        raise InputError(f"{where}: unknown key {', '.join(sorted(map(str, unknown)))}; known are task, after, answers, retired")
+        raise InputError(
+            f"{where}: unknown key {', '.join(sorted(map(str, unknown)))}; known are task, after, answers, retired"
+        )
     answers = [
         Answer(str(answer), tuple(str(label) for label in labels or [answer]), retired)
         for key, retired in (("answers", False), ("retired", True))

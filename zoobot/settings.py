@@ -1,7 +1,7 @@
 """Every setting of the program, as frozen dataclasses; with run.py the only importer of hydra and omegaconf.
 
-The comments beside the fields are the reference; the YAML files in configs/ give the values. Below `main` no config object exists:
-stages take a ``Settings``, whose values have been checked together once.
+The comments beside the fields are the reference; the YAML files in configs/ give the values. Below `main` no config
+object exists: stages take a ``Settings``, whose values have been checked together once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Survey:
     kind: str = MISSING  # how its tables are read: demo, gz2, decals or custom
     folder: str = ""  # holds the source table and the images; empty: {data_dir}/{survey.name}
     catalog: str = ""  # source table, CSV or FITS, relative to `folder`
-    classifications: str = ""  # reduced votes to join (decals), relative to `folder`; empty: those of stage=reduce, if any
+    classifications: str = (
+        ""  # reduced votes to join (decals), relative to `folder`; empty: those of stage=reduce, if any
+    )
     questions: str = MISSING  # a question set of configs/questions, or the path of a YAML file
     retirement_votes: int = 36  # a galaxy is retired with MORE votes than this for the first question
     samples: list[str] = field(default_factory=list)  # gz2: keep rows with these values in `sample`; empty: all
@@ -49,7 +51,9 @@ class Task:
 
     name: str = MISSING
     questions: list[str] = MISSING
-    label: list[str] = field(default_factory=list)  # single question: answers counted as k of N; empty: learn the whole tree
+    label: list[str] = field(
+        default_factory=list
+    )  # single question: answers counted as k of N; empty: learn the whole tree
     filters: list[str] = field(default_factory=list)  # pandas expressions that a labelled galaxy must meet
 
 
@@ -89,7 +93,8 @@ class Model:
     zoom: float = 0.2  # training images are magnified by up to this fraction
     learning_rate: float = 0.001
     batch_size: int = 64
-    max_epochs: int = 50
+    steps_per_epoch: int = 15  # at least so many batches are an epoch: a small training set is passed several times
+    max_epochs: int = 30
     patience: int = 8  # epochs without a better eval loss before training stops
     warm_start: bool = False  # start from the weights of the iteration before
     n_samples: int = 20  # posterior samples (Monte-Carlo dropout) per galaxy
@@ -221,15 +226,16 @@ class Settings:
         return self.experiments_dir / "simulations" / self.experiment_name
 
 
-# What each stage's output depends on, besides its inputs. Folders of the user's own are left out, so that data can move.
+# What each stage's output depends on, besides its inputs. Folders of the user's own are left out, so that data can
+# move.
 _DEPENDS_ON = {
     "reduce": ("survey.questions",),
     "master_catalog": ("survey.kind", "survey.name", "survey.questions", "survey.samples", "survey.n_galaxies",
                        "survey.draw_size_px", "survey.draw_seed"),
     "catalogs": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "catalogs"),
     "shards": ("survey.name", "task", "shards"),
-    "instructions": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "model", "acquisition", "oracle",
-                     "iterate.subjects_per_iteration", "iterate.shards_per_iteration", "seed"),
+    "instructions": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "model", "acquisition",
+                     "oracle", "iterate.subjects_per_iteration", "iterate.shards_per_iteration", "seed"),
 }  # fmt: skip
 
 
@@ -295,7 +301,7 @@ def _quick(s: Settings) -> Settings:
         ),
         model=replace(
             s.model, blocks=[[4], [8]], hidden=8, final_size_px=min(s.model.final_size_px, 32),
-            max_epochs=min(s.model.max_epochs, 2), n_samples=min(s.model.n_samples, 5),
+            max_epochs=min(s.model.max_epochs, 2), steps_per_epoch=1, n_samples=min(s.model.n_samples, 5),
         ),
         iterate=replace(s.iterate, subjects_per_iteration=min(s.iterate.subjects_per_iteration, 8)),
         simulate=replace(s.simulate, iterations=min(s.simulate.iterations, 3)),
@@ -318,14 +324,16 @@ def _problems(s: Settings) -> list[str]:
     at_least = {
         "seed": 0, "survey.retirement_votes": 0, "survey.draw_size_px": 16, "survey.draw_seed": 0, "catalogs.seed": 0,
         "catalogs.mock_labelled": 3, "shards.image_size_px": 8, "shards.shard_size": 1, "shards.eval_size": 1,
-        "shards.test_size": 1, "model.hidden": 1, "model.final_size_px": 8, "model.batch_size": 1, "model.max_epochs": 1,
+        "shards.test_size": 1, "model.hidden": 1, "model.final_size_px": 8, "model.batch_size": 1,
+        "model.max_epochs": 1, "model.steps_per_epoch": 1,
         "model.patience": 1, "model.n_samples": 1, "model.predict_batch_size": 1, "acquisition.expected_votes": 1,
         "oracle.votes_per_galaxy": 1, "iterate.subjects_per_iteration": 1, "iterate.shards_per_iteration": 1,
         "simulate.iterations": 1, "tracking.table_galaxies": 0, "report.galaxies": 0,
     }  # fmt: skip
     problems += [f"{key}={flat[key]}: must be at least {low}" for key, low in at_least.items() if flat[key] < low]
     ranges = {
-        "max_dropped_fraction": (0, 1), "model.dropout_rate": (0, 0.95), "model.zoom": (0, 0.9), "model.learning_rate": (1e-9, 10),
+        "max_dropped_fraction": (0, 1), "model.dropout_rate": (0, 0.95), "model.zoom": (0, 0.9),
+        "model.learning_rate": (1e-9, 10),
         "oracle.late_fraction": (0, 1), "oracle.anonymous_fraction": (0, 1), "reduce.max_age_days": (0, math.inf),
     }  # fmt: skip
     problems += [
@@ -348,8 +356,14 @@ def _misfits(s: Settings) -> list[str]:
     problems = []
     if s.survey.kind == "demo" and s.survey.n_galaxies < 1:
         problems.append(f"survey.n_galaxies={s.survey.n_galaxies}: the demo survey needs at least 1")
-    if s.survey.kind in ("gz2", "decals", "custom") and not s.survey.catalog and s.stage in ("master_catalog", "simulate"):
-        problems.append(f"survey.catalog: survey {s.survey.name} needs its source table, e.g. survey.catalog=catalog.csv")
+    if (
+        s.survey.kind in ("gz2", "decals", "custom")
+        and not s.survey.catalog
+        and s.stage in ("master_catalog", "simulate")
+    ):
+        problems.append(
+            f"survey.catalog: survey {s.survey.name} needs its source table, e.g. survey.catalog=catalog.csv"
+        )
     if s.shards.source == "mock" and s.catalogs.mock_labelled <= s.shards.eval_size + s.shards.test_size:
         problems.append(
             f"catalogs.mock_labelled={s.catalogs.mock_labelled}: must exceed shards.eval_size + shards.test_size"
@@ -362,7 +376,9 @@ def _misfits(s: Settings) -> list[str]:
         )
     smallest = 2 ** len(s.model.blocks)
     if not s.model.blocks or not all(s.model.blocks) or min(f for block in s.model.blocks for f in block) < 1:
-        problems.append(f"model.blocks={s.model.blocks}: each block needs at least one convolution with at least one filter")
+        problems.append(
+            f"model.blocks={s.model.blocks}: each block needs at least one convolution with at least one filter"
+        )
     elif s.model.final_size_px < smallest:
         problems.append(f"model.blocks: {len(s.model.blocks)} poolings need model.final_size_px of at least {smallest}")
     if s.oracle.kind == "simulated" and s.oracle.votes_per_galaxy <= s.survey.retirement_votes:

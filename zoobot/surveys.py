@@ -1,4 +1,6 @@
-"""Read a survey's own tables into one table of galaxies: ``id_str``, ``file_loc``, ``ra``, ``dec``, vote columns, and the survey's own columns."""
+"""Read a survey's own tables into one table of galaxies: ``id_str``, ``file_loc``, ``ra``, ``dec``, vote columns, and
+the survey's own columns.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ log = logging.getLogger("zoobot")
 
 # Ids are text everywhere: an 18-digit id must not pass through a number.
 ID_COLUMNS = ("id_str", "dr7objid", "iauname", "subject_id")
-# GZ2 names each count tNN_question_aNN_answer_count (Willett et al. 2013); ours are {question}_{answer}. t08, multiple choice, is left out.
+# GZ2 names each count tNN_question_aNN_answer_count (Willett et al. 2013); ours are {question}_{answer}. t08,
+# multiple choice, is left out.
 _GZ2_VOTES = {
     "t01_smooth_or_features_a01_smooth": "smooth-or-featured_smooth",
     "t01_smooth_or_features_a02_features_or_disk": "smooth-or-featured_featured-or-disk",
@@ -62,7 +65,10 @@ def read_survey(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, dic
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV (also .csv.gz) or FITS table, with ids as text."""
     if not path.is_file():
-        raise InputError(f"{path} does not exist. Set survey.folder to the folder of the survey's tables and images, and survey.catalog.")
+        raise InputError(
+            f"{path} does not exist. Set survey.folder to the folder of the survey's tables and images,"
+            " and survey.catalog to its table."
+        )
     if path.name.endswith((".fits", ".fit", ".fits.gz")):
         return _read_fits_table(path)
     try:
@@ -83,7 +89,7 @@ def _read_fits_table(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} is not a readable FITS table: {error}") from error
     table.convert_bytestring_to_unicode()
     flat = [name for name in table.colnames if table[name].ndim == 1]
-    frame = table[flat].to_pandas()
+    frame: pd.DataFrame = table[flat].to_pandas()
     return frame.astype({name: "string" for name in ID_COLUMNS if name in frame})
 
 
@@ -91,13 +97,15 @@ def require_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> 
     """Refuse a table that lacks one of ``columns``."""
     missing = [name for name in columns if name not in table.columns]
     if missing:
-        raise InputError(f"{path} has no column {', '.join(missing)}. It has: {', '.join(map(str, table.columns[:12]))}, …")
+        raise InputError(
+            f"{path} has no column {', '.join(missing)}. It has: {', '.join(map(str, table.columns[:12]))}, …"
+        )
 
 
 def _read_demo(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, dict[str, int], list[Path]]:
     galaxies_dir = s.survey_dir / "galaxies"
     drawn_with = {k: v for k, v in stage_settings(s, "master_catalog").items() if k.startswith("survey.")}
-    if not folders.exists_with(galaxies_dir, drawn_with):
+    if not folders.exists_with(galaxies_dir, drawn_with, inputs={}):
         with folders.create(galaxies_dir, drawn_with, inputs={}) as staging:
             _draw_galaxies(s, staging)
     return read_table(galaxies_dir / "votes.csv"), {}, [galaxies_dir / "votes.csv"]
@@ -149,7 +157,9 @@ def _read_decals(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, di
     require_columns(table, ["iauname"], path)
     location = next((name for name in ("file_loc", "png_loc", "fits_loc") if name in table.columns), None)
     if location is None:
-        raise InputError(f"{path} has none of the columns file_loc, png_loc, fits_loc, which tell where a galaxy's picture is.")
+        raise InputError(
+            f"{path} has none of the columns file_loc, png_loc, fits_loc, which tell where a galaxy's picture is."
+        )
     excluded = {}
     for flag in ("png_ready", "fits_filled"):
         if flag in table.columns:
@@ -161,7 +171,11 @@ def _read_decals(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, di
     table["file_loc"] = table["file_loc"].astype("string").str.strip()
     if "ra" not in table.columns:
         table = table.rename(columns={"ra_nsa": "ra", "dec_nsa": "dec"})
-    votes_path = s.source_dir / s.survey.classifications if s.survey.classifications else s.survey_dir / "classifications" / "classifications.csv"
+    votes_path = (
+        s.source_dir / s.survey.classifications
+        if s.survey.classifications
+        else s.survey_dir / "classifications" / "classifications.csv"
+    )
     if s.survey.classifications or votes_path.is_file():
         table, unmatched = _join_votes(table, votes_path, questions)
         excluded["classified galaxies that are not in the catalog"] = unmatched
@@ -169,14 +183,18 @@ def _read_decals(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, di
     elif questions.root.columns[0] in table.columns:
         files = [path]
     else:
-        log.warning("%s: no classifications (survey.classifications, or stage=reduce): every galaxy is unlabelled", path)
-        table = table.assign(**{column: pd.NA for column in questions.columns})
+        log.warning(
+            "%s: no classifications (survey.classifications, or stage=reduce): every galaxy is unlabelled", path
+        )
+        table = table.assign(**dict.fromkeys(questions.columns, pd.NA))
         files = [path]
     return table.assign(id_str=table["iauname"]), excluded, files
 
 
 def _join_votes(table: pd.DataFrame, path: Path, questions: QuestionTree) -> tuple[pd.DataFrame, int]:
-    """Left-join reduced votes on iauname; the votes of several subjects of one galaxy add up. Also: how many found no galaxy."""
+    """Left-join reduced votes on iauname; the votes of several subjects of one galaxy add up. Also: how many found no
+    galaxy.
+    """
     votes = read_table(path)
     require_columns(votes, ["iauname"], path)
     columns = [c for c in questions.columns if c in votes.columns]
@@ -185,7 +203,11 @@ def _join_votes(table: pd.DataFrame, path: Path, questions: QuestionTree) -> tup
     known = votes[votes["iauname"].notna()]
     summed = known.groupby(known["iauname"].str.strip())[columns].sum(min_count=1)
     if len(summed) < len(known):
-        log.info("%s: %d galaxies have several subjects; their votes were added", path.name, int(known["iauname"].str.strip().value_counts().gt(1).sum()))
+        log.info(
+            "%s: %d galaxies have several subjects; their votes were added",
+            path.name,
+            int(known["iauname"].str.strip().value_counts().gt(1).sum()),
+        )
     table = table.drop(columns=[c for c in columns if c in table.columns])
     unmatched = int((~summed.index.isin(table["iauname"])).sum()) + int(votes["iauname"].isna().sum())
     return table.merge(summed, how="left", left_on="iauname", right_index=True, validate="many_to_one"), unmatched

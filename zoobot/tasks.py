@@ -1,7 +1,7 @@
 """What a model learns: one question as k of N votes, or a whole tree of questions.
 
-Both come down to groups of exclusive answers with a vote count each, so there is one likelihood: a single question is the group
-(label, not_label). Axes: N galaxies, A answers of all groups together.
+Both come down to groups of exclusive answers with a vote count each, so there is one likelihood: a single question is
+the group (label, not_label). Axes: N galaxies, A answers of all groups together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ LABEL, NOT_LABEL, TOTAL_VOTES = "label", "not_label", "total_votes"
 
 @dataclass(frozen=True)
 class Group:
-    """The answers to one question, of which a volunteer gives one. ``after`` are the answers that lead here (empty: always asked)."""
+    """The answers to one question, of which a volunteer gives one. ``after`` are the answers that lead here (empty:
+    always asked).
+    """
 
     question: str
     answers: tuple[str, ...]
@@ -78,7 +80,7 @@ class Task:
                 keep = catalog.eval(expression, engine="python")
             except Exception as error:  # an expression is the user's: pandas raises nearly anything
                 raise SettingsError(f"task.filters: cannot evaluate {expression!r} on the catalog: {error}") from error
-            if getattr(keep, "dtype", None) != bool:
+            if not isinstance(keep, pd.Series) or not pd.api.types.is_bool_dtype(keep):
                 raise SettingsError(f"task.filters: {expression!r} must give true or false for each galaxy")
             lost[expression] = int((~keep).sum())
             catalog = catalog[keep]
@@ -98,15 +100,21 @@ def build_task(chosen: settings.Task, questions: QuestionTree) -> Task:
     if not chosen.label:
         return Task(chosen.name, tree, (), tuple(chosen.filters))
     if len(tree) != 1:
-        raise SettingsError(f"task.label={chosen.label}: only for a task of one question, task {chosen.name} has {len(tree)}")
+        raise SettingsError(
+            f"task.label={chosen.label}: only for a task of one question, task {chosen.name} has {len(tree)}"
+        )
     columns = tuple(c for c in (tree.root.column(a) for a in chosen.label) if c in tree.root.columns)
     if not columns or len(columns) == len(tree.root.columns):
         offered = ", ".join(a.name for a in tree.root.answers)
-        raise SettingsError(f"task.label={chosen.label}: must be some, not all, of the answers to {tree.root.name}: {offered}")
+        raise SettingsError(
+            f"task.label={chosen.label}: must be some, not all, of the answers to {tree.root.name}: {offered}"
+        )
     return Task(chosen.name, tree, columns, tuple(chosen.filters))
 
 
-def asked_probability(groups: Sequence[Group], probabilities: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, npt.NDArray[np.float64]]:
+def asked_probability(
+    groups: Sequence[Group], probabilities: Mapping[str, npt.NDArray[np.float64]]
+) -> dict[str, npt.NDArray[np.float64]]:
     """How likely each question is asked: ``{question: array}``, the product of the answers' probabilities up the tree.
 
     ``probabilities`` holds an array of one shape for each answer, given that its question is asked.

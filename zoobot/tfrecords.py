@@ -14,10 +14,13 @@ from zoobot.errors import FolderError
 from zoobot.tasks import Task
 
 Pixels = npt.NDArray[np.uint8]
+SHUFFLE_BUFFER = 4096  # records
 
 
 def encode(id_str: str, pixels: Pixels, votes: Mapping[str, int], encoding: str) -> bytes:
-    """One galaxy as a serialised tf.train.Example. ``pixels`` uint8 H × W × C; ``votes`` empty for an unlabelled galaxy."""
+    """One galaxy as a serialised tf.train.Example. ``pixels`` uint8 H × W × C; ``votes`` empty for an unlabelled
+    galaxy.
+    """
     height, width, channels = pixels.shape
     return bytes(
         _example(
@@ -67,7 +70,9 @@ def read(path: Path) -> Iterator[bytes]:
     try:
         yield from tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
     except tf.errors.OpError as error:
-        raise FolderError(f"{path} cannot be read as TFRecords ({error.message}): it was changed or damaged.") from error
+        raise FolderError(
+            f"{path} cannot be read as TFRecords ({error.message}): it was changed or damaged."
+        ) from error
 
 
 def read_ids(path: Path) -> list[str]:
@@ -76,17 +81,27 @@ def read_ids(path: Path) -> list[str]:
 
 
 def dataset(
-    paths: Sequence[Path], task: Task | None, shard_config: Mapping[str, Any], batch_size: int, shuffle_seed: int | None = None
+    paths: Sequence[Path],
+    n_galaxies: int,
+    task: Task | None,
+    shard_config: Mapping[str, Any],
+    batch_size: int,
+    shuffle_seed: int | None = None,
+    passes: int = 1,
 ) -> tf.data.Dataset:
     """Batches of ``(images N × H × W × C uint8, counts N × A float32)``; without a ``task`` only the images.
 
-    Records come in the order of ``paths``; with ``shuffle_seed`` all records are shuffled anew in each epoch, the same way in each run.
+    ``n_galaxies`` is how many there are, all files together; another number is an error when they have been read.
+    Records come in the order of ``paths``; with ``shuffle_seed`` they are shuffled anew in each epoch, the same way
+    in each run, and passed ``passes`` times.
     """
-    names = [str(path) for path in paths]
-    records = tf.data.TFRecordDataset(names)
-    if shuffle_seed is not None:
-        size = sum(1 for _ in tf.data.TFRecordDataset(names))
-        records = records.shuffle(max(size, 1), seed=shuffle_seed, reshuffle_each_iteration=True)
+    files = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
+    if shuffle_seed is None:
+        records = files.flat_map(tf.data.TFRecordDataset)
+    else:  # files in a new order, several read in turn, and a buffer over what they give
+        files = files.shuffle(len(paths), seed=shuffle_seed, reshuffle_each_iteration=True)
+        records = files.interleave(tf.data.TFRecordDataset, cycle_length=8, num_parallel_calls=2, deterministic=True)
+        records = records.shuffle(SHUFFLE_BUFFER, seed=shuffle_seed, reshuffle_each_iteration=True).repeat(passes)
     shape = [shard_config["image_size_px"], shard_config["image_size_px"], shard_config["channels"]]
     spec = {"image": tf.io.FixedLenFeature([], tf.string)}
     if task is not None:
@@ -97,7 +112,9 @@ def dataset(
         images = _decode_batch(features["image"], shape, shard_config["encoding"])
         return images if task is None else (images, _counts(features, task))
 
-    return records.batch(batch_size).map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+    n_batches = -(-n_galaxies * passes // batch_size)
+    batches = records.batch(batch_size).map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return batches.apply(tf.data.experimental.assert_cardinality(n_batches)).prefetch(2)
 
 
 def _counts(features: Mapping[str, tf.Tensor], task: Task) -> tf.Tensor:

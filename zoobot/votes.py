@@ -3,20 +3,21 @@
 Rules, in the order in which they act:
 
 1. Rows with the same classification id are copies: the one updated last counts, the others are tallied as duplicates.
-2. A classification is rejected whole, and takes nobody's turn in rule 3, if it is unreadable, has no usable id, is not about exactly
-   one subject, or comes from a workflow version that is not known. Versions are text (28.30 is not 28.3) and belong to a workflow.
-3. A logged-in volunteer has one classification per subject: the first by id, whole. Later ones are tallied as repeats. All anonymous
-   ones count, or (``anonymous_repeats="first_per_session"``) the first of each session and subject, where the session is known.
+2. A classification is rejected whole, and takes nobody's turn in rule 3, if it is unreadable, has no usable id, is not
+   about exactly one subject, or comes from an unknown workflow version. Versions are text: 28.30 is not 28.3.
+3. A logged-in volunteer has one classification per subject: the first by id, whole; later ones are tallied as repeats.
+   All anonymous ones count, or (``anonymous_repeats="first_per_session"``) the first of each known session and subject.
 4. Answers inside a combo task are read like any other.
-5. Null, empty and absent answers, tasks without a question (tutorials, rare features) and tasks that are not single-choice in that
-   version give no vote.
-6. An index means the label that this version gives it; a text is a label. Labels match without image markdown, case and spacing.
-   One that no answer of the question has is rejected.
+5. Null, empty and absent answers, tasks without a question (tutorials, rare features), and tasks that are not
+   single-choice in that version give no vote.
+6. An index means the label that this version gives it; a text is a label itself. Labels are compared without image
+   markdown, case and spacing. An answer whose label the question does not have is rejected.
 7. A question answered twice in one classification: the first readable answer counts, the others are rejected.
-8. An answer off the tree's path (no counted answer of that classification leads to its question) is rejected, so a question never
-   has more votes than the answers which lead to it.
+8. An answer off the tree's path (no counted answer of that classification leads to its question) is rejected, so that a
+   question never has more votes than the answers which lead to it.
 
-Each answer read is a vote, a tallied answer without a vote, or one row of ``rejected``; a classification without answers counts as one.
+Every answer read is a vote, a tallied answer without a vote, or a row of ``rejected``; a classification without answers
+counts as one answer.
 """
 
 from __future__ import annotations
@@ -24,11 +25,10 @@ from __future__ import annotations
 import csv
 import json
 import re
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -47,18 +47,20 @@ NO_ANSWER = "no answer"
 NO_QUESTION = "task without a question"
 NOT_SINGLE = "not a single-choice task in this version"
 
-EXPORT_COLUMNS = ("classification_id", "user_id", "workflow_id", "workflow_version", "metadata", "annotations", "subject_ids")
 REJECTED_COLUMNS = ("classification_id", "subject_id", "task", "reason")
-# The readers below put the reason here when they could not read a row: it then goes to `rejected` like any other.
-UNREADABLE = "unreadable"
+EXPORT_IDS = ("classification_id", "subject_ids", "user_id", "workflow_id", "workflow_version")
+EXPORT_JSON = ("metadata", "annotations")
+UNREADABLE = "unreadable"  # where the readers below put the reason if they could not read a row
 
-# An image, a size written after it, and what is left of an address with a parenthesis in it: "![a](b).png =60x) Smooth".
+# An image, a size after it, and what an address with an unmatched parenthesis leaves: "![a](b).png =60x) Smooth".
 _IMAGE = re.compile(r"!\[.*?\]\((?:[^()]|\([^()]*\))*\)(?:[^\s()]*\.\w{3,4}(?:\s*=\d*x\d*)?\s*\))?(?:\s*=\d*x\d*)?")
-_CLASSIFICATION_ID = re.compile(r"[0-9]{1,18}")
 
 Row: TypeAlias = Mapping[str, Any]
-_Version: TypeAlias = tuple[str, str]  # workflow id ("" if the version names none), version
-_Given: TypeAlias = tuple[str, int | str | None, str]  # task, index or normalised label, why it cannot be read
+AnonymousRepeats: TypeAlias = Literal["all", "first_per_session"]
+_Outcome: TypeAlias = tuple[
+    tuple[str, ...], tuple[str, ...], tuple[tuple[str, str], ...]
+]  # the last three fields below
+_Offered: TypeAlias = dict[str, tuple[str, ...]]  # task -> normalised label of each index; () if not single-choice
 
 
 @dataclass(frozen=True)
@@ -72,37 +74,26 @@ class Reduction:
 
 
 @dataclass(frozen=True)
-class _Outcome:
-    """What the answers of one classification come to, taken by themselves."""
-
-    columns: tuple[str, ...] = ()
-    without_vote: tuple[str, ...] = ()
-    rejected: tuple[tuple[str, str], ...] = ()  # task, reason
-
-    @property
-    def n_answers(self) -> int:
-        return len(self.columns) + len(self.without_vote) + len(self.rejected)
+class _Tables:
+    questions: QuestionTree
+    columns: dict[str, dict[str, str]]  # task -> normalised label -> vote column
+    versions: dict[tuple[str, str], _Offered]  # workflow ("" if the record names none), version
 
 
 @dataclass(frozen=True, slots=True)
 class _Classification:
-    id: int | None
+    id: int  # -1 if it has none that is usable
     id_text: str
     subject: str
-    user: str
-    session: str
+    turn: tuple[str, ...]  # alike for classifications of which one counts; () for one that always counts
     updated_at: str
-    rejected_whole: bool
-    outcome: _Outcome
+    columns: tuple[str, ...]
+    without_vote: tuple[str, ...]
+    rejected: tuple[tuple[str, str], ...]  # task, reason
 
-
-@dataclass(frozen=True)
-class _Tables:
-    """``labels``: task -> normalised label -> vote column. ``versions``: per version, task -> labels by index (None: not single-choice)."""
-
-    questions: QuestionTree
-    labels: dict[str, dict[str, str]]
-    versions: dict[_Version, dict[str, tuple[str, ...] | None]]
+    @property
+    def n_answers(self) -> int:
+        return len(self.columns) + len(self.without_vote) + len(self.rejected)
 
 
 def reduce(
@@ -110,23 +101,22 @@ def reduce(
     questions: QuestionTree,
     workflow_versions: Sequence[Row],
     *,
-    anonymous_repeats: Literal["all", "first_per_session"] = "all",
+    anonymous_repeats: AnonymousRepeats = "all",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Count votes by the rules at the top of this file.
+    """Count votes by the rules at the top of this file; the order of ``classifications`` does not matter.
 
     Args:
-        classifications: rows as the Zooniverse API gives them, in any order (``read_api_dump``, ``read_export``).
-        questions: the survey's questions; their tasks and labels say which answer a vote is for.
-        workflow_versions: every version that the classifications were made with (``read_workflow_versions``, ``workflow_of``).
-        anonymous_repeats: whether all anonymous classifications count, or the first per session and subject.
+        classifications: rows in the shape of the Zooniverse API (``read_api_dump``, ``read_export``).
+        questions: their tasks and labels say which answer a vote is for.
+        workflow_versions: all that volunteers were shown (``read_workflow_versions``, ``workflow_of``). One with
+            ``links.workflow`` is for the classifications of that workflow only.
 
     Returns:
-        votes: a row per subject with at least one vote, index ``subject_id`` (string, sorted), int64 columns ``questions.columns``.
-        rejected: a row per rejected answer, string columns classification_id, subject_id, task, reason, sorted by id.
+        votes: a row per subject with a vote; string index ``subject_id``, sorted; int64 columns ``questions.columns``.
+        rejected: a row per rejected answer; string columns classification_id, subject_id, task, reason.
 
-    Raises:
-        InputError: a workflow version is malformed, or two answers of a question share a label. No classification raises.
-        SettingsError: ``anonymous_repeats`` is neither of the two.
+    No classification, whatever is in it, raises. InputError: a workflow version is malformed, or two answers of a
+    question share a label. SettingsError: ``anonymous_repeats`` is neither of the two.
     """
     reduction = reduce_all(classifications, questions, workflow_versions, anonymous_repeats=anonymous_repeats)
     return reduction.votes, reduction.rejected
@@ -137,37 +127,31 @@ def reduce_all(
     questions: QuestionTree,
     workflow_versions: Sequence[Row],
     *,
-    anonymous_repeats: Literal["all", "first_per_session"] = "all",
+    anonymous_repeats: AnonymousRepeats = "all",
 ) -> Reduction:
     """``reduce``, with the tally of all answers read."""
     if anonymous_repeats not in ("all", "first_per_session"):
         raise SettingsError(f"anonymous_repeats must be all or first_per_session, got {anonymous_repeats!r}")
-    tables = _Tables(questions, _labels(questions), _versions(workflow_versions))
-    # Most classifications give the same few sequences of answers.
-    outcome_of = lru_cache(maxsize=100_000)(partial(_outcome, tables))
+    tables = _Tables(questions, _columns_by_label(questions), _offered_by_version(workflow_versions))
     newest: dict[int, _Classification] = {}
-    unnamed: list[_Classification] = []
-    tally: Counter[str] = Counter()
-    answers_read = 0
-    for row in classifications:
-        new = _read_row(row, tables, outcome_of)
-        answers_read += new.outcome.n_answers
-        if new.id is None:
-            unnamed.append(new)
-            continue
-        old = newest.setdefault(new.id, new)
-        if old is not new:
-            newest[new.id] = _later_copy(old, new)
-            tally[DUPLICATE] += old.outcome.n_answers + new.outcome.n_answers - newest[new.id].outcome.n_answers
-    ordered = [newest[id_] for id_ in sorted(newest)] + sorted(unnamed, key=repr)
-    kept = _without_repeats(ordered, anonymous_repeats == "first_per_session", tally)
+    answers_read, tally = 0, Counter[str]()
+    for position, row in enumerate(classifications):
+        new = _read_row(row, tables, anonymous_repeats == "first_per_session")
+        answers_read += new.n_answers
+        key = new.id if new.id >= 0 else -1 - position
+        if key in newest:  # repr only breaks ties, so that the order of rows does not matter
+            old, new = sorted((newest[key], new), key=lambda c: (c.updated_at, repr(c)))
+            tally[DUPLICATE] += old.n_answers
+        newest[key] = new
+    kept = _one_per_turn(sorted(newest.values(), key=lambda c: (c.id, repr(c) if c.id < 0 else "")), tally)
     for classification in kept:
-        tally.update(classification.outcome.without_vote)
-    votes, rejected = _votes_table(kept, questions), _rejected_table(kept)
-    tally[VOTE] = sum(len(c.outcome.columns) for c in kept)
+        tally.update(classification.without_vote)
+    tally[VOTE] = sum(len(c.columns) for c in kept)
+    rejected = [(c.id_text, c.subject, task, reason) for c in kept for task, reason in c.rejected]
     tally[REJECTED] = len(rejected)
     assert sum(tally.values()) == answers_read, (tally, answers_read)
-    return Reduction(votes, rejected, dict(tally), answers_read)
+    rejected_table = pd.DataFrame(rejected, columns=list(REJECTED_COLUMNS), dtype="string")
+    return Reduction(_votes_table(kept, questions), rejected_table, dict(tally), answers_read)
 
 
 @lru_cache(maxsize=10_000)
@@ -177,101 +161,12 @@ def normalise_label(text: str) -> str:
 
 
 def read_api_dump(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file with one JSON object of the Zooniverse API a line.
+    """The rows of a file with one JSON object of the Zooniverse API a line. InputError: there is no such file.
 
-    A line that cannot be read becomes a row which ``reduce`` rejects, with the line's number. InputError: there is no such file.
+    A line that cannot be read becomes a row which ``reduce`` rejects, naming the line's number. Like ``read_export``,
+    it raises when its first row is asked for.
     """
-    return _api_rows(_existing(path, "API dump"))
-
-
-def read_export(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of a Zooniverse classification export (CSV), in the shape of the API's rows; answers are labels, not indices.
-
-    Ids and versions stay text. A row with broken JSON in it becomes one which ``reduce`` rejects. InputError: no such file, a column
-    is missing, or the text is no CSV.
-    """
-    path = _existing(path, "classification export")
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        header = next(csv.reader(file), [])
-    missing = [column for column in EXPORT_COLUMNS if column not in header]
-    if missing:
-        raise InputError(
-            f"{path}: the classification export has no column {', '.join(missing)}. Export classifications "
-            "(not subjects or workflows) from Zooniverse, or name an API dump instead."
-        )
-    return _export_rows(path)
-
-
-def read_workflow_versions(path: str | Path) -> list[dict[str, Any]]:
-    """The versions in a JSON file as the API gives it: ``{"workflow_versions": [...]}``, or only the list. InputError otherwise."""
-    path = _existing(path, "file of workflow versions")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from error
-    versions = raw.get("workflow_versions") if isinstance(raw, dict) else raw
-    if not isinstance(versions, list) or not versions or not all(isinstance(v, dict) for v in versions):
-        raise InputError(f'{path}: expected {{"workflow_versions": [...]}} with at least one version, as the Zooniverse API gives it')
-    return versions
-
-
-def workflow_of(questions: QuestionTree, version: str = "1.1") -> dict[str, Any]:
-    """A workflow version, as the API gives it, which asks these questions; it names no workflow, so it fits any.
-
-    Answers have their first label, in the order of the question set; retired ones are not offered. Following ``next`` asks exactly
-    the questions on the tree's path; where that depends on more than the last answer, a question is asked if it may be on the path.
-    """
-    match = re.fullmatch(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)", version)
-    if match is None:
-        raise InputError(f"a workflow version is two whole numbers, such as 1.1, got {version!r}")
-    by_column = {column: q for q in questions for column in q.all_columns}
-    ordered = _depth_first(questions, None, by_column)
-    tasks: dict[str, Any] = {}
-    strings: dict[str, str] = {}
-    for position, question in enumerate(ordered):
-        answers: list[dict[str, str]] = []
-        for index, answer in enumerate(a for a in question.answers if not a.retired):
-            key = f"{question.task}.answers.{index}.label"
-            strings[key] = answer.labels[0]
-            past = {question.column(answer.name), *_leading_to(question, by_column)}
-            following = (q.task for q in ordered[position + 1 :] if not q.after or past & set(q.after))
-            answers.append({"label": key} | {"next": task for task in list(following)[:1]})
-        strings[f"{question.task}.question"] = question.name
-        tasks[question.task] = {"type": "single", "question": f"{question.task}.question", "required": True, "answers": answers}
-    return {
-        "major_number": int(match[1]),
-        "minor_number": int(match[2]),
-        "first_task": ordered[0].task,
-        "tasks": tasks,
-        "strings": strings,
-    }
-
-
-def _depth_first(questions: QuestionTree, parent: Question | None, by_column: dict[str, Question]) -> list[Question]:
-    """The questions below ``parent``; one that several answers lead to comes last, so that their own questions come before it."""
-    children = [q for q in questions if (by_column[q.after[0]] if q.after else None) == parent]
-    children.sort(key=lambda q: len(q.after) if q.after else len(by_column) + 1)
-    return [q for child in children for q in (child, *_depth_first(questions, child, by_column))]
-
-
-def _leading_to(question: Question, by_column: dict[str, Question]) -> set[str]:
-    """All answers that may have been given by one who is asked this question."""
-    found: set[str] = set()
-    while question.after:
-        found |= set(question.after)
-        question = by_column[question.after[0]]
-    return found
-
-
-def _existing(path: str | Path, what: str) -> Path:
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"there is no {what} {path}")
-    return path
-
-
-def _api_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
+    with _existing(path).open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -279,250 +174,266 @@ def _api_rows(path: Path) -> Iterator[dict[str, Any]]:
                 row = json.loads(line.decode("utf-8-sig"))
             except (ValueError, RecursionError):
                 row = {UNREADABLE: f"broken JSON in line {number}"}
-            yield row if isinstance(row, dict) else {UNREADABLE: f"line {number} is not a JSON object"}
+            yield row if isinstance(row, dict) else {UNREADABLE: f"line {number} is not an object"}
 
 
-def _export_rows(path: Path) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # drawings in other tasks exceed the default of 128 kB
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+def read_export(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The rows of a Zooniverse classification export (CSV) in the shape of the API's; answers are labels, not indices.
+
+    Ids and versions stay text. A row with broken JSON in it becomes one which ``reduce`` rejects. InputError: there is
+    no such file, it lacks a column, or it is no CSV.
+    """
+    csv.field_size_limit(2**31 - 1)  # a drawing in another task exceeds the default of 128 kB
+    with _existing(path).open(encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.DictReader(file, restval="")
-        while True:
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                raise InputError(f"{path}, line {reader.line_num}: not valid CSV: {error}") from error
-            if cells is None:
-                return
-            yield _export_row(cells, reader.line_num)
-
-
-def _export_row(cells: dict[str, str], line: int) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "id": cells["classification_id"],
-        "links": {
-            "user": cells["user_id"] or None,
-            "workflow": cells["workflow_id"],
-            "subjects": [subject for subject in cells["subject_ids"].split(";") if subject.strip()],
-        },
-    }
-    for column in ("metadata", "annotations"):
         try:
-            row[column] = json.loads(cells[column]) if cells[column] else None
-        except (ValueError, RecursionError):
-            row[UNREADABLE] = f"broken JSON in column {column}, line {line}"
-    row["metadata"] = {**_mapping(row.get("metadata")), "workflow_version": cells["workflow_version"]}
-    return row
+            missing = [c for c in (*EXPORT_IDS, *EXPORT_JSON) if c not in (reader.fieldnames or ())]
+            if missing:
+                raise InputError(f"{path} has no column {', '.join(missing)}. Is it an export of classifications?")
+            for cells in reader:
+                yield _export_row(cells, reader.line_num)
+        except csv.Error as error:
+            raise InputError(f"{path}, line {reader.line_num}: not valid CSV: {error}") from error
 
 
-def _labels(questions: QuestionTree) -> dict[str, dict[str, str]]:
-    by_task: dict[str, dict[str, str]] = {}
-    for question in questions:
-        labels = by_task.setdefault(question.task, {})
-        for answer in question.answers:
-            for label in answer.labels:
-                column = question.column(answer.name)
-                if labels.setdefault(normalise_label(label), column) != column:
-                    raise InputError(f"question {question.name}: two answers have the label {label!r}; a vote could be for either")
-    return by_task
-
-
-def _versions(workflow_versions: Sequence[Row]) -> dict[_Version, dict[str, tuple[str, ...] | None]]:
-    versions: dict[_Version, dict[str, tuple[str, ...] | None]] = {}
-    for position, record in enumerate(workflow_versions):
-        try:
-            key = (_text(_mapping(record.get("links")).get("workflow")), f"{record['major_number']}.{record['minor_number']}")
-            strings = record.get("strings") or {}
-            tasks = {
-                task: tuple(normalise_label(strings.get(a["label"], a["label"])) for a in body["answers"])
-                if body.get("type") == "single"
-                else None
-                for task, body in record["tasks"].items()
-            }
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"workflow version {position + 1} of {len(workflow_versions)} is not as the Zooniverse API gives it "
-                f"(major_number, minor_number, tasks with type and answers, strings): {error!r}"
-            ) from error
-        if versions.setdefault(key, tasks) != tasks:
-            raise InputError(f"workflow version {key[1]} is there twice, with different answers; versions of several workflows need links")
+def read_workflow_versions(path: str | Path) -> list[dict[str, Any]]:
+    """The versions in a JSON file as the API gives it, ``{"workflow_versions": [...]}``. InputError: it is not so."""
+    try:
+        versions = _mapping(json.loads(_existing(path).read_text(encoding="utf-8-sig"))).get("workflow_versions")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(versions, list) or not versions or not all(isinstance(version, dict) for version in versions):
+        raise InputError(f'{path}: expected {{"workflow_versions": [...]}} with at least one, as Zooniverse has it')
     return versions
 
 
-def _read_row(row: object, tables: _Tables, outcome_of: Callable[[_Version, tuple[_Given, ...]], _Outcome]) -> _Classification:
-    fields, links = _mapping(row), _mapping(_mapping(row).get("links"))
-    metadata, annotations = _mapping(fields.get("metadata")), fields.get("annotations")
-    id_text = _text(fields.get("id"))
-    id_ = int(id_text) if _CLASSIFICATION_ID.fullmatch(id_text) else None
-    subjects = links.get("subjects") if isinstance(links.get("subjects"), list) else []
-    version, problem = _find_version(tables, _text(links.get("workflow")), metadata.get("workflow_version"))
-    if not isinstance(row, Mapping):
-        problem = "not an object"
-    elif isinstance(fields.get(UNREADABLE), str):
-        problem = _text(fields[UNREADABLE])
-    elif id_ is None:
-        problem = "no usable classification id"
-    elif len(subjects) != 1 or not _text(subjects[0]):
-        problem = f"{len(subjects)} subjects, expected one" if len(subjects) > 1 else "no subject"
-    elif links.get("user") not in (None, "") and not _text(links["user"]):
-        problem = "the user is neither an id nor null"
-    elif annotations is not None and not isinstance(annotations, list):
-        problem = "the annotations are not a list"
-    answers = tuple(_given(a) for a in _without_combos(annotations if isinstance(annotations, list) else []))
+def workflow_of(questions: QuestionTree, version: str = "1.1") -> dict[str, Any]:
+    """A workflow version, as the API gives it, that asks these questions; it names no workflow, so it fits any.
+
+    An answer is shown by its first label; retired ones are not offered. ``next`` leads along the tree's path; where the
+    path depends on an earlier answer too, it asks all that may be on it. InputError: ``version`` is not like 1.1.
+    """
+    if not re.fullmatch(r"(0|[1-9]\d*)\.(0|[1-9]\d*)", version, re.ASCII):
+        raise InputError(f"a workflow version is two whole numbers, such as 1.1, got {version!r}")
+    asked = _in_asking_order(questions, None, frozenset())
+    tasks, strings = {}, {}
+    for position, (question, past) in enumerate(asked, start=1):
+        answers = []
+        for index, answer in enumerate(a for a in question.answers if not a.retired):
+            label = f"{question.task}.answers.{index}.label"
+            strings[label] = answer.labels[0]
+            given = past | {question.column(answer.name)}
+            following = [q.task for q, _ in asked[position:] if not q.after or given & set(q.after)]
+            answers.append({"label": label, "next": following[0]} if following else {"label": label})
+        text = f"{question.task}.question"
+        strings[text] = question.name
+        tasks[question.task] = {"type": "single", "question": text, "required": True, "answers": answers}
+    major, minor = map(int, version.split("."))
+    first = questions.root.task
+    return {"major_number": major, "minor_number": minor, "first_task": first, "tasks": tasks, "strings": strings}
+
+
+def _in_asking_order(
+    questions: QuestionTree, parent: Question | None, past: frozenset[str]
+) -> list[tuple[Question, frozenset[str]]]:
+    """The questions below ``parent``, each before those below it, with all answers that may have led to it."""
+    below = [q for q in questions if (set(q.after) & set(parent.all_columns) if parent else not q.after)]
+    below.sort(key=lambda q: len(q.after))  # what several answers lead to comes after what only one of them leads to
+    pasts = [past | set(q.after) for q in below]
+    return [p for q, to in zip(below, pasts, strict=True) for p in ((q, to), *_in_asking_order(questions, q, to))]
+
+
+def _existing(path: str | Path) -> Path:
+    if not Path(path).is_file():
+        raise InputError(f"there is no file {path}")
+    return Path(path)
+
+
+def _export_row(cells: dict[str, str], line: int) -> dict[str, Any]:
+    id_text, subjects, user, workflow, version = (cells[column] for column in EXPORT_IDS)
+    links = {"user": user or None, "workflow": workflow, "subjects": [x for x in subjects.split(";") if x.strip()]}
+    row: dict[str, Any] = {"id": id_text, "links": links}
+    for column in EXPORT_JSON:
+        try:
+            row[column] = json.loads(cells[column]) if cells[column] else None
+        except (ValueError, RecursionError):
+            row[UNREADABLE] = f"broken JSON in {column}, line {line}"
+    return row | {"metadata": {**_mapping(row.get("metadata")), "workflow_version": version}}
+
+
+def _columns_by_label(questions: QuestionTree) -> dict[str, dict[str, str]]:
+    columns: dict[str, dict[str, str]] = {q.task: {} for q in questions}
+    for question in questions:
+        for label, column in ((label, question.column(a.name)) for a in question.answers for label in a.labels):
+            if columns[question.task].setdefault(normalise_label(label), column) != column:
+                raise InputError(f"question {question.name}: two answers have the label {label!r}")
+    return columns
+
+
+def _offered_by_version(workflow_versions: Sequence[Row]) -> dict[tuple[str, str], _Offered]:
+    versions: dict[tuple[str, str], _Offered] = {}
+    for number, record in enumerate(workflow_versions, start=1):
+        offered: _Offered = {}
+        try:
+            workflow = _text(_mapping(record.get("links")).get("workflow"))
+            version = f"{record['major_number']}.{record['minor_number']}"
+            for task, body in record["tasks"].items():
+                labels = [a["label"] for a in body["answers"]] if body.get("type") == "single" else []
+                offered[task] = tuple(normalise_label(record.get("strings", {}).get(x, x)) for x in labels)
+        except (KeyError, TypeError, AttributeError) as error:
+            what = "expected major_number, minor_number, strings and tasks with type and answers, as Zooniverse has it"
+            raise InputError(f"workflow version {number} of {len(workflow_versions)}: {what}; {error!r}") from error
+        if versions.setdefault((workflow, version), offered) != offered:
+            raise InputError(f"workflow version {version} is there twice, with other answers but the same workflow")
+    return versions
+
+
+def _read_row(row: object, tables: _Tables, one_per_session: bool) -> _Classification:
+    fields = _mapping(row)
+    links, metadata = _mapping(fields.get("links")), _mapping(fields.get("metadata"))
+    id_text, user, session = _text(fields.get("id")), _text(links.get("user")), _text(metadata.get("session"))
+    # A row that was cut off is no copy of a whole one, so it has no id here.
+    id_ = int(id_text) if re.fullmatch(r"[0-9]{1,18}", id_text) and UNREADABLE not in fields else -1
+    subject = ";".join(_text(s) for s in _list(links.get("subjects")))
+    answers = list(_without_combos(_list(fields.get("annotations"))))
+    offered, problem = _find_version(tables, _text(links.get("workflow")), metadata.get("workflow_version"))
+    problem = _problem(row, id_, links, subject) or problem
+    turn: tuple[str, ...] = ()
     if problem:
-        outcome = _Outcome(rejected=tuple((task, problem) for task, _, _ in answers) or (("", problem),))
+        tasks = [_text(_mapping(a).get("task")) for a in answers] or [""]
+        outcome: _Outcome = (), (), tuple((task, problem) for task in tasks)
     else:
-        outcome = outcome_of(version, answers)
-    return _Classification(
-        id=id_,
-        id_text=id_text if id_ is None else str(id_),
-        subject=";".join(_text(s) for s in subjects),
-        user=_text(links.get("user")),
-        session=_text(metadata.get("session")),
-        updated_at=_text(fields.get("updated_at")),
-        rejected_whole=bool(problem),
-        outcome=outcome,
+        outcome = _outcome(answers, tables, offered)
+        if user or (session and one_per_session):
+            turn = (REPEAT, user, subject) if user else (SESSION_REPEAT, session, subject)
+    return _Classification(id_, id_text, subject, turn, _text(fields.get("updated_at")), *outcome)
+
+
+def _problem(row: object, id_: int, links: Row, subject: str) -> str:
+    """Why a classification cannot be read whatever its workflow; "" if it can."""
+    fields, n_subjects, user = _mapping(row), len(_list(links.get("subjects"))), links.get("user")
+    problems = (
+        (not isinstance(row, Mapping), "not an object"),
+        (UNREADABLE in fields, _text(fields.get(UNREADABLE)) or UNREADABLE),
+        (id_ < 0, "no usable classification id"),
+        (n_subjects > 1, f"{n_subjects} subjects, expected one"),
+        (not subject, "no subject"),
+        (user not in (None, "") and not _text(user), "the user is neither an id nor null"),
+        (not isinstance(fields.get("annotations"), list | None), "the annotations are not a list"),
     )
+    return next((reason for is_so, reason in problems if is_so), "")
 
 
-def _find_version(tables: _Tables, workflow: str, version: object) -> tuple[_Version, str]:
-    """The key of this version in the tables, or why there is none. A number is no version: 28.30 and 28.3 would be the same."""
+def _find_version(tables: _Tables, workflow: str, version: object) -> tuple[_Offered, str]:
+    """What was offered, or why that is unknown. A number is no version: 28.30 and 28.3 would be the same."""
     if not isinstance(version, str) or not version.strip():
-        return ("", ""), "no workflow version" if version in (None, "") else "the workflow version is not text"
+        return {}, "the workflow version is missing or not text"
     for key in ((workflow, _text(version)), ("", _text(version))):
         if key in tables.versions:
-            return key, ""
-    if all(known not in ("", workflow) for known, _ in tables.versions):
-        return ("", ""), f"unknown workflow {workflow or '(none named)'}"
-    return ("", ""), f"unknown workflow version {_text(version)}"
+            return tables.versions[key], ""
+    if any(known in ("", workflow) for known, _ in tables.versions):
+        return {}, f"unknown workflow version {_text(version)}"
+    return {}, f"unknown workflow {workflow or '(none named)'}"
 
 
 def _without_combos(annotations: list[Any]) -> Iterator[object]:
-    # A stack, not recursion: nesting is the sender's choice.
-    stack = annotations[::-1]
+    stack = annotations[::-1]  # not recursion: the sender chooses how deep it goes
     while stack:
         annotation = stack.pop()
-        value = _mapping(annotation).get("value")
-        if isinstance(value, list) and any("task" in _mapping(part) for part in value):
-            stack.extend(reversed(value))
+        parts = _list(_mapping(annotation).get("value"))
+        if any("task" in _mapping(part) for part in parts):
+            stack.extend(reversed(parts))
         else:
             yield annotation
 
 
-def _given(annotation: object) -> _Given:
-    if not isinstance(annotation, Mapping):
-        return "", None, "the answer is not an object"
-    task, value = _text(annotation.get("task")), annotation.get("value")
-    if not task:
-        return "", None, "the answer names no task"
-    if isinstance(value, str):
-        return task, normalise_label(_text(value)) if value.strip() else None, ""
-    if value is None or value == [] or value == {}:
-        return task, None, ""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**9:
-        return task, value, ""
-    return task, None, f"the answer is neither an index nor a label but of type {type(value).__name__}"
-
-
-def _outcome(tables: _Tables, version: _Version, answers: tuple[_Given, ...]) -> _Outcome:
-    chosen: dict[str, tuple[str, str]] = {}  # question -> column, task
+def _outcome(answers: list[object], tables: _Tables, offered: _Offered) -> _Outcome:
+    """Vote columns, reasons for no vote, and rejected (task, reason) of one classification."""
+    chosen: dict[str, str] = {}  # task -> vote column
     without_vote: list[str] = [] if answers else [NO_ANSWER]
     rejected: list[tuple[str, str]] = []
-    by_task = {q.task: q for q in tables.questions}
-    for given in answers:
-        kind, text = _map_answer(tables.labels, tables.versions[version], given)
-        if kind == NO_ANSWER:
-            without_vote.append(text)
-        elif kind == REJECTED:
-            rejected.append((given[0], text))
-        elif by_task[given[0]].name in chosen:
-            rejected.append((given[0], "answered twice in one classification; the first answer counts"))
+    for answer in answers:
+        task = _text(_mapping(answer).get("task"))
+        kind, text = _vote(task, _mapping(answer).get("value"), tables.columns, offered)
+        if kind == REJECTED or (kind == VOTE and task in chosen):
+            rejected.append((task, text if kind == REJECTED else "answered twice in one classification"))
+        elif kind == VOTE:
+            chosen[task] = text
         else:
-            chosen[by_task[given[0]].name] = (text, given[0])
+            without_vote.append(kind)
     columns: list[str] = []
-    for question in tables.questions:  # parents first, so a whole branch falls with its first question
-        if question.name not in chosen:
-            continue
-        column, task = chosen[question.name]
-        if question.after and not any(c in columns for c in question.after):
-            rejected.append((task, f"off the path: {question.name} is asked only after {' or '.join(question.after)}"))
-        else:
+    for question in tables.questions:  # parents first, so that a whole branch falls with its first question
+        column = chosen.get(question.task)
+        if column and question.after and not set(question.after) & set(columns):
+            rejected.append((question.task, f"off the path: {question.name} is only for {' or '.join(question.after)}"))
+        elif column:
             columns.append(column)
-    return _Outcome(tuple(columns), tuple(without_vote), tuple(rejected))
+    return tuple(columns), tuple(without_vote), tuple(rejected)
 
 
-def _map_answer(
-    labels: dict[str, dict[str, str]], version_tasks: dict[str, tuple[str, ...] | None], given: _Given
-) -> tuple[str, str]:
-    """(VOTE, column), (NO_ANSWER, why there is no vote) or (REJECTED, reason)."""
-    task, value, problem = given
+def _vote(task: str, value: Any, columns: dict[str, dict[str, str]], offered: _Offered) -> tuple[str, str]:
+    """(VOTE, column), (REJECTED, reason), or (why there is no vote, "")."""
     if not task:
-        return REJECTED, problem
-    if task not in labels:
-        return NO_ANSWER, NO_QUESTION
-    if value is None and not problem:
-        return NO_ANSWER, NO_ANSWER
-    if task not in version_tasks:
-        return REJECTED, "this workflow version has no such task"
-    offered = version_tasks[task]
-    if offered is None:
-        return NO_ANSWER, NOT_SINGLE
-    if problem:
-        return REJECTED, problem
-    if isinstance(value, int) and not 0 <= value < len(offered):
-        return REJECTED, f"unknown answer {value}; there are {len(offered)} in this workflow version"
-    label = offered[value] if isinstance(value, int) else str(value)
-    if label not in labels[task]:
-        return REJECTED, f"unknown answer {label[:80]!r}"
-    return VOTE, labels[task][label]
+        return REJECTED, "not an answer to a task"
+    if task not in columns:
+        return NO_QUESTION, ""
+    if value is None or value in ("", [], {}) or (isinstance(value, str) and not value.strip()):
+        return NO_ANSWER, ""
+    if offered.get(task) == ():
+        return NOT_SINGLE, ""
+    label, problem = _label(value, offered[task]) if task in offered else ("", "this workflow version has no such task")
+    if not problem and label not in columns[task]:
+        problem = f"unknown answer {label[:80]!r}"
+    return (REJECTED, problem) if problem else (VOTE, columns[task][label])
 
 
-def _later_copy(a: _Classification, b: _Classification) -> _Classification:
-    # The representation only breaks ties, so that the order of rows does not matter.
-    return a if a == b else max(a, b, key=lambda c: (c.updated_at, repr(c)))
+def _label(value: Any, labels: tuple[str, ...]) -> tuple[str, str]:
+    """The normalised label that an answer means, or why it means none."""
+    if isinstance(value, str):
+        return normalise_label(_text(value)[:1000]), ""  # cut: a text of megabytes would keep the pattern busy
+    if isinstance(value, bool) or not isinstance(value, int):
+        return "", f"unknown answer of type {type(value).__name__}, expected an index or a label"
+    if not 0 <= value < len(labels):
+        return "", f"unknown answer {_text(value) or 'of many digits'}; this workflow version has {len(labels)}"
+    return labels[value], ""
 
 
-def _without_repeats(ordered: list[_Classification], by_session: bool, tally: Counter[str]) -> list[_Classification]:
+def _one_per_turn(ordered: list[_Classification], tally: Counter[str]) -> list[_Classification]:
+    """The first classification of each turn, and all that take none; the answers of the others are tallied."""
     kept: list[_Classification] = []
-    seen: set[tuple[str, str, str]] = set()
+    turns: set[tuple[str, ...]] = set()
     for classification in ordered:
-        who = ("user", classification.user) if classification.user else ("session", classification.session if by_session else "")
-        turn = (*who, classification.subject)
-        if classification.rejected_whole or not who[1] or turn not in seen:
-            kept.append(classification)
+        if classification.turn and classification.turn in turns:
+            tally[classification.turn[0]] += classification.n_answers
         else:
-            tally[REPEAT if classification.user else SESSION_REPEAT] += classification.outcome.n_answers
-        if not classification.rejected_whole:
-            seen.add(turn)
+            turns.add(classification.turn)
+            kept.append(classification)
     return kept
 
 
 def _votes_table(kept: list[_Classification], questions: QuestionTree) -> pd.DataFrame:
-    voted = [c for c in kept if c.outcome.columns]
-    subjects = sorted({c.subject for c in voted})
+    votes = Counter((c.subject, column) for c in kept for column in c.columns)
+    subjects = sorted({subject for subject, _ in votes})
     row_of = {subject: row for row, subject in enumerate(subjects)}
     column_of = {column: position for position, column in enumerate(questions.columns)}
     counts = np.zeros((len(subjects), len(column_of)), dtype=np.int64)
-    for classification in voted:
-        for column in classification.outcome.columns:
-            counts[row_of[classification.subject], column_of[column]] += 1
+    for (subject, column), n_votes in votes.items():
+        counts[row_of[subject], column_of[column]] = n_votes
     for question in questions:
         counts[:, column_of[question.total]] = counts[:, [column_of[c] for c in question.all_columns]].sum(axis=1)
-    return pd.DataFrame(counts, index=pd.Index(subjects, dtype="string", name="subject_id"), columns=list(questions.columns))
-
-
-def _rejected_table(kept: list[_Classification]) -> pd.DataFrame:
-    rows = [(c.id_text, c.subject, task, reason) for c in kept for task, reason in c.outcome.rejected]
-    return pd.DataFrame(rows, columns=list(REJECTED_COLUMNS), dtype="string")
+    return pd.DataFrame(counts, pd.Index(subjects, dtype="string", name="subject_id"), list(questions.columns))
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _text(value: object) -> str:
-    """An id or a name as text that a CSV can hold; "" for what is neither text nor a whole number."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18:
-        return str(value)
-    if not isinstance(value, str):
-        return ""
-    return value.strip().encode("utf-8", "backslashreplace").decode("utf-8")
+    """An id or a name as text that a file can hold; "" for neither text nor a whole number of at most 18 digits."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value) if abs(value) < 10**18 else ""
+    return value.strip().encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else ""

@@ -1,7 +1,8 @@
 """stage=catalogs: who is labelled, and which labels a simulation hides.
 
-labelled / unlabelled split by the survey's retirement rule; mock_labelled / mock_unlabelled / oracle split the labelled ones once more for
-simulations. ``mock_unlabelled.csv`` holds nothing but ids, picture and position, so no column can tell a hidden vote.
+labelled / unlabelled split by the survey's retirement rule; mock_labelled / mock_unlabelled / oracle split the
+labelled ones once more for simulations. ``mock_unlabelled.csv`` holds nothing but ids, picture and position, so no
+column can tell a hidden vote.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def run(settings: Settings) -> Path:
     if not path.is_file():
         raise InputError(f"{path} is missing. Make it first: python run.py stage=master_catalog survey=…")
     used = stage_settings(settings, "catalogs") | {"questions": questions.as_dict()}
-    inputs = {"master_catalog": folders.digest_file(path)}
+    inputs = {"master_catalog": path}
     if folders.exists_with(settings.catalog_dir, used, inputs):
         log.info("%s exists with these settings: nothing to do", settings.catalog_dir)
         return settings.catalog_dir
@@ -55,7 +56,9 @@ def read_master(path: Path, questions: QuestionTree) -> pd.DataFrame:
     return table.astype(dict.fromkeys(columns, "Int64"))
 
 
-def split(master: pd.DataFrame, questions: QuestionTree, task: Task, settings: Settings) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
+def split(
+    master: pd.DataFrame, questions: QuestionTree, task: Task, settings: Settings
+) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
     """The five catalogs by name, and how many labelled galaxies each filter took away."""
     order = stream(settings.catalogs.seed, "catalogs").permutation(len(master))
     shuffled = master.iloc[order]  # surveys are sorted by something
@@ -71,11 +74,15 @@ def split(master: pd.DataFrame, questions: QuestionTree, task: Task, settings: S
     if len(labelled) < 2:
         raise InputError(
             f"No galaxy is labelled for task {task.name}: {retired_count} of {len(master)} have more than"
-            f" survey.retirement_votes={settings.survey.retirement_votes} votes for {questions.root.name}, and filters took"
-            f" {sum(lost.values())} of them. Lower survey.retirement_votes, or choose another task."
+            f" survey.retirement_votes={settings.survey.retirement_votes} votes for {questions.root.name},"
+            f" and filters took {sum(lost.values())} of them. Lower survey.retirement_votes, or choose another task."
         )
     if size >= len(labelled):
-        log.warning("catalogs.mock_labelled=%d, but only %d galaxies are labelled: a simulation has none to hide", size, len(labelled))
+        log.warning(
+            "catalogs.mock_labelled=%d, but only %d galaxies are labelled: a simulation has none to hide",
+            size,
+            len(labelled),
+        )
     hidden = labelled.iloc[size:]
     return {
         "labelled": labelled,

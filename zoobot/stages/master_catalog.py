@@ -28,7 +28,9 @@ def catalog_path(settings: Settings) -> Path:
 
 
 def run(settings: Settings) -> Path:
-    """Write the master catalog and its JSON; say so and do nothing when they exist with the same settings and sources."""
+    """Write the master catalog and its JSON; say so and do nothing when they exist with the same settings and
+    sources.
+    """
     path = catalog_path(settings)
     questions = load_questions(settings.survey.questions)
     used = stage_settings(settings, "master_catalog") | {"questions": questions.as_dict()}
@@ -45,7 +47,9 @@ def run(settings: Settings) -> Path:
         raise InputError(
             f"{sources[0]}: {len(dropped)} of {rows} rows cannot be used, more than max_dropped_fraction="
             f"{settings.max_dropped_fraction}. The first: "
-            + "; ".join(f"{i}: {reason}" for i, reason in zip(dropped["id_str"][:5], dropped["reason"][:5], strict=True))
+            + "; ".join(
+                f"{i}: {reason}" for i, reason in zip(dropped["id_str"][:5], dropped["reason"][:5], strict=True)
+            )
             + ". Mend the table, or allow more."
         )
     _warn_of_missing_images(settings, catalog)
@@ -66,20 +70,30 @@ def run(settings: Settings) -> Path:
     folders.publish_file(path.with_suffix(".json"), _json(record))
     for reason, count in excluded.items():
         log.info("left out by design: %d rows (%s)", count, reason)
-    log.info("%s: %d galaxies from %d rows, %d exact duplicates collapsed, %d rows dropped", path, len(catalog), rows, collapsed, len(dropped))
+    log.info(
+        "%s: %d galaxies from %d rows, %d exact duplicates collapsed, %d rows dropped",
+        path,
+        len(catalog),
+        rows,
+        collapsed,
+        len(dropped),
+    )
     return path
 
 
 def clean(table: pd.DataFrame, questions: QuestionTree, where: str) -> tuple[pd.DataFrame, pd.DataFrame, int]:
     """Galaxies whose ids are unique and whose votes are counts.
 
-    Returns the catalog (with ``{question}_total-votes``), the dropped rows (``id_str``, ``reason``), and how many exact duplicates were
-    collapsed. A galaxy without any vote keeps empty vote columns.
+    Returns the catalog (with ``{question}_total-votes``), the dropped rows (``id_str``, ``reason``), and how many
+    exact duplicates were collapsed. A galaxy without any vote keeps empty vote columns.
     """
     table = table.drop(columns=[c for c in table.columns if str(c).startswith("Unnamed:")])
     asked = [q for q in questions if any(c in table.columns for c in q.all_columns)]
     if questions.root not in asked:
-        raise InputError(f"{where} has no vote columns for {questions.root.name}, such as {questions.root.columns[0]}. Is survey.questions right?")
+        raise InputError(
+            f"{where} has no vote columns for {questions.root.name}, such as {questions.root.columns[0]}."
+            " Is survey.questions right?"
+        )
     for question in asked:
         missing = [c for c in question.columns if c not in table.columns]
         if missing:
@@ -92,7 +106,7 @@ def clean(table: pd.DataFrame, questions: QuestionTree, where: str) -> tuple[pd.
     _note(reason, ids.duplicated(keep=False), "several different rows have this id_str")
     _note(reason, table["file_loc"].isna() | (table["file_loc"].astype(str).str.strip() == ""), "no file_loc")
     unclassified = table[[c for q in asked for c in q.all_columns if c in table.columns]].isna().all(axis=1)
-    counts = {}
+    counts: dict[str, pd.Series] = {}
     for question in asked:
         counts |= _clean_votes(table, question, unclassified, reason)
     catalog = table.assign(id_str=ids, **counts)
@@ -105,7 +119,9 @@ def clean(table: pd.DataFrame, questions: QuestionTree, where: str) -> tuple[pd.
     return catalog, dropped, before - len(table)
 
 
-def _clean_votes(table: pd.DataFrame, question: Question, unclassified: pd.Series, reason: pd.Series) -> dict[str, pd.Series]:
+def _clean_votes(
+    table: pd.DataFrame, question: Question, unclassified: pd.Series, reason: pd.Series
+) -> dict[str, pd.Series]:
     """The vote columns of one question as counts, with their total; rows that are no counts get a ``reason``."""
     columns = [c for c in question.all_columns if c in table.columns]
     raw = table[columns]
@@ -113,14 +129,20 @@ def _clean_votes(table: pd.DataFrame, question: Question, unclassified: pd.Serie
     never_asked = numbers.isna().all(axis=1) & raw.isna().all(axis=1)
     for column in columns:
         _note(reason, numbers[column].isna() & raw[column].notna(), f"{column} is not a number")
-        _note(reason, numbers[column].isna() & ~never_asked, f"{column} is empty, though {question.name} has other votes")
+        _note(
+            reason, numbers[column].isna() & ~never_asked, f"{column} is empty, though {question.name} has other votes"
+        )
         _note(reason, (numbers[column] < 0) | np.isinf(numbers[column]), f"{column} is negative or infinite")
         _note(reason, numbers[column].notna() & (numbers[column] % 1 != 0), f"{column} is not a whole number")
     counts = numbers.where(numbers.notna() & np.isfinite(numbers), 0).round().astype("Int64")
     total = counts.sum(axis=1).astype("Int64")
     if question.total in table.columns:
         given = pd.to_numeric(table[question.total], errors="coerce")
-        _note(reason, given.notna() & ~never_asked & (given != total.astype("float64")), f"{question.total} is not the sum of its answers")
+        _note(
+            reason,
+            given.notna() & ~never_asked & (given != total.astype("float64")),
+            f"{question.total} is not the sum of its answers",
+        )
     counts[question.total] = total
     return {str(name): counts[name].mask(unclassified) for name in counts.columns}
 
@@ -136,7 +158,11 @@ def _check_existing(path: Path, used: dict[str, object], inputs: dict[str, str])
         for key in sorted({*record["settings"], *used})
         if record["settings"].get(key) != used.get(key)
     ]
-    differences += [f"{name}: the file has changed since" for name in sorted({*inputs, *record["inputs"]}) if record["inputs"].get(name) != inputs.get(name)]
+    differences += [
+        f"{name}: the file has changed since"
+        for name in sorted({*inputs, *record["inputs"]})
+        if record["inputs"].get(name) != inputs.get(name)
+    ]
     if folders.digest_file(path) != record["sha256"]:
         differences.append("the catalog itself was changed after it was written")
     if differences:
@@ -150,7 +176,8 @@ def _warn_of_missing_images(settings: Settings, catalog: pd.DataFrame) -> None:
     missing = [loc for loc in catalog["file_loc"] if not (settings.source_dir / str(loc)).is_file()]
     if missing:
         log.warning(
-            "%d of %d images are not below %s, for example %s. The catalog stages go on without them; stage=shards needs them.",
+            "%d of %d images are not below %s, for example %s."
+            " The catalog stages go on without them; stage=shards needs them.",
             len(missing), len(catalog), settings.source_dir, missing[0],
         )  # fmt: skip
 
@@ -160,7 +187,12 @@ def _warn_of_age(settings: Settings) -> None:
     if settings.survey.kind == "decals" and path.is_file():
         age_days = (time.time() - path.stat().st_mtime) / 86400
         if age_days > settings.reduce.max_age_days:
-            log.warning("%s is %.1f days old (reduce.max_age_days=%g): run stage=reduce for newer votes", path, age_days, settings.reduce.max_age_days)
+            log.warning(
+                "%s is %.1f days old (reduce.max_age_days=%g): run stage=reduce for newer votes",
+                path,
+                age_days,
+                settings.reduce.max_age_days,
+            )
 
 
 def _json(value: object) -> bytes:

@@ -1,0 +1,63 @@
+"""stage=instructions: everything that one experiment never changes, written once before its first iteration."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from zoobot import folders
+from zoobot.questions import load_questions
+from zoobot.settings import Settings, stage_settings
+from zoobot.tasks import build_task
+
+log = logging.getLogger("zoobot")
+FORMAT_VERSION = 1
+
+
+def run(settings: Settings) -> Path:
+    """Write the instructions; say so and do nothing when they exist with the same settings and shards."""
+    path = settings.experiment_dir / "instructions"
+    folders.require(settings.catalog_dir, "catalogs")
+    folders.require(settings.shard_dir, "shards")
+    inputs = {"catalogs": settings.catalog_dir, "shards": settings.shard_dir}
+    questions = load_questions(settings.survey.questions)
+    task = build_task(settings.task, questions)
+    used = stage_settings(settings, "instructions") | {"questions": questions.as_dict()}
+    if folders.exists_with(path, used, inputs):
+        log.info("%s exists with these settings: nothing to do", path)
+        return path
+    content: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "experiment": settings.experiment_name,
+        "survey": settings.survey.name,
+        # relative to this folder, so that a data folder can move as a whole
+        **{
+            name: {"path": os.path.relpath(source, path), "digest": folders.digest_of(source)}
+            for name, source in inputs.items()
+        },
+        "questions": questions.as_dict(),
+        "retirement_votes": settings.survey.retirement_votes,
+        "task": dataclasses.asdict(settings.task),
+        "answers": list(task.answers),
+        "model": dataclasses.asdict(settings.model),
+        "acquisition": dataclasses.asdict(settings.acquisition),
+        "oracle": dataclasses.asdict(settings.oracle),
+        "iterations": settings.simulate.iterations,
+        "subjects_per_iteration": settings.iterate.subjects_per_iteration,
+        "shards_per_iteration": settings.iterate.shards_per_iteration,
+        "initial_size_px": settings.shards.image_size_px,
+        "final_size_px": settings.model.final_size_px,
+        "warm_start": settings.model.warm_start,
+        "seed": settings.seed,
+        "catalog_seed": settings.catalogs.seed,
+        "last_classification_id": 0,
+    }
+    with folders.create(path, used, inputs) as staging:
+        folders.write_json(staging / "instructions.json", content)
+        shutil.copyfile(settings.shard_dir / "shards.db", staging / "iteration.db")
+    log.info("%s: written", path)
+    return path

@@ -1,0 +1,24 @@
+"""stage=simulate: everything from the survey to the last iteration, making only what is missing."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from zoobot.settings import Settings
+from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards
+
+log = logging.getLogger("zoobot")
+
+
+def run(settings: Settings) -> Path:
+    """Bring the experiment to ``simulate.iterations`` iterations and return its folder."""
+    for stage in (master_catalog, catalogs, shards, instructions):
+        stage.run(settings)
+    done = len(iterate.list_iterations(settings.experiment_dir))
+    if done >= settings.simulate.iterations:
+        log.info("%s has %d iterations already: nothing to do", settings.experiment_dir, done)
+    for number in range(done, settings.simulate.iterations):
+        log.info("%s: iteration %d of %d", settings.experiment_name, number + 1, settings.simulate.iterations)
+        iterate.run(settings)
+    return settings.experiment_dir

@@ -1,0 +1,30 @@
+"""stage=verify: is every file what it was when its folder was published?"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from zoobot import folders
+from zoobot.errors import FolderError
+from zoobot.settings import Settings
+
+log = logging.getLogger("zoobot")
+
+
+def run(settings: Settings) -> Path:
+    """Check a folder, or every finished folder below it, and all that they were made from. Exit status 1 if anything
+    differs.
+    """
+    path = Path(settings.verify.path)
+    found = sorted(manifest.parent for manifest in path.rglob(folders.MANIFEST) if ".staging" not in str(manifest))
+    if not found:
+        raise FolderError(f"{path} holds no folder with a {folders.MANIFEST}.")
+    chain = folders.with_inputs(found)
+    problems = [problem for folder in chain for problem in folders.verify(folder)]
+    for problem in problems:
+        log.error("%s", problem)
+    if problems:
+        raise SystemExit(1)
+    log.info("%s: %d folders verified, from the catalogs on; nothing differs", path, len(chain))
+    return path
