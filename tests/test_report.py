@@ -76,7 +76,7 @@ def write_experiment(
     dropped: Sequence[Mapping[str, str]] = (),
     mock_labelled: int = 120,
 ) -> Path:
-    """An experiment whose iteration n has the test loss ``losses[n]``, and whose votes ``votes[n]`` came in iteration n."""
+    """An experiment whose iteration n has the test loss ``losses[n]`` and received the votes ``votes[n]``."""
     folder, tree = data_dir / "experiments" / kind / name, task == "tree"
     catalogs = write_source(
         data_dir / "toy" / "prepared_catalogs" / f"{task}{seed}-{mock_labelled}",
@@ -145,10 +145,21 @@ def write_pairs(data_dir: Path, chosen: Sequence[Sequence[float]], random: Seque
             write_experiment(data_dir, f"{acquisition}{seed}", losses, acquisition=acquisition, seed=seed)
 
 
-def summary_of(data_dir: Path, *patterns: str) -> dict[str, Any]:
-    path = report.run(settings_for(data_dir, *patterns))
+def summary_of(data_dir: Path) -> dict[str, Any]:
+    path = report.run(settings_for(data_dir))
     summary: dict[str, Any] = json.loads(path.with_name("summary.json").read_text(), parse_constant=pytest.fail)
     return summary
+
+
+def sections_of(data_dir: Path) -> list[dict[str, Any]]:
+    """The sections of summary.json, without the time that a page takes to draw."""
+    experiments, _ = report.read_experiments(settings_for(data_dir))
+    return [report.describe(section) for section in report.group(experiments)]
+
+
+def text_of(data_dir: Path) -> str:
+    """What the page says."""
+    return " ".join(_Tags(page_of(data_dir)).text.split())
 
 
 def page_of(data_dir: Path, **options: Any) -> str:
@@ -177,7 +188,7 @@ class _Tags(HTMLParser):
 def test_paired_difference_by_hand(tmp_path: Path) -> None:
     # Differences at the end: -0.2, -0.3, -0.1: mean -0.2, sd 0.1, standard error 0.1 / sqrt(3).
     write_pairs(tmp_path, [(3.0, 1.8), (3.1, 1.6), (3.2, 2.1)], [(3.0, 2.0), (3.1, 1.9), (3.2, 2.2)])
-    (section,) = summary_of(tmp_path)["sections"]
+    (section,) = sections_of(tmp_path)
     (comparison,) = section["comparisons"]
     assert comparison["mean_difference"] == pytest.approx(-0.2)
     assert comparison["standard_error"] == pytest.approx(0.1 / math.sqrt(3))
@@ -222,32 +233,32 @@ def test_labels_to_reach(points: list[tuple[float, float]], loss: float, expecte
 def test_labels_saved_by_hand(tmp_path: Path) -> None:
     # Mean curves: chosen 3, 2, 1 and random 3, 2.5, 2.2 at 100, 110, 120 labels; chosen is at 2.2 with 108 labels.
     write_pairs(tmp_path, [(2.9, 1.9, 0.9), (3.1, 2.1, 1.1)], [(2.9, 2.4, 2.1), (3.1, 2.6, 2.3)])
-    (comparison,) = summary_of(tmp_path)["sections"][0]["comparisons"]
+    (comparison,) = sections_of(tmp_path)[0]["comparisons"]
     assert comparison["labels_at_equal_loss"] == pytest.approx(108)
     assert comparison["labels_saved"] == pytest.approx(12)
     assert comparison["baseline_new_labels"] == 20
-    text = _Tags((tmp_path / "out" / "report.html").read_text()).text
+    text = text_of(tmp_path)
     assert "12 fewer" in text
     assert "too few seeds to tell" in text
 
 
 def test_random_not_reached(tmp_path: Path) -> None:
     write_pairs(tmp_path, [(3.0, 2.9)], [(3.0, 2.0)])
-    (comparison,) = summary_of(tmp_path)["sections"][0]["comparisons"]
+    (comparison,) = sections_of(tmp_path)[0]["comparisons"]
     assert comparison["labels_saved"] is None
     assert comparison["standard_error"] is None  # one pair has none
-    text = _Tags((tmp_path / "out" / "report.html").read_text()).text
+    text = text_of(tmp_path)
     assert "did not reach random’s final loss" in text
 
 
 def test_random_no_better_than_the_start(tmp_path: Path) -> None:
     write_pairs(tmp_path, [(3.0, 2.9)], [(3.0, 3.2)])
-    assert "random’s final loss was no lower than the loss at the start" in _Tags(page_of(tmp_path)).text
+    assert "random’s final loss was no lower than the loss at the start" in text_of(tmp_path)
 
 
 def test_curve_by_hand(tmp_path: Path) -> None:
     write_pairs(tmp_path, [], [(3.0, 2.0), (4.0, 2.5)])
-    (section,) = summary_of(tmp_path)["sections"]
+    (section,) = sections_of(tmp_path)
     assert section["comparisons"] == []
     assert section["acquisitions"]["random"]["seeds"] == [0, 1]
     first, second = section["acquisitions"]["random"]["curve"]
@@ -264,28 +275,28 @@ def test_curve_by_hand(tmp_path: Path) -> None:
 def test_a_seed_that_is_behind_is_left_out(tmp_path: Path) -> None:
     """Two of three pairs have three iterations: these are compared there, and the page names the third."""
     write_pairs(tmp_path, [(3, 2, 1), (3, 2, 1), (3, 2)], [(3, 2, 1.5), (3, 2, 1.25), (3, 2, 1.5)])
-    (comparison,) = summary_of(tmp_path)["sections"][0]["comparisons"]
+    (comparison,) = sections_of(tmp_path)[0]["comparisons"]
     assert (comparison["iterations"], comparison["seeds"], comparison["seeds_unfinished"]) == (3, [0, 1], [2])
     assert comparison["mean_difference"] == pytest.approx(-0.375)
 
 
 def test_one_seed_ahead_does_not_decide(tmp_path: Path) -> None:
     write_pairs(tmp_path, [(3, 2, 1), (3, 2), (3, 2)], [(3, 2, 9), (3, 2.5), (3, 2.5)])
-    (comparison,) = summary_of(tmp_path)["sections"][0]["comparisons"]
+    (comparison,) = sections_of(tmp_path)[0]["comparisons"]
     assert (comparison["iterations"], comparison["seeds"]) == (2, [0, 1, 2])
 
 
 def test_first_iteration_says_nothing(tmp_path: Path) -> None:
     write_pairs(tmp_path, [(3.0,)] * 3, [(3.0,)] * 3)
-    (comparison,) = summary_of(tmp_path)["sections"][0]["comparisons"]
+    (comparison,) = sections_of(tmp_path)[0]["comparisons"]
     assert comparison["verdict"] == "too early to tell"
-    assert "no choice has had an effect" in _Tags((tmp_path / "out" / "report.html").read_text()).text
+    assert "no choice has had an effect" in text_of(tmp_path)
 
 
 def test_only_equal_seed_and_shards_make_a_pair(tmp_path: Path) -> None:
     write_experiment(tmp_path, "a", (3, 2), acquisition="mutual_information", seed=0)
     write_experiment(tmp_path, "b", (3, 2), acquisition="random", seed=1)
-    (section,) = summary_of(tmp_path)["sections"]
+    (section,) = sections_of(tmp_path)
     assert section["comparisons"][0]["verdict"] == "no seed in common with random"
     assert section["comparisons"][0]["seeds"] == []
 
@@ -298,7 +309,7 @@ def test_groups(tmp_path: Path) -> None:
     write_experiment(tmp_path, "tree", task="tree")
     write_experiment(tmp_path, "wide", model={"hidden": 64})
     write_experiment(tmp_path, "more", mock_labelled=500)
-    sections = summary_of(tmp_path)["sections"]
+    sections = sections_of(tmp_path)
     assert sections[0]["acquisitions"].keys() == {"mutual_information", "random"}
     assert [[len(line["seeds"]) for line in s["acquisitions"].values()] for s in sections] == [[2, 2], [1], [1], [1]]
     apart = [(s["task"], s["apart"]) for s in sections]
@@ -312,7 +323,7 @@ def test_variants_of_one_acquisition_are_lines_of_their_own(tmp_path: Path) -> N
     write_experiment(tmp_path, "a", acquisition="mutual_information", expected_votes=40)
     write_experiment(tmp_path, "b", acquisition="mutual_information", expected_votes=5)
     write_experiment(tmp_path, "c", acquisition="random", expected_votes=5)
-    (section,) = summary_of(tmp_path)["sections"]
+    (section,) = sections_of(tmp_path)
     assert list(section["acquisitions"]) == ["mutual_information (40)", "mutual_information (5)", "random"]
     assert [c["seeds"] for c in section["comparisons"]] == [[0], [0]]
 
@@ -320,9 +331,9 @@ def test_variants_of_one_acquisition_are_lines_of_their_own(tmp_path: Path) -> N
 def test_repeats_are_not_counted_twice(tmp_path: Path) -> None:
     write_experiment(tmp_path, "first", (3, 2))
     write_experiment(tmp_path, "again", (3,))
-    (section,) = summary_of(tmp_path)["sections"]
+    (section,) = sections_of(tmp_path)
     assert section["acquisitions"]["random"]["seeds"] == [0]
-    text = _Tags((tmp_path / "out" / "report.html").read_text()).text
+    text = text_of(tmp_path)
     assert "Not counted, since they repeat the choice, seed and shards of another: simulations/again." in text
 
 
@@ -335,7 +346,7 @@ def test_patterns(tmp_path: Path) -> None:
     write_experiment(tmp_path, "real", kind="live")
 
     def found(*patterns: str) -> set[str]:
-        return {e["path"] for e in summary_of(tmp_path, *patterns)["experiments"]}
+        return {e.name for e in report.read_experiments(settings_for(tmp_path, *patterns))[0]}
 
     assert found("sweep_*") == {"simulations/sweep_0", "simulations/sweep_1"}
     assert found("real", "other") == {"live/real", "simulations/other"}
@@ -350,7 +361,7 @@ def test_a_pattern_without_a_match_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nothing yet: run `python run.py stage=simulate"):
+    with pytest.raises(InputError, match="nothing yet"):
         report.run(settings_for(tmp_path))
 
 
@@ -366,13 +377,13 @@ def test_unfinished_experiments_are_listed(tmp_path: Path) -> None:
         "simulations/halfway": 1,
         "simulations/new": 0,
     }
-    text = _Tags((tmp_path / "out" / "report.html").read_text()).text
+    text = text_of(tmp_path)
     assert "no finished iteration yet" in text
 
 
 def test_only_unfinished_experiments_are_refused(tmp_path: Path) -> None:
     write_experiment(tmp_path, "new", ())
-    with pytest.raises(InputError, match="none of simulations/new .* has a finished iteration"):
+    with pytest.raises(InputError, match=r"none of simulations/new .* has a finished iteration"):
         report.run(settings_for(tmp_path))
 
 
@@ -396,7 +407,7 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
 def test_an_experiment_without_its_shards(tmp_path: Path) -> None:
     write_experiment(tmp_path, "a", (3, 2))
     (tmp_path / "toy" / "shards").rename(tmp_path / "elsewhere")
-    assert "The shards of these are not here" in _Tags(page_of(tmp_path)).text
+    assert "The shards of these are not here" in text_of(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------ the page
@@ -466,15 +477,15 @@ def test_votes_come_from_a_later_iteration(tmp_path: Path) -> None:
     ]
     write_experiment(tmp_path, "a", (3, 2, 1), votes=votes)
     captions = re.findall(
-        r'<span class="id">([^<]*)</span>([^<]*)<b>([^<]*)</b>', page_of(tmp_path).replace("\u00a0", " ")
+        r'<span class="id">([^<]*)</span>([^<]*)<b[^>]*>([^<]*)</b>', page_of(tmp_path).replace("\u00a0", " ")
     )
     assert captions == [
-        ("g0-0", "0.5", "smooth 31 of 40"),
-        ("g1-0", "0.33", "smooth 7 of 39"),
-        ("g0-1", "0.5", "no votes yet"),
-        ("g1-1", "0.33", "smooth 0 of 38"),
-        ("g0-2", "0.5", "no votes yet"),
-        ("g1-2", "0.33", "no votes yet"),
+        ("g0-0", "0.500", "smooth 31 of 40"),
+        ("g1-0", "0.333", "smooth 7 of 39"),
+        ("g0-1", "0.500", "no votes yet"),
+        ("g1-1", "0.333", "smooth 0 of 38"),
+        ("g0-2", "0.500", "no votes yet"),
+        ("g1-2", "0.333", "no votes yet"),
     ]
 
 
@@ -516,6 +527,7 @@ def test_summary_of_experiments(tmp_path: Path) -> None:
     write_experiment(tmp_path, "a", (3, 2), seed=5)
     summary = summary_of(tmp_path)
     assert summary["format_version"] == 1
+    assert summary["sections"] == sections_of(tmp_path)
     assert summary["experiments"] == [
         {
             "path": "simulations/a", "name": "a", "iterations": 2, "acquisition": "random", "seed": 5, "labels": 110,
@@ -526,5 +538,6 @@ def test_summary_of_experiments(tmp_path: Path) -> None:
 
 def test_report_is_light() -> None:
     """No network library is needed to look at results."""
-    code = "import sys, zoobot.stages.report; sys.exit(bool({'tensorflow', 'keras', 'matplotlib.pyplot'} & set(sys.modules)))"
+    heavy = {"tensorflow", "keras", "matplotlib.pyplot", "pandas"}
+    code = f"import sys, zoobot.stages.report; sys.exit(', '.join({heavy} & set(sys.modules)) or None)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(report.__file__).parents[2])

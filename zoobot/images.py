@@ -86,5 +86,5 @@ def grz_to_rgb(bands: npt.NDArray[np.float64]) -> Pixels:
     low, high = np.arcsinh(_STRETCH_LIMITS)
     stretched = (np.arcsinh(np.nan_to_num(bands) / _BAND_NOISE[:, None, None]) - low) / (high - low)
     rgb = np.moveaxis(stretched[::-1], 0, 2)  # z is red; FITS rows start at the bottom
-    pixels: Pixels = np.rint(255 * np.clip(rgb[::-1], 0, 1)).astype(np.uint8)
-    return pixels
+    eight_bit: Pixels = np.rint(255 * np.clip(rgb[::-1], 0, 1)).astype(np.uint8)
+    return eight_bit

@@ -152,6 +152,7 @@ class Reduce:
     export: str = ""  # a classification export of Zooniverse, CSV
     api_dump: str = ""  # rows of the Zooniverse API, JSON lines
     workflow_versions: str = ""  # the workflow's versions, JSON
+    subjects: str = ""  # a subject export, CSV: tells which galaxy (iauname, id_str) a subject shows
     max_age_days: float = 7.0  # master_catalog warns when classifications.csv is older
 
 
@@ -204,6 +205,10 @@ class Settings:
     def source_dir(self) -> Path:
         """Where the survey's own tables and images lie; ``file_loc`` is relative to it."""
         return Path(self.survey.folder) if self.survey.folder else self.survey_dir
+
+    def image_path(self, file_loc: str) -> Path:
+        """Where a galaxy's picture lies: always below ``source_dir``, even if the survey's table names an absolute path."""
+        return self.source_dir / file_loc.lstrip("/")
 
     @property
     def catalog_dir(self) -> Path:

@@ -186,7 +186,8 @@ def _read_decals(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, di
         log.warning(
             "%s: no classifications (survey.classifications, or stage=reduce): every galaxy is unlabelled", path
         )
-        table = table.assign(**dict.fromkeys(questions.columns, pd.NA))
+        empty = pd.DataFrame(index=table.index, columns=list(questions.columns), dtype="float64")
+        table = pd.concat([table, empty], axis=1)
         files = [path]
     return table.assign(id_str=table["iauname"]), excluded, files
 

@@ -58,7 +58,7 @@ def run(settings: Settings) -> Path:
     record = {
         "format_version": FORMAT_VERSION,
         "galaxies": len(catalog),
-        "rows_read": rows,
+        "rows": rows,
         "excluded": excluded,
         "exact_duplicates_collapsed": collapsed,
         "dropped": dropped.to_dict("records"),
@@ -69,7 +69,8 @@ def run(settings: Settings) -> Path:
     }
     folders.publish_file(path.with_suffix(".json"), _json(record))
     for reason, count in excluded.items():
-        log.info("left out by design: %d rows (%s)", count, reason)
+        if count:
+            log.info("left out by design: %d (%s)", count, reason)
     log.info(
         "%s: %d galaxies from %d rows, %d exact duplicates collapsed, %d rows dropped",
         path,
@@ -173,7 +174,7 @@ def _check_existing(path: Path, used: dict[str, object], inputs: dict[str, str])
 
 
 def _warn_of_missing_images(settings: Settings, catalog: pd.DataFrame) -> None:
-    missing = [loc for loc in catalog["file_loc"] if not (settings.source_dir / str(loc)).is_file()]
+    missing = [loc for loc in catalog["file_loc"] if not settings.image_path(str(loc)).is_file()]
     if missing:
         log.warning(
             "%d of %d images are not below %s, for example %s."

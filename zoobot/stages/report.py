@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,14 +39,15 @@ log = logging.getLogger("zoobot")
 FORMAT_VERSION = 1
 BASELINE = "random"
 PICTURE_PX = 96
-MIN_SEEDS, MIN_ERRORS = 3, 2.0  # the rule: a difference counts from so many pairs on, beyond so many standard errors
+# The rule, which the page states: a difference counts from so many pairs on, and beyond so many standard errors.
+MIN_SEEDS, MIN_ERRORS = 3, 2.0
 GREY, OKABE_ITO = "#6e6e6e", ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # What may differ between experiments that are compared; shards and catalogs may differ by their seed only.
 _FREE = ("acquisition.", "experiment", "seed", "iterations", "last_classification_id", "program.", "catalog_seed")
 _FREE_SOURCE = re.compile(r"(catalogs|shards)\.(path|digest|name|seed)")
 
 
-Points = list[tuple[float, float]]  # (labels, value) at each iteration
+Points = Sequence[tuple[float, float]]  # (labels, value) at each iteration
 
 
 @dataclass(frozen=True)
@@ -370,12 +371,12 @@ def _differences(a: Experiment, b: Experiment) -> Points:
 
 
 def _chart(
-    section: Section, title: str, unit: str, lines: dict[str, list[Points]], differences: bool = False
+    section: Section, title: str, unit: str, lines: Mapping[str, Sequence[Points]], differences: bool = False
 ) -> Markup:
     """Curves over the number of labels as inline SVG; the seeds of a line are averaged by position."""
     salt = f"{section.title}{section.apart}{title}"  # of the ids in the SVG, which belong to the whole page
     with mpl.rc_context({"font.size": 12, "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": salt}):
-        figure = Figure(figsize=(5.6, 4), layout="constrained", facecolor="none")
+        figure = Figure(figsize=(5.2, 3.8), layout="constrained", facecolor="none")
         axes = figure.subplots(
             subplot_kw={"xlabel": "labelled galaxies trained on", "ylabel": unit, "facecolor": "none"}
         )
@@ -387,9 +388,10 @@ def _chart(
         if differences:
             axes.axhline(0, color=GREY, linewidth=2.2)
             ends[BASELINE] = 0.0
-        for (name, seeds), marker in zip(reversed(lines.items()), cycle("os^Dv"), strict=False):
-            if any(seeds):
-                ends[name] = _draw(axes, [seed for seed in seeds if seed], colours[name], marker, rule=differences)
+        for marker, name in zip(cycle("os^Dv"), reversed(section.lines), strict=False):
+            seeds = [seed for seed in lines.get(name, []) if seed]
+            if seeds:
+                ends[name] = _draw(axes, seeds, colours[name], marker, rule=differences)
         _write_names(axes, ends, colours)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))

@@ -168,7 +168,7 @@ def _read_images(galaxies: pd.DataFrame, settings: Settings) -> Iterator[tuple[d
 
     def read(row: dict[str, Any]) -> tuple[dict[str, Any], Pixels | str]:
         try:
-            pixels = read_image(settings.source_dir / str(row["file_loc"]))
+            pixels = read_image(settings.image_path(str(row["file_loc"])))
         except InputError as error:
             return row, str(error)
         return row, resize(pixels, settings.shards.image_size_px, settings.shards.channels)
@@ -182,7 +182,7 @@ def _read_images(galaxies: pd.DataFrame, settings: Settings) -> Iterator[tuple[d
 def _check_images_exist(splits: Mapping[str, pd.DataFrame], settings: Settings) -> None:
     """Refuse before the work starts, not after hours of it."""
     locations = [str(loc) for table in splits.values() for loc in table["file_loc"]]
-    missing = [loc for loc in locations if not (settings.source_dir / loc).is_file()]
+    missing = [loc for loc in locations if not settings.image_path(loc).is_file()]
     if len(missing) > settings.max_dropped_fraction * len(locations):
         raise InputError(
             f"{len(missing)} of {len(locations)} images are not below {settings.source_dir}, for example {missing[0]}."
@@ -195,8 +195,8 @@ def _check_dropped(written: _Written, settings: Settings) -> None:
     if len(written.dropped) > settings.max_dropped_fraction * total:
         first = "; ".join(f"{d['id_str']}: {d['reason']}" for d in written.dropped[:5])
         raise InputError(
-            f"{len(written.dropped)} of {total} images cannot be used, more than max_dropped_fraction={settings.max_dropped_fraction}."
-            f" The first: {first}. Mend them, or allow more."
+            f"{len(written.dropped)} of {total} images cannot be used, more than max_dropped_fraction="
+            f"{settings.max_dropped_fraction}. The first: {first}. Mend them, or allow more."
         )
     for entry in written.dropped:
         log.warning("dropped %s: %s", entry["id_str"], entry["reason"])
