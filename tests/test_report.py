@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from zoobot import database, folders
+from zoobot import comparison, database, folders
 from zoobot.errors import FolderError, InputError
 from zoobot.settings import Report, Settings
 from zoobot.stages import report
@@ -67,6 +67,7 @@ def write_experiment(
     acquisition: str = "random",
     expected_votes: int = 40,
     seed: int = 0,
+    catalog_seed: int = 0,
     task: str = "smooth",
     model: Mapping[str, Any] | None = None,
     kind: str = "simulations",
@@ -78,13 +79,10 @@ def write_experiment(
 ) -> Path:
     """An experiment whose iteration n has the test loss ``losses[n]`` and received the votes ``votes[n]``."""
     folder, tree = data_dir / "experiments" / kind / name, task == "tree"
-    catalogs = write_source(
-        data_dir / "toy" / "prepared_catalogs" / f"{task}{seed}-{mock_labelled}",
-        {"catalogs.seed": seed, "catalogs.mock_labelled": mock_labelled}, [],
-    )  # fmt: skip
-    shards = write_source(
-        data_dir / "toy" / "shards" / f"{task}{seed}-{mock_labelled}", {"shards.source": "mock"}, dropped
-    )
+    source = f"{task}{catalog_seed}-{mock_labelled}"
+    used = {"catalogs.name": source, "catalogs.seed": catalog_seed, "catalogs.mock_labelled": mock_labelled}
+    catalogs = write_source(data_dir / "toy" / "prepared_catalogs" / source, used, [])
+    shards = write_source(data_dir / "toy" / "shards" / source, {"shards.name": source, "shards.channels": 3}, dropped)
     instructions = {
         "format_version": 1,
         "experiment": name,
@@ -97,7 +95,7 @@ def write_experiment(
         "acquisition": {"name": acquisition, "expected_votes": expected_votes},
         "iterations": 9,
         "seed": seed,
-        "catalog_seed": seed,
+        "catalog_seed": catalog_seed,
     }
     with folders.create(folder / "instructions", {}, {}) as staging:
         folders.write_json(staging / "instructions.json", instructions)
@@ -146,20 +144,24 @@ def write_pairs(data_dir: Path, chosen: Sequence[Sequence[float]], random: Seque
 
 
 def summary_of(data_dir: Path) -> dict[str, Any]:
-    path = report.run(settings_for(data_dir))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "_charts", lambda section: [])
+        path = report.run(settings_for(data_dir))
     summary: dict[str, Any] = json.loads(path.with_name("summary.json").read_text(), parse_constant=pytest.fail)
     return summary
 
 
 def sections_of(data_dir: Path) -> list[dict[str, Any]]:
     """The sections of summary.json, without the time that a page takes to draw."""
-    experiments, _ = report.read_experiments(settings_for(data_dir))
-    return [report.describe(section) for section in report.group(experiments)]
+    experiments, _ = comparison.read_experiments(settings_for(data_dir))
+    return [comparison.describe(section) for section in comparison.group(experiments)]
 
 
 def text_of(data_dir: Path) -> str:
-    """What the page says."""
-    return " ".join(_Tags(page_of(data_dir)).text.split())
+    """What the page says, but for its charts, which take time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "_charts", lambda section: [])
+        return " ".join(_Tags(page_of(data_dir)).text.split())
 
 
 def page_of(data_dir: Path, **options: Any) -> str:
@@ -209,7 +211,7 @@ def test_paired_difference_by_hand(tmp_path: Path) -> None:
     ],
 )
 def test_verdict(differences: list[float], expected: str) -> None:
-    assert report.verdict(differences) == expected
+    assert comparison.verdict(differences) == expected
 
 
 @pytest.mark.parametrize(
@@ -227,7 +229,7 @@ def test_verdict(differences: list[float], expected: str) -> None:
     ],
 )
 def test_labels_to_reach(points: list[tuple[float, float]], loss: float, expected: float | None) -> None:
-    assert report.labels_to_reach(points, loss) == expected
+    assert comparison.labels_to_reach(points, loss) == expected
 
 
 def test_labels_saved_by_hand(tmp_path: Path) -> None:
@@ -296,6 +298,7 @@ def test_first_iteration_says_nothing(tmp_path: Path) -> None:
 def test_only_equal_seed_and_shards_make_a_pair(tmp_path: Path) -> None:
     write_experiment(tmp_path, "a", (3, 2), acquisition="mutual_information", seed=0)
     write_experiment(tmp_path, "b", (3, 2), acquisition="random", seed=1)
+    write_experiment(tmp_path, "c", (3, 2), acquisition="random", seed=0, catalog_seed=1)
     (section,) = sections_of(tmp_path)
     assert section["comparisons"][0]["verdict"] == "no seed in common with random"
     assert section["comparisons"][0]["seeds"] == []
@@ -304,8 +307,8 @@ def test_only_equal_seed_and_shards_make_a_pair(tmp_path: Path) -> None:
 def test_groups(tmp_path: Path) -> None:
     """Seeds go together; another task, network or number of first labels does not."""
     for seed in (0, 1):
-        write_experiment(tmp_path, f"r{seed}", seed=seed)
-        write_experiment(tmp_path, f"m{seed}", seed=seed, acquisition="mutual_information")
+        write_experiment(tmp_path, f"r{seed}", seed=seed, catalog_seed=seed)
+        write_experiment(tmp_path, f"m{seed}", seed=seed, catalog_seed=seed, acquisition="mutual_information")
     write_experiment(tmp_path, "tree", task="tree")
     write_experiment(tmp_path, "wide", model={"hidden": 64})
     write_experiment(tmp_path, "more", mock_labelled=500)
@@ -317,6 +320,19 @@ def test_groups(tmp_path: Path) -> None:
     assert ("smooth", {"catalogs.mock_labelled": 120, "model.hidden": 64}) in apart
     assert ("smooth", {"catalogs.mock_labelled": 500, "model.hidden": 8}) in apart
     assert ("tree", {}) in apart
+
+
+def test_sections_with_an_answer_come_first(tmp_path: Path) -> None:
+    write_experiment(tmp_path, "a", acquisition="mutual_information")
+    write_experiment(tmp_path, "b", task="tree")
+    assert [section["task"] for section in sections_of(tmp_path)] == ["tree", "smooth"]
+
+
+def test_differences_that_are_drawn(tmp_path: Path) -> None:
+    """Below zero is better than random, as the chart's title says."""
+    write_pairs(tmp_path, [(3.0, 1.5, 1.0)], [(3.0, 2.0)])
+    chosen, random = comparison.read_experiments(settings_for(tmp_path))[0]
+    assert report._differences(chosen, random) == [(100, 0.0), (110, -0.5)]
 
 
 def test_variants_of_one_acquisition_are_lines_of_their_own(tmp_path: Path) -> None:
@@ -346,7 +362,7 @@ def test_patterns(tmp_path: Path) -> None:
     write_experiment(tmp_path, "real", kind="live")
 
     def found(*patterns: str) -> set[str]:
-        return {e.name for e in report.read_experiments(settings_for(tmp_path, *patterns))[0]}
+        return {e.name for e in comparison.read_experiments(settings_for(tmp_path, *patterns))[0]}
 
     assert found("sweep_*") == {"simulations/sweep_0", "simulations/sweep_1"}
     assert found("real", "other") == {"live/real", "simulations/other"}
@@ -500,7 +516,7 @@ def test_votes_of_a_tree_are_those_of_the_leading_answer(tmp_path: Path) -> None
 def test_what_was_left_out(tmp_path: Path) -> None:
     dropped = [{"id_str": f"d{n}", "reason": "truncated"} for n in range(60)]
     for seed in (0, 1):
-        write_experiment(tmp_path, f"a{seed}", (3, 2), seed=seed, dropped=dropped)
+        write_experiment(tmp_path, f"a{seed}", (3, 2), seed=seed, catalog_seed=seed, dropped=dropped)
     record = {
         "rows_read": 1234, "galaxies": 1200, "exact_duplicates_collapsed": 1, "excluded": {"sample is stripe82": 30},
         "dropped": [{"id_str": "r1", "reason": "no file_loc"}],

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoobot import votes
+from zoobot import classifications, votes
 from zoobot.errors import InputError, SettingsError
 from zoobot.questions import QuestionTree, load_questions, parse_questions
 
@@ -192,7 +192,7 @@ def test_anonymous_classifications_all_count_unless_told_otherwise(nobody: objec
         del nameless["metadata"]["session"]
     assert counts(rows, anonymous_repeats="first_per_session") == {"10": {"shape_smooth": 3}}
     with pytest.raises(SettingsError, match="anonymous_repeats"):
-        votes.reduce(rows, TREE, VERSIONS, anonymous_repeats="none")  # type: ignore[arg-type]
+        votes.reduce(rows, TREE, VERSIONS, anonymous_repeats="none")
 
 
 def test_copies_count_once_and_the_newest_copy_counts() -> None:
@@ -335,7 +335,7 @@ def test_a_broken_line_is_rejected_with_its_number(tmp_path: Path) -> None:
     good = json.dumps(row(T0=0)).encode()
     lines = [b"\xef\xbb\xbf" + good, b"", b'{"id": "2", "anno', b"[1, 2]", b"\xff\xfe", b"[" * 100_000, b"1" * 5_000]
     (tmp_path / "dump.jsonl").write_bytes(b"\n".join(lines) + b"\n")
-    rows = list(votes.read_api_dump(tmp_path / "dump.jsonl"))
+    rows = list(classifications.read_api_dump(tmp_path / "dump.jsonl"))
     assert len(rows) == 6 and rows[0] == row(T0=0)
     assert sorted(r[3] for r in reasons(*rows)) == [
         *(f"broken JSON in line {n}" for n in (3, 5, 6, 7)),
@@ -376,7 +376,7 @@ def test_an_export_is_read_in_the_shape_of_the_api(tmp_path: Path) -> None:
         {"classification_id": "7", "annotations": "", "metadata": "", "user_id": "9"},
         {"classification_id": "8", "annotations": '[{"task":"T0","value":"unknown answer label"}]', "user_id": "11"},
     ]
-    rows = list(votes.read_export(write_export(tmp_path / "export.csv", lines)))
+    rows = list(classifications.read_export(write_export(tmp_path / "export.csv", lines)))
     assert rows[2] == {
         "id": "3",
         "links": {"user": None, "workflow": "5", "subjects": ["10"]},
@@ -397,30 +397,30 @@ def test_an_export_is_read_in_the_shape_of_the_api(tmp_path: Path) -> None:
 def test_a_short_row_of_an_export_is_rejected(tmp_path: Path) -> None:
     path = write_export(tmp_path / "export.csv", [])
     path.write_text(path.read_text() + "12,somebody\n")
-    assert reasons(*votes.read_export(path)) == [("12", "", "", "no subject")]
+    assert reasons(*classifications.read_export(path)) == [("12", "", "", "no subject")]
 
 
-@pytest.mark.parametrize("column", [*votes.EXPORT_IDS, *votes.EXPORT_JSON])
+@pytest.mark.parametrize("column", [*classifications.EXPORT_IDS, *classifications.EXPORT_JSON])
 def test_a_column_missing_in_an_export_is_named(tmp_path: Path, column: str) -> None:
     path = write_export(tmp_path / "export.csv", [], [c for c in HEADER if c != column])
     with pytest.raises(InputError, match=rf"export\.csv has no column {column}\."):
-        list(votes.read_export(path))
+        list(classifications.read_export(path))
 
 
 def test_missing_and_wrong_files_are_input_errors(tmp_path: Path) -> None:
-    for read in (votes.read_api_dump, votes.read_export, votes.read_workflow_versions):
+    for read in (classifications.read_api_dump, classifications.read_export, classifications.read_workflow_versions):
         with pytest.raises(InputError, match="there is no file"):
             list(read(tmp_path / "absent"))
     path = tmp_path / "versions.json"
     for text in ("{", "3", "[]", '{"workflow_versions": []}', '{"workflow_versions": [3]}', "[" * 100_000):
         path.write_text(text)
         with pytest.raises(InputError, match=r"versions\.json"):
-            votes.read_workflow_versions(path)
+            classifications.read_workflow_versions(path)
     path.write_text(json.dumps({"workflow_versions": VERSIONS}))
-    assert votes.read_workflow_versions(path) == VERSIONS
+    assert classifications.read_workflow_versions(path) == VERSIONS
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(InputError, match=r"empty\.csv has no column classification_id"):
-        list(votes.read_export(tmp_path / "empty.csv"))
+        list(classifications.read_export(tmp_path / "empty.csv"))
 
 
 # Workflows
@@ -450,7 +450,7 @@ def rows_of_all_paths(version: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_a_workflow_is_made_of_first_labels_without_retired_answers() -> None:
-    made = votes.workflow_of(TREE, "3.20")
+    made = classifications.workflow_of(TREE, "3.20")
     assert (made["major_number"], made["minor_number"], made["first_task"]) == (3, 20, "T0")
     assert made["tasks"]["T0"] == {
         "type": "single",
@@ -465,13 +465,13 @@ def test_a_workflow_is_made_of_first_labels_without_retired_answers() -> None:
     assert made["strings"]["T0.answers.1.label"] == "A Disk" and made["strings"]["T0.question"] == "shape"
     for number in ("1", "1.", "01.1", "1.x", "1.1.1", "\u0663.1"):
         with pytest.raises(InputError, match="a workflow version is"):
-            votes.workflow_of(TREE, number)
+            classifications.workflow_of(TREE, number)
 
 
 @pytest.mark.parametrize("name, n_paths", [("demo", 13), ("gz2", 317), ("decals", 1165)])
 def test_every_path_through_a_made_workflow_is_read_whole(name: str, n_paths: int) -> None:
     questions = load_questions(name)
-    made = votes.workflow_of(questions)
+    made = classifications.workflow_of(questions)
     rows = rows_of_all_paths(made)
     # Counted by hand; gz2: smooth 3*2, edge-on 3*2, face-on (3*6+1)*2*4*2, artifact 1.
     assert len(rows) == n_paths
@@ -571,7 +571,7 @@ def test_a_volunteer_has_at_most_one_vote_per_subject_and_question(rows: list[An
 
 TEXT = st.text(st.characters(), max_size=5)  # lone surrogates too: JSON can hold them
 NAMES = ["id", "annotations", "task", "value", "metadata", "workflow_version", "session", "links", "user", "subjects"]
-KEYS = st.one_of(st.sampled_from([*NAMES, "updated_at", votes.UNREADABLE]), TEXT)
+KEYS = st.one_of(st.sampled_from([*NAMES, "updated_at", classifications.UNREADABLE]), TEXT)
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.just(10**30), st.floats(), TEXT, st.sampled_from(["T0", "28.30", "1"])
 )
@@ -620,13 +620,13 @@ def test_time_grows_with_the_rows_not_their_square() -> None:
 
 @pytest.fixture(scope="module")
 def real_versions() -> list[dict[str, Any]]:
-    return votes.read_workflow_versions(SHARED / "zooniverse" / "workflow_6122_versions.json")
+    return classifications.read_workflow_versions(SHARED / "zooniverse" / "workflow_6122_versions.json")
 
 
 @needs_real_data
 def test_ten_real_classifications(real_versions: list[dict[str, Any]]) -> None:
     questions = load_questions("decals")
-    rows = list(votes.read_api_dump(SHARED / "zooniverse" / "api_classifications.jsonl"))
+    rows = list(classifications.read_api_dump(SHARED / "zooniverse" / "api_classifications.jsonl"))
     reduction = votes.reduce_all(rows, questions, real_versions)
     sums = {str(column): int(n) for column, n in reduction.votes.sum().items() if n}
     assert sums == {

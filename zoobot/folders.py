@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -144,6 +145,17 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path / MANIFEST} has a format this version does not read; it reads version {FORMAT_VERSION}."
         )
     return manifest
+
+
+def list_numbered(parent: Path, name: str) -> list[Path]:
+    """The finished folders ``{name}_0``, ``{name}_1``, … in ``parent``, in order; a gap is an error."""
+    pattern = re.compile(rf"{name}_(\d+)")
+    found = (pattern.fullmatch(path.parent.name) for path in parent.glob(f"{name}_*/{MANIFEST}"))
+    numbers = sorted(int(match[1]) for match in found if match)
+    if numbers != list(range(len(numbers))):
+        missing = min(set(range(len(numbers))) - set(numbers))
+        raise FolderError(f"{parent} has no {name}_{missing}, but later ones: put it back, or start a new experiment.")
+    return [parent / f"{name}_{number}" for number in numbers]
 
 
 def digest_of(path: Path) -> str:

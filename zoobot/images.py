@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
+import gzip
+import io
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from zoobot.errors import InputError
 Pixels = npt.NDArray[np.uint8]  # height, width, 3
 _PICTURE_MODES = ("L", "LA", "P", "RGB", "RGBA")
 _FITS_SUFFIXES = (".fits", ".fit", ".fz")
+_FITS_BLOCK_BYTES = 2880
 # Sky noise of the DECam Legacy Survey in nanomaggies for g, r, z, and the limits of the stretch in units of it: the
 # values that the survey's public viewer used for its DR2 pictures, which are what volunteers saw.
 _BAND_NOISE = np.array([0.008, 0.014, 0.019])
@@ -27,7 +29,7 @@ def read_image(path: Path) -> Pixels:
     """
     if not path.is_file():
         raise InputError("no such file")
-    suffixes = path.suffixes
+    suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and (suffixes[-1] in _FITS_SUFFIXES or suffixes[-2:] == [".fits", ".gz"]):
         return _read_fits(path)
     try:
@@ -56,15 +58,17 @@ def resize(pixels: Pixels, size_px: int, channels: int) -> Pixels:
 
 def _read_fits(path: Path) -> Pixels:
     from astropy.io import fits
-    from astropy.utils.exceptions import AstropyWarning
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", AstropyWarning)  # astropy only warns of a file that was cut off
-            with fits.open(path, memmap=False) as units:
-                images = [unit.data for unit in units if getattr(unit, "data", None) is not None]
-    except (OSError, ValueError, TypeError, AstropyWarning) as error:
-        reason = str(error).splitlines()[0].replace(str(path), path.name)
+        content = path.read_bytes()  # astropy would leave a damaged file open
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+        if content.startswith(b"SIMPLE") and len(content) % _FITS_BLOCK_BYTES:  # astropy would only warn
+            raise ValueError("its end is missing")
+        with fits.open(io.BytesIO(content)) as units:
+            images = [unit.data for unit in units if getattr(unit, "data", None) is not None]
+    except Exception as error:  # astropy raises nearly anything on damaged bytes
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"not a readable FITS file: {reason}") from error
     if not images or images[0].ndim != 3 or images[0].shape[0] != 3:
         shape = images[0].shape if images else "nothing"
@@ -75,7 +79,8 @@ def _read_fits(path: Path) -> Pixels:
 def grz_to_rgb(bands: npt.NDArray[np.float64]) -> Pixels:
     """g, r, z images in nanomaggies (3 × height × width) as RGB with an arcsinh stretch (Lupton et al. 2004).
 
-    Raises InputError if more than a fifth of a band's pixels are missing (NaN or exactly 0); fewer are shown black.
+    Raises InputError if more than a fifth of a band's pixels are missing (not finite, or exactly 0); fewer are shown
+    as empty sky.
     """
     for band, pixels in zip("grz", bands, strict=True):
         missing = float(np.mean(~np.isfinite(pixels) | (pixels == 0)))
@@ -84,7 +89,8 @@ def grz_to_rgb(bands: npt.NDArray[np.float64]) -> Pixels:
                 f"{missing:.0%} of the pixels of band {band} are missing, at most {_MAX_MISSING_FRACTION:.0%} may be"
             )
     low, high = np.arcsinh(_STRETCH_LIMITS)
-    stretched = (np.arcsinh(np.nan_to_num(bands) / _BAND_NOISE[:, None, None]) - low) / (high - low)
+    signal_to_noise = np.where(np.isfinite(bands), bands, 0) / _BAND_NOISE[:, None, None]
+    stretched = (np.arcsinh(signal_to_noise) - low) / (high - low)
     rgb = np.moveaxis(stretched[::-1], 0, 2)  # z is red; FITS rows start at the bottom
     eight_bit: Pixels = np.rint(255 * np.clip(rgb[::-1], 0, 1)).astype(np.uint8)
     return eight_bit

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from zoobot.seeds import number
 from zoobot.tasks import Group
 
 Floats32 = npt.NDArray[np.float32]
-WEIGHTS_FILE = "network.weights.h5"
+WEIGHTS_FILE, TRAINING_FILE = "network.weights.h5", "training.json"
 _SMALLEST_PROBABILITY = 1e-7  # float32: keeps log finite
 tf.get_logger().setLevel("ERROR")  # it warns that each iteration compiles its own network, which is meant
 
@@ -177,7 +178,7 @@ def save(network: Network, folder: Path, history: dict[str, Any]) -> str:
     architecture = {"encoder": json.loads(network.encoder.to_json()), "head": json.loads(network.head.to_json())}
     (folder / "architecture.json").write_text(json.dumps(architecture, indent=1) + "\n", encoding="utf-8")
     digest = weights_digest(network)
-    (folder / "training.json").write_text(
+    (folder / TRAINING_FILE).write_text(
         json.dumps({**history, "weights_sha256": digest}, indent=1) + "\n", encoding="utf-8"
     )
     return digest
@@ -185,12 +186,15 @@ def save(network: Network, folder: Path, history: dict[str, Any]) -> str:
 
 def load_weights(network: Network, folder: Path) -> None:
     """Take the weights of a former iteration. Raises SettingsError if the network has another shape."""
+    path = folder / WEIGHTS_FILE
     try:
-        network.trainer.load_weights(folder / WEIGHTS_FILE)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # Keras only warns of layers that it leaves as they were
+            network.trainer.load_weights(path)
     except (OSError, ValueError) as error:
-        raise SettingsError(
-            f"{folder / WEIGHTS_FILE} does not fit this network: {str(error).splitlines()[0]}"
-        ) from error
+        raise SettingsError(f"{path} does not fit this network: {str(error).splitlines()[0]}") from error
+    if weights_digest(network) != json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))["weights_sha256"]:
+        raise SettingsError(f"{path} does not fit this network: other values came back than were saved")
 
 
 def weights_digest(network: Network) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from zoobot import settings, votes
+from zoobot import classifications, settings, votes
 from zoobot.errors import InputError
 from zoobot.questions import QuestionTree
 from zoobot.seeds import stream
@@ -75,7 +75,7 @@ class SimulatedVolunteers:
 
     def __init__(self, hidden: pd.DataFrame, questions: QuestionTree, chosen: settings.Oracle, seed: int) -> None:
         self._hidden, self._questions, self._chosen, self._seed = hidden, questions, chosen, seed
-        self._workflow = votes.workflow_of(questions, WORKFLOW_VERSION)
+        self._workflow = classifications.workflow_of(questions, WORKFLOW_VERSION)
         self._subject_ids = {id_str: str(_FIRST_SUBJECT_ID + row) for row, id_str in enumerate(hidden.index)}
 
     def request(self, ids: Sequence[str], name: str) -> dict[str, Any]:

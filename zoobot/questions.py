@@ -142,11 +142,12 @@ def parse_questions(raw: object, where: str) -> QuestionTree:
             raise InputError(f"{where}: question {name} comes after answers of several questions; name answers of one")
     if questions[0].after:
         raise InputError(f"{where}: the first question, {questions[0].name}, must be asked about every galaxy")
-    tasks = [q.task for q in questions]
-    repeated = sorted({t for t in tasks if tasks.count(t) > 1})
-    if repeated:
-        raise InputError(f"{where}: several questions have the task {', '.join(repeated)}")
-    return QuestionTree(tuple(questions))
+    tree = QuestionTree(tuple(questions))
+    for what, names in (("task", [q.task for q in tree]), ("vote column", tree.columns)):
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise InputError(f"{where}: the {what} {', '.join(repeated)} stands for several things; rename one")
+    return tree
 
 
 def _parse_question(name: str, body: object, default_task: str, where: str) -> Question:
@@ -157,11 +158,25 @@ def _parse_question(name: str, body: object, default_task: str, where: str) -> Q
         raise InputError(
             f"{where}: unknown key {', '.join(sorted(map(str, unknown)))}; known are task, after, answers, retired"
         )
+    if not isinstance(body.get("retired") or {}, Mapping):
+        raise InputError(f"{where}: expected `retired` to be a mapping from answer to its labels")
     answers = [
-        Answer(str(answer), tuple(str(label) for label in labels or [answer]), retired)
+        Answer(_texts([answer], where)[0], _texts(labels or [answer], f"{where}, answer {answer}"), retired)
         for key, retired in (("answers", False), ("retired", True))
         for answer, labels in (body.get(key) or {}).items()
     ]
     if len(body["answers"]) < 2:
         raise InputError(f"{where}: a question needs at least two answers")
-    return Question(name, str(body.get("task", default_task)), tuple(answers), tuple(body.get("after") or ()))
+    after = _texts(body.get("after") or [], f"{where}, after")
+    return Question(name, str(body.get("task", default_task)), tuple(answers), after)
+
+
+def _texts(values: object, where: str) -> tuple[str, ...]:
+    if not isinstance(values, list | tuple):
+        raise InputError(f"{where}: expected a list such as [{values}], got {values!r}")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise InputError(
+                f"{where}: {value!r} is not text. Put it in quotes: YAML reads yes and no as true and false"
+            )
+    return tuple(map(str, values))

@@ -161,7 +161,7 @@ class Report:
     """What the report shows, and where it goes."""
 
     experiments: list[str] = field(default_factory=lambda: ["*"])  # names or patterns below {data_dir}/experiments
-    output: str = MISSING  # folder of report.html and summary.json
+    output: str = ""  # folder of report.html and summary.json; empty: {data_dir}/report
     galaxies: int = 12  # pictures per iteration
 
 
@@ -207,7 +207,7 @@ class Settings:
         return Path(self.survey.folder) if self.survey.folder else self.survey_dir
 
     def image_path(self, file_loc: str) -> Path:
-        """Where a galaxy's picture lies: always below ``source_dir``, even if the survey's table names an absolute path."""
+        """Where a galaxy's picture lies: always below ``source_dir``, even for an absolute path in a survey's table."""
         return self.source_dir / file_loc.lstrip("/")
 
     @property
@@ -224,6 +224,11 @@ class Settings:
     def experiments_dir(self) -> Path:
         """All experiments, live ones and simulations."""
         return Path(self.data_dir) / "experiments"
+
+    @property
+    def report_dir(self) -> Path:
+        """Where the report goes."""
+        return Path(self.report.output) if self.report.output else Path(self.data_dir) / "report"
 
     @property
     def experiment_dir(self) -> Path:

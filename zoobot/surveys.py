@@ -5,6 +5,7 @@ the survey's own columns.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")
 
-# Ids are text everywhere: an 18-digit id must not pass through a number.
-ID_COLUMNS = ("id_str", "dr7objid", "iauname", "subject_id")
+# Text everywhere: an 18-digit id, or a picture named 0012, must not pass through a number.
+TEXT_COLUMNS = ("id_str", "dr7objid", "iauname", "subject_id", "file_loc", "png_loc", "fits_loc")
 # GZ2 names each count tNN_question_aNN_answer_count (Willett et al. 2013); ours are {question}_{answer}. t08,
 # multiple choice, is left out.
 _GZ2_VOTES = {
@@ -69,28 +70,32 @@ def read_table(path: Path) -> pd.DataFrame:
             f"{path} does not exist. Set survey.folder to the folder of the survey's tables and images,"
             " and survey.catalog to its table."
         )
-    if path.name.endswith((".fits", ".fit", ".fits.gz")):
-        return _read_fits_table(path)
-    try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(ID_COLUMNS, "string"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} is not a readable CSV table: {error}") from error
+    table = _read_fits_table(path) if path.name.endswith((".fits", ".fit", ".fits.gz")) else _read_csv(path)
     if table.empty:
         raise InputError(f"{path} has no rows.")
     return table
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header lose values
+            return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, "string"), index_col=False)
+    except (ValueError, OSError, pd.errors.ParserWarning) as error:
+        raise InputError(f"{path} is not a readable CSV table: {error}") from error
 
 
 def _read_fits_table(path: Path) -> pd.DataFrame:
     from astropy.table import Table
 
     try:
-        table = Table.read(path)
-    except (OSError, ValueError, TypeError) as error:
+        table = Table.read(path, format="fits")
+    except Exception as error:  # astropy raises nearly anything on damaged bytes
         raise InputError(f"{path} is not a readable FITS table: {error}") from error
     table.convert_bytestring_to_unicode()
     flat = [name for name in table.colnames if table[name].ndim == 1]
     frame: pd.DataFrame = table[flat].to_pandas()
-    return frame.astype({name: "string" for name in ID_COLUMNS if name in frame})
+    return frame.astype({name: "string" for name in TEXT_COLUMNS if name in frame})
 
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
@@ -145,9 +150,11 @@ def _read_gz2(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, dict[
                 f"{path} has no row whose `sample` is {' or '.join(s.survey.samples)}; it has {found}."
                 " Set survey.samples=[…] to those you want, or survey.samples=[] for all."
             )
-    table = table.rename(columns={**votes, "png_loc": "file_loc", "ra_subject": "ra", "dec_subject": "dec"})
-    dropped_counts = [c for c in table.columns if str(c).startswith("t08_")]
-    table = table.drop(columns=dropped_counts)
+    ours = {**votes, "png_loc": "file_loc", "ra_subject": "ra", "dec_subject": "dec"}
+    # Without t08, and without the position (`ra`, `dec`) that the list of uploaded images gives a second time.
+    unwanted = [c for c in table.columns if str(c).startswith("t08_")]
+    unwanted += [new for old, new in ours.items() if {old, new} <= set(table.columns)]
+    table = table.drop(columns=unwanted).rename(columns=ours)
     return table.assign(id_str="dr7objid_" + table["dr7objid"]), excluded, [path]
 
 
@@ -163,7 +170,7 @@ def _read_decals(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, di
     excluded = {}
     for flag in ("png_ready", "fits_filled"):
         if flag in table.columns:
-            keep = table[flag].astype(bool)
+            keep = table[flag].astype(str).str.lower().isin(("true", "1", "1.0"))
             excluded[f"{flag} is false"] = int((~keep).sum())
             table = table[keep]
     table = table.rename(columns={location: "file_loc", "z": "redshift"})
@@ -201,17 +208,35 @@ def _join_votes(table: pd.DataFrame, path: Path, questions: QuestionTree) -> tup
     columns = [c for c in questions.columns if c in votes.columns]
     if not columns:
         raise InputError(f"{path} has no vote column of the survey's questions, such as {questions.root.columns[0]}.")
+    if "subject_id" in votes.columns:
+        votes = _one_row_per_subject(votes, path)
     known = votes[votes["iauname"].notna()]
-    summed = known.groupby(known["iauname"].str.strip())[columns].sum(min_count=1)
+    iauname = known["iauname"].str.strip()
+    numbers = known[columns].apply(pd.to_numeric, errors="coerce").astype("float64")
+    summed = numbers.groupby(iauname).sum(min_count=1)
+    no_count = known[columns].notna() & ~((numbers >= 0) & (numbers % 1 == 0))
+    for column in no_count.columns[no_count.any()]:  # for stage=master_catalog to drop, with its reason
+        summed[column] = summed[column].astype(object).mask(no_count[column].groupby(iauname).any(), "no count")
     if len(summed) < len(known):
         log.info(
             "%s: %d galaxies have several subjects; their votes were added",
             path.name,
-            int(known["iauname"].str.strip().value_counts().gt(1).sum()),
+            int(iauname.value_counts().gt(1).sum()),
         )
     table = table.drop(columns=[c for c in columns if c in table.columns])
     unmatched = int((~summed.index.isin(table["iauname"])).sum()) + int(votes["iauname"].isna().sum())
     return table.merge(summed, how="left", left_on="iauname", right_index=True, validate="many_to_one"), unmatched
+
+
+def _one_row_per_subject(votes: pd.DataFrame, path: Path) -> pd.DataFrame:
+    votes = votes.drop_duplicates()
+    repeated = sorted(votes.loc[votes["subject_id"].duplicated(), "subject_id"].dropna().unique())
+    if repeated:
+        raise InputError(
+            f"{path} has different rows for the same subject_id: {', '.join(repeated[:5])} ({len(repeated)} in all)."
+            " Give one row per subject; stage=reduce makes such a table."
+        )
+    return votes
 
 
 def _read_custom(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, dict[str, int], list[Path]]:

@@ -103,7 +103,7 @@ def build_task(chosen: settings.Task, questions: QuestionTree) -> Task:
         raise SettingsError(
             f"task.label={chosen.label}: only for a task of one question, task {chosen.name} has {len(tree)}"
         )
-    columns = tuple(c for c in (tree.root.column(a) for a in chosen.label) if c in tree.root.columns)
+    columns = tuple(c for c in tree.root.columns if c in {tree.root.column(a) for a in chosen.label})
     if not columns or len(columns) == len(tree.root.columns):
         offered = ", ".join(a.name for a in tree.root.answers)
         raise SettingsError(

@@ -32,7 +32,7 @@ def encode(id_str: str, pixels: Pixels, votes: Mapping[str, int], encoding: str)
                 "channels": channels,
                 **votes,
             }
-        ).SerializeToString()
+        ).SerializeToString(deterministic=True)
     )
 
 

@@ -74,8 +74,8 @@ def split(
     if len(labelled) < 2:
         raise InputError(
             f"No galaxy is labelled for task {task.name}: {retired_count} of {len(master)} have more than"
-            f" survey.retirement_votes={settings.survey.retirement_votes} votes for {questions.root.name} (half of all have"
-            f" {votes.median():g} or more), and filters took {sum(lost.values())} of them."
+            f" survey.retirement_votes={settings.survey.retirement_votes} votes for {questions.root.name}"
+            f" (half of all have {votes.median():g} or more), and filters took {sum(lost.values())} of them."
             " Lower survey.retirement_votes, or choose another task."
         )
     if size >= len(labelled):

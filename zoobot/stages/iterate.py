@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -77,7 +76,7 @@ def run(settings: Settings) -> Path:
     instructions = folders.read_json(instructions_dir / "instructions.json")
     shard_dir, catalog_dir = _input_dirs(instructions_dir, instructions)
     with folders.lock(settings.experiment_dir / "experiment"):
-        before = list_iterations(settings.experiment_dir)
+        before = folders.list_numbered(settings.experiment_dir, "iteration")
         for earlier in before:
             folders.require(earlier, "iterate")
         _check_previous(settings, before)
@@ -95,19 +94,6 @@ def run(settings: Settings) -> Path:
     )  # fmt: skip
     tracking.log_iteration(settings, [*before, path])
     return path
-
-
-def list_iterations(experiment_dir: Path) -> list[Path]:
-    """The finished iterations, in order of their numbers; a gap is an error."""
-    numbers = sorted(
-        int(match[1]) for p in experiment_dir.glob("iteration_*") if (match := re.fullmatch(r"iteration_(\d+)", p.name))
-    )
-    if numbers != list(range(len(numbers))):
-        missing = min(set(range(len(numbers))) - set(numbers))
-        raise FolderError(
-            f"{experiment_dir} has no iteration_{missing}, but later ones: put it back, or start a new experiment."
-        )
-    return [experiment_dir / f"iteration_{number}" for number in numbers]
 
 
 def _input_dirs(instructions_dir: Path, instructions: dict[str, Any]) -> tuple[Path, Path]:

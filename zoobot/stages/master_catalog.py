@@ -5,11 +5,11 @@ A row that cannot be used is dropped with its reason; the JSON beside the catalo
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from zoobot import folders
@@ -20,6 +20,7 @@ from zoobot.surveys import read_survey
 
 log = logging.getLogger("zoobot")
 FORMAT_VERSION = 1
+MAX_VOTES = 1_000_000  # for one answer; more is a mistake, and labels are float32
 
 
 def catalog_path(settings: Settings) -> Path:
@@ -36,11 +37,14 @@ def run(settings: Settings) -> Path:
     used = stage_settings(settings, "master_catalog") | {"questions": questions.as_dict()}
     table, excluded, sources = read_survey(settings, questions)
     _warn_of_age(settings)
-    inputs = {source.name: folders.digest_file(source) for source in sources}
+    inputs = {role: folders.digest_file(file) for role, file in zip(("catalog", "votes"), sources, strict=False)}
     if path.exists():
         _check_existing(path, used, inputs)
         log.info("%s exists with these settings: nothing to do", path)
         return path
+    if table.empty:
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in excluded.items())
+        raise InputError(f"{sources[0]}: all its rows are left out ({reasons}).")
     catalog, dropped, collapsed = clean(table, questions, str(sources[0]))
     rows = len(table)
     if len(dropped) > settings.max_dropped_fraction * rows:
@@ -54,7 +58,6 @@ def run(settings: Settings) -> Path:
         )
     _warn_of_missing_images(settings, catalog)
     text = catalog.to_csv(index=False).encode()
-    folders.publish_file(path, text)
     record = {
         "format_version": FORMAT_VERSION,
         "galaxies": len(catalog),
@@ -64,10 +67,11 @@ def run(settings: Settings) -> Path:
         "dropped": dropped.to_dict("records"),
         "settings": used,
         "inputs": inputs,
-        "sha256": folders.digest_file(path),
+        "sha256": hashlib.sha256(text).hexdigest(),
         "provenance": folders.provenance(),
     }
     folders.publish_file(path.with_suffix(".json"), _json(record))
+    folders.publish_file(path, text)  # last: a run that was stopped in between begins anew
     for reason, count in excluded.items():
         if count:
             log.info("left out by design: %d (%s)", count, reason)
@@ -110,6 +114,9 @@ def clean(table: pd.DataFrame, questions: QuestionTree, where: str) -> tuple[pd.
     counts: dict[str, pd.Series] = {}
     for question in asked:
         counts |= _clean_votes(table, question, unclassified, reason)
+    rootless = table[[c for c in questions.root.all_columns if c in table.columns]].isna().all(axis=1) & ~unclassified
+    _note(reason, rootless, f"no votes for {questions.root.name}, though for other questions")
+    _warn_of_unknown_answers(table, asked, where)
     catalog = table.assign(id_str=ids, **counts)
     first = [c for c in ("id_str", "file_loc", "ra", "dec", *counts) if c in catalog.columns]
     catalog = catalog[first + [c for c in catalog.columns if c not in first]]
@@ -133,19 +140,27 @@ def _clean_votes(
         _note(
             reason, numbers[column].isna() & ~never_asked, f"{column} is empty, though {question.name} has other votes"
         )
-        _note(reason, (numbers[column] < 0) | np.isinf(numbers[column]), f"{column} is negative or infinite")
+        _note(reason, (numbers[column] < 0) | (numbers[column] > MAX_VOTES), f"{column} is not 0 to {MAX_VOTES}")
         _note(reason, numbers[column].notna() & (numbers[column] % 1 != 0), f"{column} is not a whole number")
-    counts = numbers.where(numbers.notna() & np.isfinite(numbers), 0).round().astype("Int64")
+    counts = numbers.where((numbers >= 0) & (numbers <= MAX_VOTES), 0).round().astype("Int64")
     total = counts.sum(axis=1).astype("Int64")
     if question.total in table.columns:
         given = pd.to_numeric(table[question.total], errors="coerce")
-        _note(
-            reason,
-            given.notna() & ~never_asked & (given != total.astype("float64")),
-            f"{question.total} is not the sum of its answers",
-        )
+        wrong = table[question.total].notna() & (given != total.astype("float64"))
+        _note(reason, wrong, f"{question.total} is not the sum of its answers")
     counts[question.total] = total
     return {str(name): counts[name].mask(unclassified) for name in counts.columns}
+
+
+def _warn_of_unknown_answers(table: pd.DataFrame, asked: list[Question], where: str) -> None:
+    known = tuple(c for q in asked for c in (*q.all_columns, q.total))
+    derived = tuple(f"{column}_" for column in known)  # such as the fractions of GZ DECaLS
+    questions = tuple(f"{q.name}_" for q in asked)
+    unknown = [
+        c for c in map(str, table.columns) if c.startswith(questions) and c not in known and not c.startswith(derived)
+    ]
+    if unknown:
+        log.warning("%s: %s: not answers of the survey's questions, so not counted as votes", where, ", ".join(unknown))
 
 
 def _note(reason: pd.Series, where: pd.Series, text: str) -> None:

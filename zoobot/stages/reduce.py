@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from zoobot import folders, votes
+from zoobot import classifications, folders, votes
 from zoobot.errors import InputError
 from zoobot.questions import load_questions
 from zoobot.settings import Settings, stage_settings
@@ -36,8 +36,8 @@ def run(settings: Settings) -> Path:
     if folders.exists_with(folder, used, inputs):
         log.info("%s exists with these settings: nothing to do", folder)
         return folder
-    rows = votes.read_export(source) if chosen.export else votes.read_api_dump(source)
-    reduction = votes.reduce_all(rows, questions, votes.read_workflow_versions(versions_path))
+    rows = classifications.read_export(source) if chosen.export else classifications.read_api_dump(source)
+    reduction = votes.reduce_all(rows, questions, classifications.read_workflow_versions(versions_path))
     table = reduction.votes.reset_index()
     if chosen.subjects:
         table = table.merge(_galaxy_names(Path(chosen.subjects)), how="left", on="subject_id", validate="one_to_one")
@@ -72,7 +72,7 @@ def _galaxy_names(path: Path) -> pd.DataFrame:
             f"{path}: column metadata is not JSON in every row ({error}). Is it a subject export?"
         ) from error
     names = {
-        name: [entry.get(name) for entry in metadata]
+        name: pd.array([str(entry[name]) if entry.get(name) else None for entry in metadata], dtype="string")
         for name in GALAXY_NAMES
         if any(name in entry for entry in metadata)
     }

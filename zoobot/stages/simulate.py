@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from zoobot import folders
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards
 
@@ -15,7 +16,7 @@ def run(settings: Settings) -> Path:
     """Bring the experiment to ``simulate.iterations`` iterations and return its folder."""
     for stage in (master_catalog, catalogs, shards, instructions):
         stage.run(settings)
-    done = len(iterate.list_iterations(settings.experiment_dir))
+    done = len(folders.list_numbered(settings.experiment_dir, "iteration"))
     if done >= settings.simulate.iterations:
         log.info("%s has %d iterations already: nothing to do", settings.experiment_dir, done)
     for number in range(done, settings.simulate.iterations):

@@ -1,0 +1,32 @@
+# make setup: the environment; make demo: a first simulation and its report; make test: all checks, as CI runs them.
+PYTHON ?= python3
+RUN := .venv/bin/python run.py
+
+.PHONY: setup demo test test-slow lock clean
+
+setup: .venv/.done
+
+.venv/.done: requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	touch $@
+
+demo: setup
+	$(RUN) experiment=demo_sweep
+	$(RUN) stage=report
+	@echo "The report is data/report/report.html"
+
+test: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/pytest
+
+# Exact versions with hashes, for every supported Python; needs uv.
+lock:
+	uv pip compile pyproject.toml --extra cpu --extra dev --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

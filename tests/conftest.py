@@ -1,0 +1,42 @@
+"""What several test files share: settings composed as run.py composes them, and no way to the outside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
+from zoobot import settings as zoobot_settings
+from zoobot.settings import Settings
+
+# Set before anything imports wandb or panoptes_client: a test never reaches the real services.
+os.environ |= {
+    "WANDB_MODE": "offline",
+    "WANDB_BASE_URL": "http://127.0.0.1:9",
+    "PANOPTES_ENDPOINT": "http://127.0.0.1:9",
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+}
+CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
+
+
+@pytest.fixture(scope="session")
+def compose() -> Callable[..., Settings]:
+    """``compose("stage=shards", …, data_dir=PATH)``: the checked settings of a run with these overrides."""
+    zoobot_settings.register()
+
+    def compose_settings(*overrides: str, data_dir: Path) -> Settings:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            return zoobot_settings.from_config(hydra_compose("config", [*overrides, f"data_dir={data_dir}"]))
+
+    return compose_settings
+
+
+@pytest.fixture
+def settings(compose: Callable[..., Settings], tmp_path: Path) -> Callable[..., Settings]:
+    """``settings("stage=shards", …)``: the same, with its data in a folder of the test's own."""
+    return lambda *overrides: compose(*overrides, data_dir=tmp_path)

@@ -1,0 +1,223 @@
+"""The whole loop on tiny galaxies: every stage for real, then what the folders promise."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from zoobot import database, folders, tfrecords
+from zoobot.errors import FolderError
+from zoobot.settings import Settings
+from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards, simulate
+
+Compose = Callable[..., Settings]
+QUICK = ("stage=simulate", "quick=true", "oracle.late_fraction=0.4")
+
+
+@pytest.fixture(scope="module")
+def done(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A finished simulation of three iterations, for tests that only look."""
+    settings = compose(*QUICK, data_dir=tmp_path_factory.mktemp("data"))
+    simulate.run(settings)
+    return settings
+
+
+def iteration(settings: Settings, number: int) -> Path:
+    return settings.experiment_dir / f"iteration_{number}"
+
+
+def read(settings: Settings, number: int, name: str) -> dict[str, object]:
+    content: dict[str, object] = json.loads((iteration(settings, number) / name).read_text())
+    return content
+
+
+def copy_data(settings: Settings, tmp_path: Path) -> Settings:
+    """The same data in another place, writable."""
+    data_dir = tmp_path / "moved" / "quick"
+    shutil.copytree(settings.data_dir, data_dir)
+    for path in (data_dir, *data_dir.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return replace(settings, data_dir=str(data_dir))
+
+
+def test_an_iteration_holds_what_the_contract_says(done: Settings) -> None:
+    for number in range(3):
+        names = {path.name for path in iteration(done, number).iterdir()}
+        assert names == {
+            "iteration.json", "iteration.db", "classifications", "acquired", "model", "predictions.parquet", "pictures",
+            "requests.json", "metrics.json", "manifest.json",
+        }  # fmt: skip
+
+
+def test_every_folder_verifies_down_to_the_catalogs(done: Settings) -> None:
+    chain = folders.with_inputs([iteration(done, 2)])
+    names = {path.name for path in chain}
+    assert {"iteration_0", "iteration_1", "instructions", done.shards.name, done.catalogs.name} <= names
+    assert [problem for path in chain for problem in folders.verify(path)] == []
+
+
+def test_labels_asked_for_are_received_once_and_trained_on(done: Settings) -> None:
+    asked: list[str] = []
+    for number in range(3):
+        with database.connect(iteration(done, number) / "iteration.db") as connection:
+            rows = connection.execute("SELECT id_str FROM labels WHERE iteration = ?", (number,)).fetchall()
+        received = {id_str for (id_str,) in rows}
+        files = sorted((iteration(done, number) / "acquired").glob("*.tfrecord"))
+        assert {id_str for path in files for id_str in tfrecords.read_ids(path)} == received <= set(asked)
+        summary = read(done, number, "iteration.json")
+        assert summary["labels_received"] == len(received)
+        new = read(done, number, "requests.json")["ids"]
+        assert isinstance(new, list) and not set(new) & set(asked), "a galaxy was asked about twice"
+        asked += new
+    with database.connect(iteration(done, 2) / "iteration.db") as connection:
+        labelled = database.labelled_ids(connection) & database.ids_in_split(connection, "pool")
+    waiting = set(asked[:16]) - labelled
+    assert 0 < len(labelled) < 16 and read(done, 2, "iteration.json")["still_waiting"] == len(waiting) > 0
+    assert read(done, 2, "iteration.json")["train_galaxies"] == 24 + len(labelled)
+
+
+def test_a_galaxy_with_too_few_votes_waits_and_its_earlier_votes_count(done: Settings) -> None:
+    rows = [
+        [
+            json.loads(line)
+            for line in (iteration(done, n) / "classifications/classifications.jsonl").read_text().splitlines()
+        ]
+        for n in range(3)
+    ]
+    per_subject = [
+        pd.Series([row["links"]["subjects"][0] for row in part], dtype="str").value_counts() for part in rows
+    ]
+    in_two_parts = set(per_subject[1].index) & set(per_subject[2].index)
+    assert in_two_parts
+    assert all(per_subject[1][s] + per_subject[2][s] == done.oracle.votes_per_galaxy for s in in_two_parts)
+    ids = [int(row["id"]) for part in rows for row in part]
+    assert ids == list(range(1, len(ids) + 1))
+    assert read(done, 2, "iteration.json")["last_classification_id"] == len(ids)
+
+
+def test_labels_in_records_and_database_are_the_volunteers(done: Settings) -> None:
+    path = next(iter(sorted((iteration(done, 1) / "acquired").glob("*.tfrecord"))))
+    with database.connect(iteration(done, 1) / "iteration.db") as connection:
+        stored = dict(connection.execute("SELECT id_str, votes FROM labels WHERE iteration = 1").fetchall())
+    pool = {}
+    config = shards.load_config(done.shard_dir)
+    for name in config["splits"]["pool"]:
+        for record in tfrecords.read(done.shard_dir / name):
+            id_str, pixels, votes = tfrecords.decode(record, "raw")
+            assert votes == {}, "a hidden vote is in a pool shard"
+            pool[id_str] = pixels
+    for record in tfrecords.read(path):
+        id_str, pixels, votes = tfrecords.decode(record, "raw")
+        assert votes == json.loads(stored[id_str])
+        assert 36 < votes["total_votes"] <= 40 and 0 <= votes["label"] <= votes["total_votes"]
+        assert votes["label"] == votes["smooth-or-featured_smooth"]
+        assert (pixels == pool[id_str]).all()
+
+
+def test_requests_are_the_best_of_the_galaxies_that_may_be_asked_about(done: Settings) -> None:
+    for number in range(3):
+        predictions = pd.read_parquet(iteration(done, number) / "predictions.parquet")
+        best = predictions.sort_values("acquisition", ascending=False).head(8)["id_str"]
+        assert set(read(done, number, "requests.json")["ids"]) == set(best)  # type: ignore[call-overload]
+        samples = np.stack(predictions["label"].to_list())
+        assert samples.shape == (len(predictions), done.model.n_samples) and ((samples >= 0) & (samples <= 1)).all()
+        with database.connect(iteration(done, number) / "iteration.db") as connection:
+            assert not set(predictions["id_str"]) & database.labelled_ids(connection)
+
+
+def test_the_mean_of_the_samples_differs_between_galaxies_and_samples(done: Settings) -> None:
+    samples = np.stack(pd.read_parquet(iteration(done, 2) / "predictions.parquet")["label"].to_list())
+    assert samples.mean(axis=1).std() > 0 and samples.std(axis=1).min() > 0
+
+
+def test_doing_it_again_does_nothing(done: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    before = folders.digest_of(iteration(done, 2))
+    caplog.set_level("INFO")
+    simulate.run(done)
+    assert caplog.text.count("nothing to do") == 5
+    assert folders.digest_of(iteration(done, 2)) == before and not iteration(done, 3).exists()
+
+
+def test_a_changed_setting_is_refused_with_its_key(done: Settings) -> None:
+    changed = replace(done, model=replace(done.model, learning_rate=0.5))
+    with pytest.raises(FolderError, match=r"model\.learning_rate: 0\.003 there, 0\.5 now"):
+        simulate.run(changed)
+    with pytest.raises(FolderError, match=r"model\.learning_rate"):
+        iterate.run(changed)
+
+
+def test_an_iteration_is_never_made_twice(done: Settings) -> None:
+    with pytest.raises(FolderError, match="never made twice"):
+        iterate.run(replace(done, iterate=replace(done.iterate, previous="iteration_0")))
+
+
+def test_equal_runs_have_equal_digests_anywhere_and_go_on_after_a_move(
+    done: Settings, compose: Compose, tmp_path: Path
+) -> None:
+    again = compose(*QUICK, data_dir=tmp_path)
+    for stage in (master_catalog, catalogs, shards, instructions, iterate):
+        stage.run(again)
+    assert folders.digest_of(iteration(again, 0)) == folders.digest_of(iteration(done, 0))
+    moved = copy_data(done, tmp_path)
+    shutil.rmtree(iteration(moved, 2))
+    iterate.run(moved)  # in another place, and after the last iteration was lost
+    assert folders.digest_of(iteration(moved, 2)) == folders.digest_of(iteration(done, 2))
+
+
+def test_other_shards_than_the_instructions_name_are_refused(done: Settings, tmp_path: Path) -> None:
+    moved = copy_data(done, tmp_path)
+    manifest = json.loads((moved.shard_dir / "manifest.json").read_text())
+    (moved.shard_dir / "manifest.json").write_text(json.dumps(manifest | {"digest": "0" * 64}))
+    with pytest.raises(FolderError, match="holds other shards"):
+        iterate.run(moved)
+
+
+def test_a_gap_or_a_cut_file_stops_the_next_iteration_before_it_starts(done: Settings, tmp_path: Path) -> None:
+    moved = copy_data(done, tmp_path)
+    (iteration(moved, 1) / "requests.json").write_text("{}")
+    with pytest.raises(FolderError, match=r"requests\.json: 2 bytes, should be"):
+        iterate.run(moved)
+    shutil.rmtree(iteration(moved, 1))
+    with pytest.raises(FolderError, match="has no iteration_1"):
+        iterate.run(moved)
+
+
+def test_iterate_without_instructions_says_what_to_run(compose: Compose, tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="stage=instructions"):
+        iterate.run(compose("stage=iterate", "quick=true", data_dir=tmp_path))
+
+
+@pytest.mark.parametrize("warm_start", [True, False])
+def test_a_tree_with_the_historical_votes(compose: Compose, tmp_path: Path, warm_start: bool) -> None:
+    settings = compose(
+        "stage=simulate", "quick=true", "task=demo_tree", "oracle=known", "acquisition=random", "simulate.iterations=2",
+        "shards.encoding=png", "shards.channels=1", f"model.warm_start={warm_start}", data_dir=tmp_path,
+    )  # fmt: skip
+    simulate.run(settings)
+    oracle = pd.read_csv(settings.catalog_dir / "oracle.csv").set_index("id_str")
+    with database.connect(iteration(settings, 1) / "iteration.db") as connection:
+        rows = connection.execute("SELECT id_str, votes FROM labels WHERE iteration = 1").fetchall()
+    assert len(rows) == 8
+    for id_str, votes in rows:
+        assert json.loads(votes) == oracle.loc[id_str].to_dict()
+    measured = read(settings, 1, "metrics.json")["test"]
+    assert isinstance(measured, dict) and set(measured) == {*settings.task.questions, "all"}
+    first = [read(settings, n, "model/training.json")["eval_loss"][0] for n in range(2)]
+    assert (first[1] < first[0]) or not warm_start
+
+
+def test_instructions_hold_every_fixed_setting_and_no_machine(done: Settings) -> None:
+    content = json.loads((done.experiment_dir / "instructions" / "instructions.json").read_text())
+    assert content["shards"]["digest"] == folders.digest_of(done.shard_dir)
+    assert not Path(content["shards"]["path"]).is_absolute()
+    for key in ("task", "model", "acquisition", "oracle", "iterations", "subjects_per_iteration", "shards_per_iteration",
+                "initial_size_px", "final_size_px", "warm_start", "seed", "last_classification_id"):  # fmt: skip
+        assert key in content, key
+    instructions.run(done)

@@ -1,0 +1,268 @@
+"""Finished experiments, read and compared: which belong together, their curves, and whether one beats random.
+
+A *line* is one way of choosing galaxies, over its seeds; two experiments are a *pair* when they share seed and shards,
+so start and test set.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean, median_low, stdev
+from typing import Any
+
+from zoobot import folders
+from zoobot.errors import FolderError, InputError
+from zoobot.settings import Settings
+
+FORMAT_VERSION = 1  # of instructions.json and iteration.json
+BASELINE = "random"
+# The rule, which the page states: a difference counts from so many pairs on, and beyond so many standard errors.
+MIN_SEEDS, MIN_ERRORS = 3, 2.0
+# What may differ between experiments that are compared; shards and catalogs may differ by their seed only.
+_FREE = ("acquisition.", "experiment", "seed", "iterations", "last_classification_id", "program.", "catalog_seed")
+_FREE_SOURCE = re.compile(r"(catalogs|shards)\.(path|digest|name|seed)")
+
+
+Points = Sequence[tuple[float, float]]  # (labels, value) at each iteration
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """A finished iteration, measured on the test galaxies."""
+
+    folder: Path
+    summary: dict[str, Any]  # iteration.json
+    labels: int  # galaxies it was trained on
+    test_galaxies: int
+    loss: float  # nats per galaxy
+    rmse: dict[str, float]  # of the vote fractions, per question that has votes
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment with at least one finished iteration."""
+
+    folder: Path
+    instructions: dict[str, Any]
+    settings: dict[str, Any]  # flat: its own, and those of its shards and catalogs where these are still there
+    dropped: list[dict[str, str]] | None  # by its shards; None: they are gone
+    iterations: list[Iteration]
+
+    @property
+    def name(self) -> str:
+        """Its folder below the experiments."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
+    def pair(self) -> tuple[int, str]:
+        """What the experiments of a pair share."""
+        return self.instructions["seed"], self.instructions["shards"]["digest"]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Experiments that may be compared."""
+
+    title: tuple[str, str, str]  # survey, task, model
+    apart: dict[str, Any]  # the settings that tell it from other sections with this title
+    lines: dict[str, list[Experiment]]  # random last
+    repeats: list[Experiment]  # of a line and pair that is there already: not counted twice
+
+
+def read_experiments(settings: Settings) -> tuple[list[Experiment], list[str]]:
+    """The chosen experiments that have a finished iteration, and the names of those that have none."""
+    experiments, unfinished = [], []
+    for folder in _find(settings):
+        iterations = folders.list_numbered(folder, "iteration")
+        if iterations:
+            experiments.append(_read_experiment(folder, iterations))
+        else:
+            unfinished.append(f"{folder.parent.name}/{folder.name}")
+    if not experiments:
+        raise InputError(
+            f"Cannot report: none of {', '.join(unfinished)} in {settings.experiments_dir} has a finished iteration."
+            " Run `python run.py stage=simulate …` or stage=iterate with their settings first."
+        )
+    return experiments, unfinished
+
+
+def _find(settings: Settings) -> list[Path]:
+    here, patterns = settings.experiments_dir, settings.report.experiments
+    found = [path for kind in ("simulations", "live") for path in sorted((here / kind).glob("[!.]*")) if path.is_dir()]
+
+    def fits(path: Path, pattern: str) -> bool:
+        return fnmatchcase(path.name, pattern) or fnmatchcase(f"{path.parent.name}/{path.name}", pattern)
+
+    useless = [pattern for pattern in patterns if not any(fits(path, pattern) for path in found)]
+    if useless or not patterns:
+        known = ", ".join(path.name for path in found) or "nothing yet: run `python run.py stage=simulate …` first"
+        wanted = ", ".join(useless) or "an empty list"
+        raise InputError(f"report.experiments: {wanted} fits no experiment in {here}. There is {known}.")
+    return [path for path in found if any(fits(path, pattern) for pattern in patterns)]
+
+
+def _read_experiment(folder: Path, iterations: Sequence[Path]) -> Experiment:
+    folders.require(folder / "instructions", "instructions")
+    instructions = _read(folder / "instructions" / "instructions.json")
+    flat: dict[str, Any] = {}
+    for source in (folder / "instructions" / instructions[name]["path"] for name in ("catalogs", "shards")):
+        flat |= folders.read_manifest(source)["settings"] if source.is_dir() else {}
+    for key, value in instructions.items():
+        flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    flat["program.commit"] = (folders.read_manifest(folder / "instructions")["provenance"]["git"] or {}).get("commit")
+    config = folder / "instructions" / instructions["shards"]["path"] / "shard_config.json"
+    dropped = folders.read_json(config)["dropped"] if config.is_file() else None
+    return Experiment(folder, instructions, flat, dropped, [_read_iteration(path) for path in iterations])
+
+
+def _read_iteration(folder: Path) -> Iteration:
+    folders.require(folder, "iterate")
+    summary, test = _read(folder / "iteration.json"), folders.read_json(folder / "metrics.json")["test"]
+    rmse = {question: values["rmse"] for question, values in test.items() if "rmse" in values}
+    return Iteration(folder, summary, summary["train_galaxies"], test["all"]["galaxies"], test["all"]["loss"], rmse)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = folders.read_json(path)
+    if content.get("format_version") != FORMAT_VERSION:
+        raise FolderError(f"{path} has a format this version does not read; it reads version {FORMAT_VERSION}.")
+    return content
+
+
+def group(experiments: Sequence[Experiment]) -> list[Section]:
+    """Sections of experiments that differ in nothing but seeds and in how galaxies were chosen."""
+    alike: dict[str, list[Experiment]] = {}
+    for e in experiments:
+        alike.setdefault(json.dumps(_fixed(e), sort_keys=True), []).append(e)
+    sections = []
+    for members in alike.values():
+        title = title_of(members[0])
+        others = [_fixed(m[0]) for m in alike.values() if title_of(m[0]) == title]
+        apart = {key: v for key, v in _fixed(members[0]).items() if any(other.get(key) != v for other in others)}
+        sections.append(Section(title, apart, *_lines(members)))
+    return sorted(sections, key=lambda section: (BASELINE not in section.lines, section.title))
+
+
+def _fixed(e: Experiment) -> dict[str, Any]:
+    return {key: value for key, value in e.settings.items() if not (key.startswith(_FREE) or _FREE_SOURCE.match(key))}
+
+
+def title_of(e: Experiment) -> tuple[str, str, str]:
+    """Survey, task and model."""
+    return e.instructions["survey"], e.instructions["task"]["name"], e.instructions["model"]["name"]
+
+
+def _lines(members: Sequence[Experiment]) -> tuple[dict[str, list[Experiment]], list[Experiment]]:
+    """The experiments of each line, and those that repeat the line and pair of a longer one."""
+    variants = {tuple(e.instructions["acquisition"].items()) for e in members}
+    lines: dict[str, dict[tuple[int, str], Experiment]] = {}
+    repeats = []
+    for e in sorted(members, key=lambda e: (-len(e.iterations), e.name)):
+        label, *options = e.instructions["acquisition"].values()
+        if label != BASELINE and sum(variant[0][1] == label for variant in variants) > 1:
+            label += f" ({', '.join(map(str, options))})"
+        if lines.setdefault(label, {}).setdefault(e.pair, e) is not e:
+            repeats.append(e)
+    order = sorted(lines, key=lambda label: (label == BASELINE, label))
+    return {label: [lines[label][pair] for pair in sorted(lines[label])] for label in order}, repeats
+
+
+def describe(section: Section) -> dict[str, Any]:
+    """A section in numbers, as in summary.json."""
+    lines = section.lines
+    return {
+        **dict(zip(("survey", "task", "model"), section.title, strict=True)),
+        "apart": section.apart,
+        "acquisitions": {name: {"seeds": [e.pair[0] for e in of], "curve": curve(of)} for name, of in lines.items()},
+        "comparisons": [
+            compare(n, of, lines[BASELINE]) for n, of in lines.items() if BASELINE in lines and n != BASELINE
+        ],
+    }
+
+
+def curve(line: Sequence[Experiment]) -> list[dict[str, Any]]:
+    """Mean and standard deviation at each iteration, over the seeds that have finished it."""
+    points = []
+    for number in range(max(len(e.iterations) for e in line)):
+        at = [e.iterations[number] for e in line if len(e.iterations) > number]
+        errors = {q: [i.rmse[q] for i in at if q in i.rmse] for q in questions_of(line)}
+        loss = mean_sd([i.loss for i in at])
+        point = {
+            "iteration": number,
+            "seeds": len(at),
+            "labels_mean": fmean(i.labels for i in at),
+            "test_loss_mean": loss[0],
+            "test_loss_sd": loss[1],
+            "rmse_mean": {question: mean_sd(values)[0] for question, values in errors.items() if values},
+            "rmse_sd": {question: mean_sd(values)[1] for question, values in errors.items() if values},
+            "seconds_mean": {s: fmean(i.summary["timings_s"][s] for i in at) for s in at[0].summary["timings_s"]},
+        }
+        points.append(point)
+    return points
+
+
+def questions_of(experiments: Sequence[Experiment]) -> list[str]:
+    """Those that have votes, in the order of the tree."""
+    return list(dict.fromkeys(question for e in experiments for i in e.iterations for question in i.rmse))
+
+
+def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation; a single value has none."""
+    return fmean(values), stdev(values) if len(values) > 1 else None
+
+
+def compare(name: str, line: Sequence[Experiment], baseline: Sequence[Experiment]) -> dict[str, Any]:
+    """The test loss against random's, in pairs, at the last iteration that more than half of the pairs finished."""
+    pairs = [(a, b, min(len(a.iterations), len(b.iterations))) for a in line for b in baseline if a.pair == b.pair]
+    last = median_low(n for _, _, n in pairs) - 1 if pairs else 0
+    used = [(a, b) for a, b, n in pairs if n > last]
+    result = {"acquisition": name, "baseline": BASELINE, "seeds": [a.pair[0] for a, _ in used], "iterations": last + 1}
+    if last == 0:  # nothing, or no choice has had an effect yet
+        return result | {"verdict": "too early to tell" if pairs else "no seed in common with random"}
+    differences = [a.iterations[last].loss - b.iterations[last].loss for a, b in used]
+    mean, sd = mean_sd(differences)
+    points, random = (
+        [(p["labels_mean"], p["test_loss_mean"]) for p in curve(side)[: last + 1]] for side in zip(*used, strict=True)
+    )
+    reached = labels_to_reach(points, random[-1][1])
+    return result | {
+        "seeds_unfinished": [a.pair[0] for a, _, n in pairs if n <= last],
+        "test_galaxies": used[0][0].iterations[last].test_galaxies,
+        "mean_difference": mean,
+        "standard_error": None if sd is None else sd / len(used) ** 0.5,
+        "lower_in": sum(difference < 0 for difference in differences),
+        "verdict": verdict(differences),
+        "labels": points[-1][0],
+        "baseline_labels": random[-1][0],
+        "baseline_new_labels": random[-1][0] - random[0][0],
+        "baseline_improved": random[-1][1] < points[0][1],
+        "labels_at_equal_loss": reached,
+        "labels_saved": None if reached is None else random[-1][0] - reached,
+    }
+
+
+def verdict(differences: Sequence[float]) -> str:
+    """What paired differences of the loss show, by the rule that the page states."""
+    mean, sd = mean_sd(differences)
+    if sd is None or len(differences) < MIN_SEEDS:
+        return "too few seeds to tell"
+    if abs(mean) <= MIN_ERRORS * sd / len(differences) ** 0.5:
+        return "no difference that these seeds can show"
+    return "better than random" if mean < 0 else "worse than random"
+
+
+def labels_to_reach(points: Sequence[tuple[float, float]], loss: float) -> float | None:
+    """Labels at which a curve of (labels, loss), linear between its points, first falls to ``loss``.
+
+    None if it never does, or starts there: then there is nothing to save.
+    """
+    for (labels_0, loss_0), (labels_1, loss_1) in pairwise(points):
+        if points[0][1] > loss >= loss_1:
+            return labels_0 + (labels_1 - labels_0) * (loss_0 - loss) / (loss_0 - loss_1)
+    return None
