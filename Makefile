@@ -25,7 +25,7 @@ test: setup
 
 # Exact versions with hashes, for every supported Python; needs uv.
 lock:
-	uv pip compile pyproject.toml --extra cpu --extra dev --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra cpu --extra live --extra dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
 
 clean:

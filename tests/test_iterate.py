@@ -217,7 +217,8 @@ def test_instructions_hold_every_fixed_setting_and_no_machine(done: Settings) ->
     content = json.loads((done.experiment_dir / "instructions" / "instructions.json").read_text())
     assert content["shards"]["digest"] == folders.digest_of(done.shard_dir)
     assert not Path(content["shards"]["path"]).is_absolute()
-    for key in ("task", "model", "acquisition", "oracle", "iterations", "subjects_per_iteration", "shards_per_iteration",
-                "initial_size_px", "final_size_px", "warm_start", "seed", "last_classification_id"):  # fmt: skip
+    for key in ("task", "model", "acquisition", "oracle", "iterations", "subjects_per_iteration",
+                "shards_per_iteration", "initial_size_px", "final_size_px", "warm_start", "seed",
+                "last_classification_id"):  # fmt: skip
         assert key in content, key
     instructions.run(done)

@@ -518,7 +518,7 @@ def test_what_was_left_out(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_experiment(tmp_path, f"a{seed}", (3, 2), seed=seed, catalog_seed=seed, dropped=dropped)
     record = {
-        "rows_read": 1234, "galaxies": 1200, "exact_duplicates_collapsed": 1, "excluded": {"sample is stripe82": 30},
+        "rows": 1234, "galaxies": 1200, "exact_duplicates_collapsed": 1, "excluded": {"sample is stripe82": 30},
         "dropped": [{"id_str": "r1", "reason": "no file_loc"}],
     }  # fmt: skip
     folders.write_json(tmp_path / "toy" / "toy_master_catalog.json", record)

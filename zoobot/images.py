@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from zoobot.errors import InputError
 
@@ -37,8 +37,10 @@ def read_image(path: Path) -> Pixels:
             if picture.mode not in _PICTURE_MODES:
                 raise InputError(f"pixels of type {picture.mode}: 8-bit grey or colour is needed")
             return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise InputError(f"not a readable picture: {str(error).replace(str(path), path.name)}") from error
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises nearly anything on damaged bytes
+        raise InputError(f"not a readable picture: {_reason(error).replace(str(path), path.name)}") from error
 
 
 def resize(pixels: Pixels, size_px: int, channels: int) -> Pixels:
@@ -68,12 +70,15 @@ def _read_fits(path: Path) -> Pixels:
         with fits.open(io.BytesIO(content)) as units:
             images = [unit.data for unit in units if getattr(unit, "data", None) is not None]
     except Exception as error:  # astropy raises nearly anything on damaged bytes
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"not a readable FITS file: {reason}") from error
+        raise InputError(f"not a readable FITS file: {_reason(error)}") from error
     if not images or images[0].ndim != 3 or images[0].shape[0] != 3:
         shape = images[0].shape if images else "nothing"
         raise InputError(f"expected an image of 3 bands (g, r, z) × height × width, got {shape}")
     return grz_to_rgb(images[0].astype(float))
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def grz_to_rgb(bands: npt.NDArray[np.float64]) -> Pixels:
