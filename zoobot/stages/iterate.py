@@ -31,7 +31,6 @@ from zoobot.progress import track
 from zoobot.questions import QuestionTree, load_questions
 from zoobot.seeds import stream
 from zoobot.settings import Settings, stage_settings
-from zoobot.stages.shards import load_config
 from zoobot.tasks import LABEL, TOTAL_VOTES, Task, build_task
 
 log = logging.getLogger("zoobot")
@@ -85,7 +84,7 @@ def run(settings: Settings) -> Path:
         with folders.create(path, {"number": len(before)}, inputs, varying=["iteration.json"]) as staging:
             iteration = _Iteration(
                 len(before), settings, questions, build_task(settings.task, questions), shard_dir,
-                load_config(shard_dir), catalog_dir / "oracle.csv", before, staging,
+                tfrecords.load_config(shard_dir), catalog_dir / "oracle.csv", before, staging,
             )  # fmt: skip
             summary = _work(iteration, instructions_dir)
     log.info(

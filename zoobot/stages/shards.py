@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from zoobot import database, folders, tfrecords
-from zoobot.errors import FolderError, InputError
+from zoobot.errors import InputError
 from zoobot.images import Pixels, read_image, resize
 from zoobot.progress import track
 from zoobot.questions import load_questions
@@ -27,7 +27,6 @@ from zoobot.tasks import LABEL, TOTAL_VOTES, build_task
 
 log = logging.getLogger("zoobot")
 SPLITS = ("train", "eval", "test", "pool")
-FORMAT_VERSION = 1
 READ_THREADS = 4  # decoding pictures releases Python's lock
 
 
@@ -60,7 +59,7 @@ def run(settings: Settings) -> Path:
             _write_split(split, galaxies, [] if split == "pool" else vote_columns, settings, staging, written)
         _check_dropped(written, settings)
         config = {
-            "version": FORMAT_VERSION,
+            "version": tfrecords.FORMAT_VERSION,
             "survey": settings.survey.name,
             "task": task.name,
             "image_size_px": settings.shards.image_size_px,
@@ -78,17 +77,6 @@ def run(settings: Settings) -> Path:
     counts = ", ".join(f"{count} {split}" for split, count in written.counts.items())
     log.info("%s: %s, %d dropped", settings.shard_dir, counts, len(written.dropped))
     return settings.shard_dir
-
-
-def load_config(folder: Path) -> dict[str, Any]:
-    """The shard_config.json of a finished folder; refuses a version that this program does not read."""
-    config = folders.read_json(folder / "shard_config.json")
-    if not isinstance(config, dict) or config.get("version") != FORMAT_VERSION:
-        raise FolderError(
-            f"{folder}/shard_config.json has a version this program does not read; it reads version"
-            f" {FORMAT_VERSION}. Run stage=shards under a new shards.name."
-        )
-    return config
 
 
 def split_galaxies(settings: Settings) -> dict[str, pd.DataFrame]:
@@ -206,7 +194,7 @@ def check_agreement(folder: Path, expected: Mapping[str, list[str]]) -> None:
     """Read every shard back: each galaxy is in exactly one, where the database says, and none of the catalog's is
     lost.
     """
-    config = load_config(folder)
+    config = tfrecords.load_config(folder)
     dropped = {entry["id_str"] for entry in config["dropped"]}
     seen: set[str] = set()
     with database.connect(folder / config["database"]) as connection:
