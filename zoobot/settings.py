@@ -14,6 +14,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from zoobot.errors import SettingsError
 
@@ -49,8 +50,8 @@ class Survey:
 class Task:
     """What the model learns from the survey's questions."""
 
-    name: str = MISSING
-    questions: list[str] = MISSING
+    name: str = MISSING  # also part of the names of catalogs, shards and experiments
+    questions: list[str] = MISSING  # of the survey's question set; a question left out is not learnt
     label: list[str] = field(
         default_factory=list
     )  # single question: answers counted as k of N; empty: learn the whole tree
@@ -61,7 +62,7 @@ class Task:
 class Catalogs:
     """Who is labelled, and which labels a simulation hides."""
 
-    name: str = MISSING
+    name: str = MISSING  # of their folder
     seed: int = 0  # shuffles the galaxies: which are labelled at the start, which are hidden
     mock_labelled: int = 0  # labelled galaxies that a simulation starts from: train + eval + test
 
@@ -70,7 +71,7 @@ class Catalogs:
 class Shards:
     """How galaxies are stored for training and prediction."""
 
-    name: str = MISSING
+    name: str = MISSING  # of their folder
     source: str = "mock"  # mock: simulations; real: live work
     image_size_px: int = 64  # side of the stored images
     channels: int = 3  # 3 colour, 1 grey
@@ -84,28 +85,28 @@ class Shards:
 class Model:
     """The network, its training and its posterior samples."""
 
-    name: str = MISSING
+    name: str = MISSING  # of the option in configs/model
     blocks: list[list[int]] = MISSING  # filters of the 3x3 convolutions; 2x2 max-pooling after each inner list
     hidden: int = 128  # units of the dense layer in front of the dropout
-    dropout_rate: float = 0.5
+    dropout_rate: float = 0.5  # share of the hidden units left out, in training and for each posterior sample
     final_size_px: int = 64  # side of the images the network sees
     rotate: bool = True  # training images are rotated by any angle; flips are always on
     zoom: float = 0.2  # training images are magnified by up to this fraction
-    learning_rate: float = 0.001
-    batch_size: int = 64
+    learning_rate: float = 0.001  # of the Adam optimiser
+    batch_size: int = 64  # galaxies in a training step
     steps_per_epoch: int = 15  # at least so many batches are an epoch: a small training set is passed several times
-    max_epochs: int = 30
+    max_epochs: int = 30  # training stops here at the latest
     patience: int = 8  # epochs without a better eval loss before training stops
     warm_start: bool = False  # start from the weights of the iteration before
     n_samples: int = 20  # posterior samples (Monte-Carlo dropout) per galaxy
-    predict_batch_size: int = 256
+    predict_batch_size: int = 256  # galaxies predicted at a time
 
 
 @dataclass(frozen=True)
 class Acquisition:
     """How the galaxies to ask about are chosen."""
 
-    name: str = MISSING
+    name: str = MISSING  # mutual_information or random
     expected_votes: int = 40  # votes a galaxy is expected to get for the first question
 
 
@@ -122,7 +123,7 @@ class Iterate:
 class Simulate:
     """How long a simulation runs."""
 
-    iterations: int = 4
+    iterations: int = 4  # in all, those that are there already included
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,9 @@ class Oracle:
 class Tracking:
     """Weights & Biases."""
 
-    mode: str = "offline"
-    project: str = "zoobot"
-    entity: str = ""
+    mode: str = "offline"  # offline, online (needs WANDB_API_KEY in the environment) or disabled
+    project: str = "zoobot"  # on Weights & Biases
+    entity: str = ""  # user or team there; empty: the key's own
     table_galaxies: int = 16  # galaxies per iteration shown with their images
 
 
@@ -176,12 +177,12 @@ class Verify:
 class Settings:
     """All settings of one run."""
 
-    stage: str = MISSING
-    data_dir: str = "data"
+    stage: str = MISSING  # what to do
+    data_dir: str = "data"  # all that is written goes below it
     seed: int = 0  # of the simulation: weights, dropout, data order, volunteers, random choices
     quick: bool = False  # test mode: a few galaxies, tiny images, an epoch; below {data_dir}/quick
     max_dropped_fraction: float = 0.01  # more bad rows or images than this are an error
-    experiment_name: str = MISSING
+    experiment_name: str = MISSING  # of its folder; the group of its W&B runs
     survey: Survey = field(default_factory=Survey)
     task: Task = field(default_factory=Task)
     reduce: Reduce = field(default_factory=Reduce)
@@ -285,10 +286,14 @@ def _set_writable(node: DictConfig) -> None:
 
 def from_config(cfg: DictConfig) -> Settings:
     """The checked settings of a composed config; all problems are reported together."""
-    missing = sorted(OmegaConf.missing_keys(cfg))
+    written: Any = OmegaConf.to_container(cfg)
+    missing = sorted(key for key, value in _flatten(written).items() if value == MISSING)
     if missing:
         raise SettingsError("These settings have no value: " + ", ".join(missing) + ". Give each as key=value.")
-    settings = OmegaConf.to_object(cfg)
+    try:
+        settings = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise SettingsError(f"{error.full_key} cannot be used: {error.msg}.") from error
     assert isinstance(settings, Settings)
     if settings.quick:
         settings = _quick(settings)
@@ -303,7 +308,10 @@ def _quick(s: Settings) -> Settings:
     return replace(
         s,
         data_dir=str(Path(s.data_dir) / "quick"),
-        survey=replace(s.survey, n_galaxies=min(s.survey.n_galaxies, 160), draw_size_px=min(s.survey.draw_size_px, 32)),
+        survey=replace(
+            s.survey, n_galaxies=min(s.survey.n_galaxies, 160), draw_size_px=min(s.survey.draw_size_px, 32),
+            folder=s.survey.folder if s.survey.kind == "demo" else str(s.source_dir),  # its own files are not moved
+        ),
         catalogs=replace(s.catalogs, mock_labelled=min(s.catalogs.mock_labelled, 72)),
         shards=replace(
             s.shards, image_size_px=min(s.shards.image_size_px, 32), shard_size=min(s.shards.shard_size, 32),
