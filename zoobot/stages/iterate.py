@@ -70,7 +70,7 @@ def run(settings: Settings) -> Path:
     folders.require(instructions_dir, "instructions")
     questions = load_questions(settings.survey.questions)
     folders.exists_with(
-        instructions_dir, stage_settings(settings, "instructions") | {"questions": questions.as_dict()}, inputs={}
+        instructions_dir, stage_settings(settings, "instructions") | {"questions": questions.as_dict()}, inputs=None
     )
     instructions = folders.read_json(instructions_dir / "instructions.json")
     shard_dir, catalog_dir = _input_dirs(instructions_dir, instructions)
