@@ -65,6 +65,7 @@ class Catalogs:
     name: str = MISSING  # of their folder
     seed: int = 0  # shuffles the galaxies: which are labelled at the start, which are hidden
     mock_labelled: int = 0  # labelled galaxies that a simulation starts from: train + eval + test
+    max_galaxies: int = 0  # of the labelled and of the unlabelled ones each, the first in shuffled order; 0: all
 
 
 @dataclass(frozen=True)
@@ -312,7 +313,10 @@ def _quick(s: Settings) -> Settings:
             s.survey, n_galaxies=min(s.survey.n_galaxies, 160), draw_size_px=min(s.survey.draw_size_px, 32),
             folder=s.survey.folder if s.survey.kind == "demo" else str(s.source_dir),  # its own files are not moved
         ),
-        catalogs=replace(s.catalogs, mock_labelled=min(s.catalogs.mock_labelled, 72)),
+        catalogs=replace(
+            s.catalogs, mock_labelled=min(s.catalogs.mock_labelled, 72),
+            max_galaxies=min(s.catalogs.max_galaxies or 160, 160),
+        ),
         shards=replace(
             s.shards, image_size_px=min(s.shards.image_size_px, 32), shard_size=min(s.shards.shard_size, 32),
             eval_size=min(s.shards.eval_size, 24), test_size=min(s.shards.test_size, 24),
@@ -341,7 +345,8 @@ def _problems(s: Settings) -> list[str]:
     ]
     at_least = {
         "seed": 0, "survey.retirement_votes": 0, "survey.draw_size_px": 16, "survey.draw_seed": 0, "catalogs.seed": 0,
-        "catalogs.mock_labelled": 3, "shards.image_size_px": 8, "shards.shard_size": 1, "shards.eval_size": 1,
+        "catalogs.mock_labelled": 3, "catalogs.max_galaxies": 0,
+        "shards.image_size_px": 8, "shards.shard_size": 1, "shards.eval_size": 1,
         "shards.test_size": 1, "model.hidden": 1, "model.final_size_px": 8, "model.batch_size": 1,
         "model.max_epochs": 1, "model.steps_per_epoch": 1,
         "model.patience": 1, "model.n_samples": 1, "model.predict_batch_size": 1, "acquisition.expected_votes": 1,
