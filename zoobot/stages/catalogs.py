@@ -75,9 +75,10 @@ def split(
     size, most = settings.catalogs.mock_labelled, settings.catalogs.max_galaxies
     if len(labelled) < 2:
         raise InputError(
-            f"{len(labelled)} galaxies are labelled for task {task.name}, too few: {retired_count} of {len(master)} have"
-            f" more than survey.retirement_votes={settings.survey.retirement_votes} votes for {questions.root.name}"
-            f" (half of all have {votes.median():g} or more), and filters took {sum(lost.values())} of them."
+            f"{len(labelled)} galaxies are labelled for task {task.name}, too few: {retired_count} of {len(master)}"
+            f" have more than survey.retirement_votes={settings.survey.retirement_votes}"
+            f" votes for {questions.root.name} (half of all have {votes.median():g} or more),"
+            f" and filters took {sum(lost.values())} of them."
             " Lower survey.retirement_votes, or choose another task."
         )
     labelled, unlabelled = _first(most, labelled, "labelled"), _first(most, unlabelled, "unlabelled")
