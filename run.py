@@ -34,6 +34,10 @@ All settings:          python run.py --cfg job stage=simulate
 Every key is explained in zoobot/settings.py; the guide is README.md."""
 
 
+class Stopped(Exception):
+    """A stage ended with an error that the user cannot mend."""
+
+
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")
 def main(cfg: DictConfig) -> None:
     """Check the settings and run one stage."""
@@ -43,9 +47,9 @@ def main(cfg: DictConfig) -> None:
     except ZoobotError as error:
         log.error("%s", error)
         raise
-    except Exception:
+    except Exception as error:
         log.exception("stopped by an error in the program")  # Hydra's own log of a failed job has no traceback
-        raise
+        raise Stopped(f"{type(error).__name__}: {error}") from error
 
 
 def help_text() -> str:
@@ -72,11 +76,12 @@ def cli() -> int:
     except (HydraException, OmegaConfBaseException) as error:
         print(error, *str(error.__cause__ or "").splitlines()[:1], sep="\n", file=sys.stderr)
         return 2
-    except Exception as error:
-        if not log.handlers and not logging.getLogger().handlers:
-            raise
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    except Stopped as error:
+        print(error, file=sys.stderr)  # its traceback is logged
         return 1
+    except OSError as error:  # before the stage began: the folder of the log
+        print(f"data_dir: {error}. Set data_dir to a folder that can be written.", file=sys.stderr)
+        return 2
     return 0
 
 
