@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -40,3 +41,17 @@ def compose() -> Callable[..., Settings]:
 def settings(compose: Callable[..., Settings], tmp_path: Path) -> Callable[..., Settings]:
     """``settings("stage=shards", …)``: the same, with its data in a folder of the test's own."""
     return lambda *overrides: compose(*overrides, data_dir=tmp_path)
+
+
+@pytest.fixture
+def custom_survey(settings: Callable[..., Settings], tmp_path: Path) -> Callable[..., Settings]:
+    """``custom_survey(table, "stage=shards", …)``: the settings of a survey whose source table is this one."""
+
+    def write_and_compose(table: pd.DataFrame, *overrides: str) -> Settings:
+        folder = tmp_path / "survey"
+        folder.mkdir(exist_ok=True)
+        table.to_csv(folder / "catalog.csv", index=False)
+        stage = [] if any(o.startswith("stage=") for o in overrides) else ["stage=simulate"]
+        return settings("survey=custom", "survey.name=mine", f"survey.folder={folder}", *stage, *overrides)
+
+    return write_and_compose

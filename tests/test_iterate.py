@@ -107,7 +107,7 @@ def test_labels_in_records_and_database_are_the_volunteers(done: Settings) -> No
     with database.connect(iteration(done, 1) / "iteration.db") as connection:
         stored = dict(connection.execute("SELECT id_str, votes FROM labels WHERE iteration = 1").fetchall())
     pool = {}
-    config = shards.load_config(done.shard_dir)
+    config = tfrecords.load_config(done.shard_dir)
     for name in config["splits"]["pool"]:
         for record in tfrecords.read(done.shard_dir / name):
             id_str, pixels, votes = tfrecords.decode(record, "raw")

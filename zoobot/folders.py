@@ -108,29 +108,31 @@ def create(
         _publish(staging, path, settings, inputs, varying)
 
 
-def exists_with(path: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> bool:
-    """Whether ``path`` is finished with just these settings (and inputs); with others it is refused, naming what
-    differs.
+def exists_with(path: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path] | None) -> bool:
+    """Whether ``path`` is finished with just these settings (and inputs, unless None); with others it is refused,
+    naming what differs.
     """
     if not path.exists():
         return False
     manifest = read_manifest(path)
-    differences = [
-        f"{key}: {manifest['settings'].get(key)!r} there, {settings.get(key)!r} now"
-        for key in sorted({*manifest["settings"], *settings})
-        if manifest["settings"].get(key) != _plain(settings.get(key))
-    ]
-    differences += [
-        f"input {name}: it has changed since"
-        for name, source in sorted(inputs.items())
-        if manifest["inputs"].get(name, {}).get("digest") != digest_of(source)
-    ]
+    differences = differing_keys(manifest["settings"], settings)
+    if inputs is not None:
+        now = {name: digest_of(source) for name, source in inputs.items()}
+        then = {name: entry["digest"] for name, entry in manifest["inputs"].items()}
+        changed = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+        differences += [f"input {name}: it has changed since" for name in changed]
     if differences:
         raise FolderError(
             "\n  ".join([f"{path} exists, but was made differently:", *differences])
             + "\nUse those settings, or choose another name for the folder; it is never overwritten."
         )
     return True
+
+
+def differing_keys(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Each key whose value differs, with both values; a long one is cut."""
+    keys = [key for key in sorted({*there, *now}) if there.get(key) != _plain(now.get(key))]
+    return [f"{key}: {_short(there.get(key))} there, {_short(now.get(key))} now" for key in keys]
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -307,6 +309,11 @@ def _list_files(path: Path) -> list[str]:
 
 def _describe(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": digest_file(path)}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from zoobot.errors import SettingsError
 
@@ -49,8 +50,8 @@ class Survey:
 class Task:
     """What the model learns from the survey's questions."""
 
-    name: str = MISSING  # of the task, as in configs/task
-    questions: list[str] = MISSING  # of the survey, which the model learns together
+    name: str = MISSING  # also part of the names of catalogs, shards and experiments
+    questions: list[str] = MISSING  # of the survey's question set; a question left out is not learnt
     label: list[str] = field(
         default_factory=list
     )  # single question: answers counted as k of N; empty: learn the whole tree
@@ -64,6 +65,7 @@ class Catalogs:
     name: str = MISSING  # of their folder
     seed: int = 0  # shuffles the galaxies: which are labelled at the start, which are hidden
     mock_labelled: int = 0  # labelled galaxies that a simulation starts from: train + eval + test
+    max_galaxies: int = 0  # of the labelled and of the unlabelled ones each, the first in shuffled order; 0: all
 
 
 @dataclass(frozen=True)
@@ -84,28 +86,28 @@ class Shards:
 class Model:
     """The network, its training and its posterior samples."""
 
-    name: str = MISSING  # of the network, as in configs/model
+    name: str = MISSING  # of the option in configs/model
     blocks: list[list[int]] = MISSING  # filters of the 3x3 convolutions; 2x2 max-pooling after each inner list
     hidden: int = 128  # units of the dense layer in front of the dropout
-    dropout_rate: float = 0.5  # share of the hidden units that each posterior sample leaves out
+    dropout_rate: float = 0.5  # share of the hidden units left out, in training and for each posterior sample
     final_size_px: int = 64  # side of the images the network sees
     rotate: bool = True  # training images are rotated by any angle; flips are always on
     zoom: float = 0.2  # training images are magnified by up to this fraction
-    learning_rate: float = 0.001  # Adam's
+    learning_rate: float = 0.001  # of the Adam optimiser
     batch_size: int = 64  # galaxies in a training step
     steps_per_epoch: int = 15  # at least so many batches are an epoch: a small training set is passed several times
     max_epochs: int = 30  # training stops here at the latest
     patience: int = 8  # epochs without a better eval loss before training stops
     warm_start: bool = False  # start from the weights of the iteration before
     n_samples: int = 20  # posterior samples (Monte-Carlo dropout) per galaxy
-    predict_batch_size: int = 256  # galaxies in a step without training
+    predict_batch_size: int = 256  # galaxies predicted at a time
 
 
 @dataclass(frozen=True)
 class Acquisition:
     """How the galaxies to ask about are chosen."""
 
-    name: str = MISSING  # of the function: mutual_information or random
+    name: str = MISSING  # mutual_information or random
     expected_votes: int = 40  # votes a galaxy is expected to get for the first question
 
 
@@ -122,7 +124,7 @@ class Iterate:
 class Simulate:
     """How long a simulation runs."""
 
-    iterations: int = 4  # to make in all; those that exist count
+    iterations: int = 4  # in all, those that are there already included
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,9 @@ class Oracle:
 class Tracking:
     """Weights & Biases."""
 
-    mode: str = "offline"  # online, offline or disabled
-    project: str = "zoobot"  # of Weights & Biases
-    entity: str = ""  # team or user of Weights & Biases; empty: the key's own
+    mode: str = "offline"  # offline, online (needs WANDB_API_KEY in the environment) or disabled
+    project: str = "zoobot"  # on Weights & Biases
+    entity: str = ""  # user or team there; empty: the key's own
     table_galaxies: int = 16  # galaxies per iteration shown with their images
 
 
@@ -176,12 +178,12 @@ class Verify:
 class Settings:
     """All settings of one run."""
 
-    stage: str = MISSING  # what to do; README.md lists the stages
-    data_dir: str = "data"  # all that the stages write lies below it
+    stage: str = MISSING  # what to do
+    data_dir: str = "data"  # all that is written goes below it
     seed: int = 0  # of the simulation: weights, dropout, data order, volunteers, random choices
     quick: bool = False  # test mode: a few galaxies, tiny images, an epoch; below {data_dir}/quick
     max_dropped_fraction: float = 0.01  # more bad rows or images than this are an error
-    experiment_name: str = MISSING  # of its folder below {data_dir}/experiments
+    experiment_name: str = MISSING  # of its folder; the group of its W&B runs
     survey: Survey = field(default_factory=Survey)
     task: Task = field(default_factory=Task)
     reduce: Reduce = field(default_factory=Reduce)
@@ -285,10 +287,14 @@ def _set_writable(node: DictConfig) -> None:
 
 def from_config(cfg: DictConfig) -> Settings:
     """The checked settings of a composed config; all problems are reported together."""
-    missing = sorted(OmegaConf.missing_keys(cfg))
+    written: Any = OmegaConf.to_container(cfg)
+    missing = sorted(key for key, value in _flatten(written).items() if value == MISSING)
     if missing:
         raise SettingsError("These settings have no value: " + ", ".join(missing) + ". Give each as key=value.")
-    settings = OmegaConf.to_object(cfg)
+    try:
+        settings = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise SettingsError(f"{error.full_key} cannot be used: {error.msg}.") from error
     assert isinstance(settings, Settings)
     if settings.quick:
         settings = _quick(settings)
@@ -303,8 +309,14 @@ def _quick(s: Settings) -> Settings:
     return replace(
         s,
         data_dir=str(Path(s.data_dir) / "quick"),
-        survey=replace(s.survey, n_galaxies=min(s.survey.n_galaxies, 160), draw_size_px=min(s.survey.draw_size_px, 32)),
-        catalogs=replace(s.catalogs, mock_labelled=min(s.catalogs.mock_labelled, 72)),
+        survey=replace(
+            s.survey, n_galaxies=min(s.survey.n_galaxies, 160), draw_size_px=min(s.survey.draw_size_px, 32),
+            folder=s.survey.folder if s.survey.kind == "demo" else str(s.source_dir),  # its own files are not moved
+        ),
+        catalogs=replace(
+            s.catalogs, mock_labelled=min(s.catalogs.mock_labelled, 72),
+            max_galaxies=min(s.catalogs.max_galaxies or 160, 160),
+        ),
         shards=replace(
             s.shards, image_size_px=min(s.shards.image_size_px, 32), shard_size=min(s.shards.shard_size, 32),
             eval_size=min(s.shards.eval_size, 24), test_size=min(s.shards.test_size, 24),
@@ -333,7 +345,8 @@ def _problems(s: Settings) -> list[str]:
     ]
     at_least = {
         "seed": 0, "survey.retirement_votes": 0, "survey.draw_size_px": 16, "survey.draw_seed": 0, "catalogs.seed": 0,
-        "catalogs.mock_labelled": 3, "shards.image_size_px": 8, "shards.shard_size": 1, "shards.eval_size": 1,
+        "catalogs.mock_labelled": 3, "catalogs.max_galaxies": 0,
+        "shards.image_size_px": 8, "shards.shard_size": 1, "shards.eval_size": 1,
         "shards.test_size": 1, "model.hidden": 1, "model.final_size_px": 8, "model.batch_size": 1,
         "model.max_epochs": 1, "model.steps_per_epoch": 1,
         "model.patience": 1, "model.n_samples": 1, "model.predict_batch_size": 1, "acquisition.expected_votes": 1,

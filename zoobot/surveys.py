@@ -4,6 +4,7 @@ the survey's own columns.
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Sequence
@@ -89,13 +90,21 @@ def _read_fits_table(path: Path) -> pd.DataFrame:
     from astropy.table import Table
 
     try:
-        table = Table.read(path, format="fits")
+        content = path.read_bytes()  # astropy would leave a damaged file open
+        table = Table.read(io.BytesIO(content), format="fits")
     except Exception as error:  # astropy raises nearly anything on damaged bytes
         raise InputError(f"{path} is not a readable FITS table: {error}") from error
     table.convert_bytestring_to_unicode()
     flat = [name for name in table.colnames if table[name].ndim == 1]
     frame: pd.DataFrame = table[flat].to_pandas()
-    return frame.astype({name: "string" for name in TEXT_COLUMNS if name in frame})
+    texts = [name for name in TEXT_COLUMNS if name in frame]
+    floats = [name for name in texts if pd.api.types.is_float_dtype(frame[name])]
+    if floats:
+        raise InputError(
+            f"{path}: {', '.join(floats)} holds numbers with a fraction, which cannot hold an id of 18 digits: the last"
+            " digits are lost. Store ids as text."
+        )
+    return frame.astype(dict.fromkeys(texts, "string"))
 
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:

@@ -31,7 +31,6 @@ from zoobot.progress import track
 from zoobot.questions import QuestionTree, load_questions
 from zoobot.seeds import stream
 from zoobot.settings import Settings, stage_settings
-from zoobot.stages.shards import load_config
 from zoobot.tasks import LABEL, TOTAL_VOTES, Task, build_task
 
 log = logging.getLogger("zoobot")
@@ -71,7 +70,7 @@ def run(settings: Settings) -> Path:
     folders.require(instructions_dir, "instructions")
     questions = load_questions(settings.survey.questions)
     folders.exists_with(
-        instructions_dir, stage_settings(settings, "instructions") | {"questions": questions.as_dict()}, inputs={}
+        instructions_dir, stage_settings(settings, "instructions") | {"questions": questions.as_dict()}, inputs=None
     )
     instructions = folders.read_json(instructions_dir / "instructions.json")
     shard_dir, catalog_dir = _input_dirs(instructions_dir, instructions)
@@ -85,7 +84,7 @@ def run(settings: Settings) -> Path:
         with folders.create(path, {"number": len(before)}, inputs, varying=["iteration.json"]) as staging:
             iteration = _Iteration(
                 len(before), settings, questions, build_task(settings.task, questions), shard_dir,
-                load_config(shard_dir), catalog_dir / "oracle.csv", before, staging,
+                tfrecords.load_config(shard_dir), catalog_dir / "oracle.csv", before, staging,
             )  # fmt: skip
             summary = _work(iteration, instructions_dir)
     log.info(
