@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pandas as pd
 import pytest
 from hydra import compose as hydra_compose
@@ -22,6 +23,9 @@ os.environ |= {
     "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
     "TF_CPP_MIN_LOG_LEVEL": "2",
 }
+# CI tries the same examples each time; at a desk hypothesis looks for new ones. A busy machine is no failure.
+hypothesis.settings.register_profile("zoobot", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("zoobot")
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 
 

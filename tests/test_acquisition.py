@@ -34,7 +34,7 @@ def test_one_vote_by_hand() -> None:
 
 
 @given(
-    st.lists(st.floats(0, 1), min_size=1, max_size=6),
+    st.lists(st.floats(0, 1).map(lambda p: round(p, 12)), min_size=1, max_size=6),  # scipy overflows next to 0
     st.integers(0, 50),
 )
 def test_agrees_with_a_slow_reference(probabilities: list[float], n_votes: int) -> None:
