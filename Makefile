@@ -1,8 +1,9 @@
-# make setup: the environment; make demo: a first simulation and its report; make test: all checks, as CI runs them.
+# make setup: the environment; make demo: a first simulation and its report; make test: all checks, as CI runs them;
+# make bench: all benchmarks, a table of ratios; make docs: docs/settings.md; make lock: requirements.lock.
 PYTHON ?= python3
 RUN := .venv/bin/python run.py
 
-.PHONY: setup demo test test-slow lock clean
+.PHONY: setup demo test bench docs lock clean
 
 setup: .venv/.done
 
@@ -22,6 +23,12 @@ test: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/pytest
+
+bench: setup
+	for file in benchmarks/*.py; do .venv/bin/python -m benchmarks.$$(basename $$file .py) || exit 1; done
+
+docs: setup
+	.venv/bin/python -m tests.test_docs
 
 # Exact versions with hashes, for every supported Python; needs uv.
 lock:

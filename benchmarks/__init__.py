@@ -1,0 +1,1 @@
+"""One module per figure; each prints ratios against a named reference. `make bench` runs all."""

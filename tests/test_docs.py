@@ -1,0 +1,158 @@
+"""What the guides say is true: their commands run, their targets and links exist, and no setting is left out.
+
+``python -m tests.test_docs`` writes docs/settings.md anew.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from zoobot import demo, settings, surveys
+
+ROOT = Path(__file__).resolve().parents[1]
+GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+QUICK = ["quick=true", "simulate.iterations=1", "model.max_epochs=1"]
+# What a reader does around the commands; and guides whose commands another test runs.
+_PLAIN = ("source .venv/bin/activate",)
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands() -> Iterator[str]:
+    """Every command line of the guides, in order, each once, without its comment."""
+    lines = [line for guide in GUIDES for block in blocks(guide, "bash") for line in block.splitlines()]
+    yield from dict.fromkeys(re.sub(r"\s+#.*", "", line).strip() for line in lines if line.strip())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Surveys as a reader would have them, of galaxies drawn by the program: mine, gz2 and decals."""
+    folder = tmp_path_factory.mktemp("reader")
+    galaxies = list(demo.survey(120, seed=0, size_px=32))
+    for name in ("mine", "gz2/images", "decals"):
+        (folder / name).mkdir(parents=True)
+        for g in galaxies:
+            Image.fromarray(g.image).save(folder / name / f"{g.id_str}.jpg")
+    (folder / "mine" / "questions.yaml").write_text((ROOT / "configs/questions/demo.yaml").read_text())
+    rows = [{"id_str": g.id_str, "file_loc": f"{g.id_str}.jpg", **g.votes} for g in galaxies]
+    pd.DataFrame(rows).to_csv(folder / "mine" / "catalog.csv", index=False)
+    counts = {f"{old}_count": new for old, new in surveys._GZ2_VOTES.items()}
+    votes = [{old: g.votes.get(new, 0) for old, new in counts.items()} for g in galaxies]
+    hart = pd.DataFrame(votes).assign(dr7objid=[str(587722981746540000 + n) for n in range(120)], sample="original")
+    hart.to_csv(folder / "gz2" / "gz2_hart16.csv.gz", index=False)
+    files = pd.DataFrame({"objid": hart["dr7objid"], "sample": "original", "asset_id": [g.id_str for g in galaxies]})
+    files.to_csv(folder / "gz2" / "gz2_filename_mapping.csv", index=False)
+    names = [f"J0000{n:02}.00+000000.0" for n in range(120)]
+    _write_fits({"iauname": names, "fits_loc": [f"{g.id_str}.jpg" for g in galaxies]}, folder / "decals")
+    decals = [{k: v for k, v in g.votes.items() if k.startswith("smooth-or-featured")} for g in galaxies]
+    pd.DataFrame(decals).assign(iauname=names).to_csv(folder / "decals" / "votes.csv", index=False)
+    return folder
+
+
+def _write_fits(columns: dict[str, list[str]], folder: Path) -> None:
+    from astropy.table import Table
+
+    Table(columns).write(folder / "joint_catalog.fits")
+
+
+def test_python_in_the_guides_runs(folder: Path) -> None:
+    pieces = [piece for guide in GUIDES for piece in blocks(guide, "python")]
+    assert pieces
+    for piece in pieces:
+        subprocess.run([sys.executable, "-c", piece], cwd=folder / "gz2", check=True)
+    assert len(pd.read_csv(folder / "gz2" / "gz2_classifications_and_subjects.csv")) == 120
+
+
+def test_commands_in_the_guides_run(folder: Path) -> None:
+    """All of them, one after the other, on small data, as a reader with a data folder of their own."""
+    targets = set(re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    ran = 0
+    for command in commands():
+        words = shlex.split(
+            command.replace("/path/to", str(folder)).replace("verify.path=data", f"verify.path={folder}")
+        )
+        if words[0] == "make":
+            assert set(words[1:]) <= targets, command
+        elif words[:2] == ["python", "run.py"]:
+            help_only = [] if {"--help", "--cfg"} & set(words) else [*QUICK, f"data_dir={folder / 'data'}"]
+            done = subprocess.run([sys.executable, *words[1:], *help_only], cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+            ran += 1
+        else:
+            assert command in _PLAIN, f"no test runs {command!r}"
+    assert ran >= 8
+
+
+def test_links_and_names_of_files_exist() -> None:
+    for guide in GUIDES:
+        text = re.sub(r"```.*?```", "", guide.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for link in re.findall(r"\]\(([^)#]+?)\)", text):
+            assert (guide.parent / link).exists(), f"{guide.name}: {link}"
+        for name in re.findall(r"`((?:configs|docs|zoobot|tests|benchmarks)/[\w/.]+)`", text):
+            assert (ROOT / name).exists(), f"{guide.name}: {name}"
+
+
+def test_every_stage_is_in_the_readme() -> None:
+    table = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [stage for stage in settings.STAGES if f"| `{stage}` |" not in table] == []
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == settings_page(), "run `make docs`"
+
+
+def settings_page() -> str:
+    """Every setting with its default and the comment in zoobot/settings.py, as Markdown."""
+    lines = ["# Settings", "", "Give them as `key=value`. The values of a config group are in its folder in configs/."]
+    for group in dataclasses.fields(settings.Settings):
+        nested = group.default_factory
+        if isinstance(nested, type) and dataclasses.is_dataclass(nested):
+            lines += ["", f"## {group.name}", "", f"{nested.__doc__}", "", *_table(nested, f"{group.name}.")]
+    lines[3:3] = ["", *_table(settings.Settings, "")]
+    return "\n".join(lines) + "\n"
+
+
+def _table(of: type, prefix: str) -> list[str]:
+    comments = _comments()[of.__name__]
+    rows = []
+    for field in dataclasses.fields(of):
+        if field.name in comments:
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            shown = "" if default in ("???", dataclasses.MISSING) else f"`{default}`"
+            shown = {"``": "empty", "`True`": "`true`", "`False`": "`false`"}.get(shown, shown)
+            rows.append(f"| `{prefix}{field.name}` | {shown} | {comments[field.name]} |")
+    return ["| setting | default | |", "|---|---|---|", *rows]
+
+
+def _comments() -> dict[str, dict[str, str]]:
+    """The comment beside each field of each dataclass; a field that is a group of its own needs none."""
+    source = Path(settings.__file__).read_text(encoding="utf-8")
+    lines = source.splitlines()
+    found: dict[str, dict[str, str]] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef):
+            for field in node.body:
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                    comment = re.search(r"  # (.*)", "\n".join(lines[field.lineno - 1 : field.end_lineno]))
+                    if comment:
+                        found.setdefault(node.name, {})[field.target.id] = comment[1].replace("|", "\\|")
+                    else:
+                        assert ast.unparse(field.annotation)[0].isupper(), f"{node.name}.{field.target.id}: no comment"
+    return found
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "settings.md").write_text(settings_page(), encoding="utf-8")
