@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,7 @@ from zoobot.errors import FolderError, InputError
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
+_MANIFEST_KEYS = ("files", "varying", "inputs", "settings", "digest")
 _PACKAGES = (
     "numpy",
     "pandas",
@@ -146,6 +147,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise FolderError(
             f"{path / MANIFEST} has a format this version does not read; it reads version {FORMAT_VERSION}."
         )
+    missing = [key for key in _MANIFEST_KEYS if key not in manifest]
+    if missing:
+        raise FolderError(f"{path / MANIFEST} has no {', '.join(missing)}: it was changed by hand or damaged.")
     return manifest
 
 
@@ -186,9 +190,9 @@ def verify(path: Path) -> list[str]:
     path = Path(path)
     try:
         manifest = read_manifest(path)
-    except FolderError as error:
+        problems = _compare(path, manifest, digests=True)
+    except (FolderError, InputError) as error:
         return [str(error)]
-    problems = _compare(path, manifest, digests=True)
     if _digest(manifest) != manifest.get("digest"):
         problems.append(f"{path / MANIFEST}: its digest does not fit its content")
     for name, entry in manifest["inputs"].items():
@@ -202,14 +206,17 @@ def verify(path: Path) -> list[str]:
 
 
 def with_inputs(paths: Sequence[Path]) -> list[Path]:
-    """These finished folders and all finished folders that they were made from, each once."""
+    """These folders and all finished folders that they were made from, each once; a manifest that cannot be read
+    names none.
+    """
     found: dict[Path, None] = {}
     left = [path.resolve() for path in paths]
     while left:
         path = left.pop(0)
         if path not in found and (path / MANIFEST).is_file():
             found[path] = None
-            left += [(path / entry["path"]).resolve() for entry in read_manifest(path)["inputs"].values()]
+            with suppress(FolderError):  # `verify` tells of it
+                left += [(path / entry["path"]).resolve() for entry in read_manifest(path)["inputs"].values()]
     return list(found)
 
 
