@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 
 from zoobot import classifications, settings, votes
@@ -96,7 +97,7 @@ class SimulatedVolunteers:
         new: list[dict[str, Any]] = []
         for subject_id, id_str in subjects.items():
             for volunteer, answers in self._delivery(id_str, seen.get(subject_id, 0)):
-                new.append(self._classification(last_classification_id + len(new) + 1, subject_id, volunteer, answers))
+                new.append(classification(last_classification_id + len(new) + 1, subject_id, volunteer, answers))
         reduction = votes.reduce_all([*earlier, *new], self._questions, [self._workflow])
         if len(reduction.rejected):
             raise AssertionError(
@@ -117,51 +118,62 @@ class SimulatedVolunteers:
         anonymous = random.random(n) < self._chosen.anonymous_fraction
         hidden = self._hidden.loc[id_str].to_dict()
         everything = [
-            (None if anonymous[i] else int(volunteers[i]), self._walk_down_the_tree(hidden, random)) for i in range(n)
+            (None if anonymous[i] else int(volunteers[i]), walk_down_the_tree(self._questions, hidden, random))
+            for i in range(n)
         ]
         return everything[:at_first] if n_seen == 0 and at_first > 0 else everything[n_seen:]
 
-    def _walk_down_the_tree(self, hidden: Mapping[Any, int], random: Any) -> list[dict[str, Any]]:
-        given: set[str] = set()
-        annotations = []
-        for question in self._questions:
-            counts = [int(hidden.get(column, 0)) for column in question.columns]
-            if (question.after and not given & set(question.after)) or sum(counts) == 0:
-                continue
-            answer = int(random.choice(len(counts), p=[count / sum(counts) for count in counts]))
-            given.add(question.columns[answer])
-            annotations.append({"task": question.task, "value": answer})
-        return annotations
 
-    def _classification(
-        self, id_: int, subject_id: str, volunteer: int | None, annotations: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        """One row as GET /classifications/project gives it."""
-        finished = (_FIRST_DAY + timedelta(seconds=id_)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return {
-            "id": str(id_),
-            "annotations": annotations,
-            "created_at": finished,
-            "updated_at": finished,
-            "metadata": {
-                "source": "simulated",
-                "session": f"{id_ if volunteer is None else volunteer:064x}",
-                "started_at": finished,
-                "finished_at": finished,
-                "live_project": True,
-                "user_language": "en",
-                "subject_selection_state": {"retired": False, "already_seen": False, "selection_state": "normal"},
-                "workflow_version": WORKFLOW_VERSION,
-            },
-            "href": f"/classifications/{id_}",
-            "links": {
-                "project": PROJECT_ID,
-                "user": None if volunteer is None else str(volunteer + 1),
-                "user_group": None,
-                "workflow": WORKFLOW_ID,
-                "subjects": [subject_id],
-            },
-        }
+def walk_down_the_tree(
+    questions: QuestionTree, hidden: Mapping[Any, int], random: np.random.Generator
+) -> list[dict[str, Any]]:
+    """One volunteer's answers, drawn in proportion to the ``hidden`` votes; a question without any is left out."""
+    given: set[str] = set()
+    annotations = []
+    for question in questions:
+        counts = [int(hidden.get(column, 0)) for column in question.columns]
+        if (question.after and not given & set(question.after)) or sum(counts) == 0:
+            continue
+        answer = int(random.choice(len(counts), p=[count / sum(counts) for count in counts]))
+        given.add(question.columns[answer])
+        annotations.append({"task": question.task, "value": answer})
+    return annotations
+
+
+def classification(
+    id_: int,
+    subject_id: str,
+    volunteer: int | None,
+    annotations: list[dict[str, Any]],
+    project_id: str = PROJECT_ID,
+    workflow_id: str = WORKFLOW_ID,
+) -> dict[str, Any]:
+    """One row as GET /classifications/project gives it; a ``volunteer`` who is not logged in is None."""
+    finished = (_FIRST_DAY + timedelta(seconds=id_)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {
+        "id": str(id_),
+        "annotations": annotations,
+        "created_at": finished,
+        "updated_at": finished,
+        "metadata": {
+            "source": "simulated",
+            "session": f"{id_ if volunteer is None else volunteer:064x}",
+            "started_at": finished,
+            "finished_at": finished,
+            "live_project": True,
+            "user_language": "en",
+            "subject_selection_state": {"retired": False, "already_seen": False, "selection_state": "normal"},
+            "workflow_version": WORKFLOW_VERSION,
+        },
+        "href": f"/classifications/{id_}",
+        "links": {
+            "project": project_id,
+            "user": None if volunteer is None else str(volunteer + 1),
+            "user_group": None,
+            "workflow": workflow_id,
+            "subjects": [subject_id],
+        },
+    }
 
 
 def build_oracle(chosen: settings.Oracle, hidden_votes: Path, questions: QuestionTree, seed: int) -> Oracle:
