@@ -44,8 +44,8 @@ def cli() -> int:
         sys.argv.append("stage=simulate")  # Hydra composes the config before it prints the help
     try:
         main()
-    except ZoobotError:
-        return 2  # already logged
+    except ZoobotError as error:
+        return error.exit_status  # already logged
     except (HydraException, OmegaConfBaseException) as error:
         print(error, *str(error.__cause__ or "").splitlines()[:1], sep="\n", file=sys.stderr)
         return 2
