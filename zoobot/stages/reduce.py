@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-
-import pandas as pd
 
 from zoobot import classifications, folders, votes
 from zoobot.errors import InputError
 from zoobot.questions import load_questions
 from zoobot.settings import Settings, stage_settings
-from zoobot.surveys import read_table, require_columns
+from zoobot.surveys import read_subjects
 
 log = logging.getLogger("zoobot")
-GALAXY_NAMES = ("iauname", "id_str")  # metadata of a subject that tell which galaxy it shows
 
 
 def run(settings: Settings) -> Path:
@@ -40,7 +36,7 @@ def run(settings: Settings) -> Path:
     reduction = votes.reduce_all(rows, questions, classifications.read_workflow_versions(versions_path))
     table = reduction.votes.reset_index()
     if chosen.subjects:
-        table = table.merge(_galaxy_names(Path(chosen.subjects)), how="left", on="subject_id", validate="one_to_one")
+        table = table.merge(read_subjects(Path(chosen.subjects)), how="left", on="subject_id", validate="one_to_one")
     with folders.create(folder, used, inputs) as staging:
         table.to_csv(staging / "classifications.csv", index=False)
         reduction.rejected.to_csv(staging / "rejected.csv", index=False)
@@ -56,28 +52,3 @@ def run(settings: Settings) -> Path:
     counts = ", ".join(f"{count} {what}" for what, count in sorted(reduction.tally.items()))
     log.info("%s: %d subjects, %d answers read (%s)", folder, len(table), reduction.answers_read, counts)
     return folder
-
-
-def _galaxy_names(path: Path) -> pd.DataFrame:
-    """``subject_id`` and the galaxy's name, from a subject export of Zooniverse (its metadata is JSON)."""
-    table = read_table(path)
-    require_columns(table, ["subject_id", "metadata"], path)
-    table = table.drop_duplicates("subject_id")
-    try:
-        metadata = [
-            {key.lstrip("!#/").lower(): value for key, value in json.loads(text).items()} for text in table["metadata"]
-        ]
-    except (ValueError, AttributeError, TypeError) as error:
-        raise InputError(
-            f"{path}: column metadata is not JSON in every row ({error}). Is it a subject export?"
-        ) from error
-    names = {
-        name: pd.array([str(entry[name]) if entry.get(name) else None for entry in metadata], dtype="string")
-        for name in GALAXY_NAMES
-        if any(name in entry for entry in metadata)
-    }
-    if not names:
-        raise InputError(
-            f"{path}: no subject's metadata has {' or '.join(GALAXY_NAMES)}, so its galaxies are not known."
-        )
-    return pd.DataFrame({"subject_id": table["subject_id"].to_numpy(), **names})
