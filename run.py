@@ -71,8 +71,8 @@ def cli() -> int:
     settings.register()
     try:
         main()
-    except ZoobotError:
-        return 2  # already logged
+    except ZoobotError as error:
+        return error.exit_status  # already logged
     except (HydraException, OmegaConfBaseException) as error:
         print(error, *str(error.__cause__ or "").splitlines()[:1], sep="\n", file=sys.stderr)
         return 2

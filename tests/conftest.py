@@ -20,9 +20,12 @@ os.environ |= {
     "WANDB_MODE": "offline",
     "WANDB_BASE_URL": "http://127.0.0.1:9",
     "PANOPTES_ENDPOINT": "http://127.0.0.1:9",
+    "NO_PROXY": "127.0.0.1",  # else `requests` would send what is for this machine through http_proxy
     "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
     "TF_CPP_MIN_LOG_LEVEL": "2",
 }
+for name in ("USERNAME", "PASSWORD", "CLIENT_ID", "CLIENT_SECRET"):
+    os.environ.pop(f"PANOPTES_{name}", None)  # nor with anybody's credentials
 # CI tries the same examples each time; at a desk hypothesis looks for new ones. A busy machine is no failure.
 hypothesis.settings.register_profile("zoobot", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("zoobot")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from zoobot.errors import SettingsError
 
 STAGES = ("reduce", "master_catalog", "catalogs", "shards", "instructions", "iterate", "simulate", "report", "verify")
 SURVEY_KINDS = ("demo", "gz2", "decals", "custom")
-ORACLE_KINDS = ("simulated", "known")
+ORACLE_KINDS = ("simulated", "known", "panoptes")
 ACQUISITIONS = ("mutual_information", "random")
 TRACKING_MODES = ("online", "offline", "disabled")
 ENCODINGS = ("raw", "png", "jpeg")
@@ -131,10 +132,26 @@ class Simulate:
 class Oracle:
     """Who answers a request for labels."""
 
-    kind: str = MISSING  # simulated: volunteers drawn from the hidden votes; known: the hidden votes themselves
+    kind: str = (
+        MISSING  # simulated: volunteers drawn from the hidden votes; known: the hidden votes; panoptes: real ones
+    )
     votes_per_galaxy: int = 40  # classifications after which a galaxy leaves Zooniverse
-    late_fraction: float = 0.1  # of the galaxies get only some of their classifications in the first iteration
-    anonymous_fraction: float = 0.2  # of the classifications are by volunteers who are not logged in
+    control_per_iteration: int = 0  # galaxies drawn at random and asked about too: their labels only test the model
+    control_votes: int = 5  # classifications of such a galaxy
+    late_fraction: float = 0.1  # simulated: galaxies that get only some of their classifications in the first iteration
+    anonymous_fraction: float = 0.2  # simulated: classifications by volunteers who are not logged in
+    # The rest is for panoptes. Credentials are no setting: see zoobot/credentials.py.
+    endpoint: str = ""  # the Panoptes server; https://www.zooniverse.org is the real one
+    project_id: str = ""  # the Zooniverse project, e.g. 5733
+    workflow_ids: list[str] = field(default_factory=list)  # the first shows the galaxies; the votes of all are read
+    last_classification_id: int = 0  # classifications after this id are read: the newest when the experiment begins
+    subjects: str = ""  # the project's subject export, CSV: galaxies in it are linked, not uploaded again
+    credentials_file: str = ""  # JSON with mode 600, outside the repository; empty: the environment (PANOPTES_…)
+    dry_run: bool = False  # stage=iterate prints what it would ask for, sends nothing and writes no iteration
+    overlap_ids: int = 50_000  # so many ids are read again each time, since a classification can become visible late
+    timeout_s: float = 60.0  # for every request
+    tries: int = 6  # of every request
+    retry_wait_s: float = 5.0  # before the second try; doubled for each one after, more or less
 
 
 @dataclass(frozen=True)
@@ -149,8 +166,9 @@ class Tracking:
 
 @dataclass(frozen=True)
 class Reduce:
-    """Where raw classifications come from."""
+    """Where raw classifications come from: one of the first three."""
 
+    pull: bool = False  # what is new in the project of oracle=panoptes
     export: str = ""  # a classification export of Zooniverse, CSV
     api_dump: str = ""  # rows of the Zooniverse API, JSON lines
     workflow_versions: str = ""  # the workflow's versions, JSON
@@ -235,9 +253,13 @@ class Settings:
     @property
     def experiment_dir(self) -> Path:
         """This experiment."""
-        return self.experiments_dir / "simulations" / self.experiment_name
+        kind = "live" if self.oracle.kind == "panoptes" else "simulations"
+        return self.experiments_dir / kind / self.experiment_name
 
 
+# What an experiment asks, and whom: how it connects may change from day to day.
+ORACLE_FIXED = ("kind", "votes_per_galaxy", "control_per_iteration", "control_votes", "late_fraction",
+                "anonymous_fraction", "endpoint", "project_id", "workflow_ids", "last_classification_id")  # fmt: skip
 # What each stage's output depends on, besides its inputs. Folders of the user's own are left out, so that data can
 # move.
 _DEPENDS_ON = {
@@ -247,7 +269,8 @@ _DEPENDS_ON = {
     "catalogs": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "catalogs"),
     "shards": ("survey.name", "task", "shards"),
     "instructions": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "model", "acquisition",
-                     "oracle", "iterate.subjects_per_iteration", "iterate.shards_per_iteration", "seed"),
+                     *(f"oracle.{key}" for key in ORACLE_FIXED), "iterate.subjects_per_iteration",
+                     "iterate.shards_per_iteration", "seed"),
 }  # fmt: skip
 
 
@@ -350,7 +373,9 @@ def _problems(s: Settings) -> list[str]:
         "shards.test_size": 1, "model.hidden": 1, "model.final_size_px": 8, "model.batch_size": 1,
         "model.max_epochs": 1, "model.steps_per_epoch": 1,
         "model.patience": 1, "model.n_samples": 1, "model.predict_batch_size": 1, "acquisition.expected_votes": 1,
-        "oracle.votes_per_galaxy": 1, "iterate.subjects_per_iteration": 1, "iterate.shards_per_iteration": 1,
+        "oracle.votes_per_galaxy": 1, "oracle.control_per_iteration": 0, "oracle.control_votes": 1,
+        "oracle.last_classification_id": 0, "oracle.overlap_ids": 0, "oracle.tries": 1,
+        "iterate.subjects_per_iteration": 1, "iterate.shards_per_iteration": 1,
         "simulate.iterations": 1, "tracking.table_galaxies": 0, "report.galaxies": 0,
     }  # fmt: skip
     problems += [f"{key}={flat[key]}: must be at least {low}" for key, low in at_least.items() if flat[key] < low]
@@ -358,6 +383,7 @@ def _problems(s: Settings) -> list[str]:
         "max_dropped_fraction": (0, 1), "model.dropout_rate": (0, 0.95), "model.zoom": (0, 0.9),
         "model.learning_rate": (1e-9, 10),
         "oracle.late_fraction": (0, 1), "oracle.anonymous_fraction": (0, 1), "reduce.max_age_days": (0, math.inf),
+        "oracle.timeout_s": (0.01, 3600), "oracle.retry_wait_s": (0, 600),
     }  # fmt: skip
     problems += [
         f"{key}={flat[key]}: must be between {low} and {high}"
@@ -404,15 +430,43 @@ def _misfits(s: Settings) -> list[str]:
         )
     elif s.model.final_size_px < smallest:
         problems.append(f"model.blocks: {len(s.model.blocks)} poolings need model.final_size_px of at least {smallest}")
-    if s.oracle.kind == "simulated" and s.oracle.votes_per_galaxy <= s.survey.retirement_votes:
+    if s.oracle.kind != "known" and s.stage != "reduce" and s.oracle.votes_per_galaxy <= s.survey.retirement_votes:
         problems.append(
             f"oracle.votes_per_galaxy={s.oracle.votes_per_galaxy}: must exceed survey.retirement_votes"
             f"={s.survey.retirement_votes}, or no galaxy is ever labelled"
         )
+    problems += _live_misfits(s) if s.oracle.kind == "panoptes" else []
     if s.stage == "verify" and not s.verify.path:
         problems.append("verify.path: name the folder to verify, e.g. verify.path=data/demo/shards/smooth")
-    if s.stage == "reduce" and bool(s.reduce.export) == bool(s.reduce.api_dump):
-        problems.append("reduce: give either reduce.export=FILE.csv or reduce.api_dump=FILE.jsonl")
-    if s.stage == "reduce" and not s.reduce.workflow_versions:
+    if s.stage == "reduce" and [s.reduce.pull, bool(s.reduce.export), bool(s.reduce.api_dump)].count(True) != 1:
+        problems.append("reduce: give one of reduce.pull=true, reduce.export=FILE.csv and reduce.api_dump=FILE.jsonl")
+    if s.stage == "reduce" and s.reduce.pull and s.oracle.kind != "panoptes":
+        problems.append("reduce.pull=true: say from where: oracle=panoptes oracle.project_id=… oracle.workflow_ids=[…]")
+    if s.stage == "reduce" and not s.reduce.pull and not s.reduce.workflow_versions:
         problems.append("reduce.workflow_versions: name the JSON file with the workflow's versions")
     return problems
+
+
+def _live_misfits(s: Settings) -> list[str]:
+    """What is wrong with live work."""
+    problems = [
+        f"oracle.{key}: oracle=panoptes needs {what}"
+        for key, what, given in (
+            ("project_id", "the number of the Zooniverse project", s.oracle.project_id.isdecimal()),
+            ("workflow_ids", "the numbers of its workflows, e.g. [6122]", _are_numbers(s.oracle.workflow_ids)),
+        )
+        if not given
+    ]
+    if not re.fullmatch(r"https://[^/]+|http://127\.0\.0\.1:\d+", s.oracle.endpoint):
+        problems.append(
+            f"oracle.endpoint={s.oracle.endpoint}: must be https://NAME, without a / at its end; credentials go there"
+        )
+    if s.stage == "simulate":
+        problems.append("oracle=panoptes: volunteers need days; run stage=instructions, then stage=iterate each time")
+    if s.stage in ("shards", "instructions", "iterate") and s.shards.source != "real":
+        problems.append(f"shards.source={s.shards.source}: live work needs shards.source=real")
+    return problems
+
+
+def _are_numbers(ids: list[str]) -> bool:
+    return bool(ids) and all(id_.isdecimal() for id_ in ids)

@@ -5,6 +5,7 @@ the survey's own columns.
 from __future__ import annotations
 
 import io
+import json
 import logging
 import warnings
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ log = logging.getLogger("zoobot")
 
 # Text everywhere: an 18-digit id, or a picture named 0012, must not pass through a number.
 TEXT_COLUMNS = ("id_str", "dr7objid", "iauname", "subject_id", "file_loc", "png_loc", "fits_loc")
+GALAXY_NAMES = ("iauname", "id_str")  # metadata of a subject that tell which galaxy it shows
 # GZ2 names each count tNN_question_aNN_answer_count (Willett et al. 2013); ours are {question}_{answer}. t08,
 # multiple choice, is left out.
 _GZ2_VOTES = {
@@ -253,3 +255,28 @@ def _read_custom(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, di
     table = read_table(path)
     require_columns(table, ["id_str", "file_loc"], path)
     return table, {}, [path]
+
+
+def read_subjects(path: Path) -> pd.DataFrame:
+    """``subject_id`` and the galaxy's name, from a subject export of Zooniverse (its metadata is JSON)."""
+    table = read_table(path)
+    require_columns(table, ["subject_id", "metadata"], path)
+    table = table.drop_duplicates("subject_id")
+    try:
+        metadata = [
+            {key.lstrip("!#/").lower(): value for key, value in json.loads(text).items()} for text in table["metadata"]
+        ]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{path}: column metadata is not JSON in every row ({error}). Is it a subject export?"
+        ) from error
+    names = {
+        name: pd.array([str(entry[name]) if entry.get(name) else None for entry in metadata], dtype="string")
+        for name in GALAXY_NAMES
+        if any(name in entry for entry in metadata)
+    }
+    if not names:
+        raise InputError(
+            f"{path}: no subject's metadata has {' or '.join(GALAXY_NAMES)}, so its galaxies are not known."
+        )
+    return pd.DataFrame({"subject_id": table["subject_id"].to_numpy(), **names})

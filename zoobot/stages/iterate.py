@@ -12,7 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from PIL import Image
 
 from zoobot import acquisition, database, folders, metrics, model, tfrecords, tracking
 from zoobot.errors import FolderError
-from zoobot.oracle import build_oracle
+from zoobot.oracle import Asked, Oracle, Received, build_oracle
 from zoobot.progress import track
 from zoobot.questions import QuestionTree, load_questions
 from zoobot.seeds import stream
@@ -35,6 +35,8 @@ from zoobot.tasks import LABEL, TOTAL_VOTES, Task, build_task
 
 log = logging.getLogger("zoobot")
 FORMAT_VERSION = 1
+# What is asked: the galaxies chosen, which train the model, and the control sample, which only tests it.
+CHOSEN, CONTROL = "chosen", "control"
 PICTURES = 16  # of the galaxies chosen, kept for report and dashboard
 
 
@@ -48,7 +50,7 @@ class _Iteration:
     task: Task
     shard_dir: Path
     shard_config: dict[str, Any]
-    hidden_votes: Path
+    catalog_dir: Path
     before: list[Path]  # folders of the iterations before, in order
     folder: Path  # where this one is being written
     timings_s: dict[str, float] = field(default_factory=dict)
@@ -56,6 +58,11 @@ class _Iteration:
     @property
     def db(self) -> Path:
         return self.folder / "iteration.db"
+
+    @property
+    def unfinished(self) -> Path:
+        """A hidden folder beside this one that outlives a crash, until the iteration is finished."""
+        return self.settings.experiment_dir / f".iteration_{self.number}.unfinished"
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -81,12 +88,19 @@ def run(settings: Settings) -> Path:
         _check_previous(settings, before)
         path = settings.experiment_dir / f"iteration_{len(before)}"
         inputs = {"instructions": instructions_dir} | ({"previous": before[-1]} if before else {})
-        with folders.create(path, {"number": len(before)}, inputs, varying=["iteration.json"]) as staging:
+        with (
+            suppress(_NothingSent),
+            folders.create(path, {"number": len(before)}, inputs, varying=["iteration.json"]) as staging,
+        ):
             iteration = _Iteration(
                 len(before), settings, questions, build_task(settings.task, questions), shard_dir,
-                tfrecords.load_config(shard_dir), catalog_dir / "oracle.csv", before, staging,
+                tfrecords.load_config(shard_dir), catalog_dir, before, staging,
             )  # fmt: skip
             summary = _work(iteration, instructions_dir)
+        if settings.oracle.dry_run:
+            log.info("oracle.dry_run: nothing was sent, and %s was not written", path.name)
+            return settings.experiment_dir
+        shutil.rmtree(iteration.unfinished, ignore_errors=True)
     log.info(
         "%s: %d labels received, %d galaxies trained on, test loss %.3f, %d galaxies asked about",
         path.name, summary["labels_received"], summary["train_galaxies"], summary["test_loss"], summary["requested"],
@@ -123,14 +137,18 @@ def _check_previous(settings: Settings, before: Sequence[Path]) -> None:
 def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
     shutil.copyfile((it.before[-1] if it.before else instructions_dir) / "iteration.db", it.db)
     it.db.chmod(0o644)
-    oracle = build_oracle(it.settings.oracle, it.hidden_votes, it.questions, it.settings.seed)
+    oracle = build_oracle(it.settings, it.catalog_dir, it.questions, it.unfinished)
     with it.timed("receive"):
         waiting = _waiting(it)
-        last_id = folders.read_json(it.before[-1] / "iteration.json")["last_classification_id"] if it.before else 0
-        received = oracle.receive(waiting, _earlier_classifications(it), last_id)
-        labels = _new_labels(it, received.votes)
-        _write_classifications(it, received.classifications)
-        _write_acquired(it, labels)
+        last_id = folders.read_json((it.before[-1] / "iteration.json") if it.before else
+                                    instructions_dir / "instructions.json")["last_classification_id"]  # fmt: skip
+        received = oracle.receive({**waiting[CHOSEN], **waiting[CONTROL]}, _earlier_classifications(it), last_id)
+        labels = _new_labels(it, received.votes.loc[list(waiting[CHOSEN])])
+        control_labels = _new_control_labels(it, received.votes.loc[list(waiting[CONTROL])])
+        _write_received(it, received)
+        _write_labelled(it, labels, "acquired")
+        if control_labels:
+            _write_labelled(it, control_labels, CONTROL)
     with it.timed("train"):
         network = model.build(
             it.settings.model,
@@ -145,21 +163,21 @@ def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
         history = _train(it, network, train_files)
         weights_digest = model.save(network, it.folder / "model", history)
     with it.timed("evaluate"):
-        measured = {split: _evaluate(it, network, split) for split in ("eval", "test")}
+        measured = {split: _evaluate(it, network, _split_files(it, split)) for split in ("eval", "test")}
+        control_files = [path for folder in [*it.before, it.folder] for path in _labelled_files(folder, CONTROL)]
+        if control_files:
+            measured[CONTROL] = _evaluate(it, network, control_files)
         folders.write_json(it.folder / "metrics.json", measured)
     with it.timed("predict"):
-        still_waiting = [id_str for id_str in waiting if id_str not in labels]
-        shards = _next_shards(it, set(still_waiting))
-        predictions = _predict(it, network, shards, set(still_waiting))
+        control = _draw_control(it)
+        still_waiting = [id_str for id_str in waiting[CHOSEN] if id_str not in labels]
+        closed = {*still_waiting, *_asked(it, CONTROL), *control}
+        shards = _next_shards(it, closed)
+        predictions = _predict(it, network, shards, closed)
     with it.timed("request"):
-        chosen = (
-            predictions.nsmallest(it.settings.iterate.subjects_per_iteration, "rank")
-            if len(predictions)
-            else predictions
-        )
-        name = f"{it.settings.experiment_name}_iteration_{it.number}"
-        receipt = oracle.request(list(chosen["id_str"]), name)
-        folders.write_json(it.folder / "requests.json", {"ids": list(chosen["id_str"]), "receipt": receipt})
+        wanted = it.settings.iterate.subjects_per_iteration
+        chosen = predictions.nsmallest(wanted, "rank") if len(predictions) else predictions
+        _request(it, oracle, {CHOSEN: list(chosen["id_str"]), CONTROL: control})
         _write_pictures(it, chosen)
     summary = {
         "format_version": FORMAT_VERSION,
@@ -168,6 +186,7 @@ def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
         "train_files": [str(name) for _, name in train_files],
         "train_galaxies": _count_train(it),
         "labels_received": len(labels),
+        "control_labels_received": len(control_labels),
         "classifications_received": len(received.classifications),
         "still_waiting": len(still_waiting),
         "predicted_shards": shards,
@@ -176,22 +195,68 @@ def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
         "epochs": history["epochs"],
         "weights_sha256": weights_digest,
         "test_loss": measured["test"]["all"]["loss"],
-        "last_classification_id": last_id + len(received.classifications),
+        "requested_control": len(control),
+        "last_classification_id": received.last_classification_id,
         "timings_s": it.timings_s,
     }
     folders.write_json(it.folder / "iteration.json", summary)
     return summary
 
 
-# --------------------------------------------------------------- receive
+# --------------------------------------------------------------- ask and receive
 
 
-def _waiting(it: _Iteration) -> list[str]:
-    """The galaxies asked about in earlier iterations and not labelled yet, in the order they were asked."""
-    asked = [id_str for path in it.before for id_str in folders.read_json(path / "requests.json")["ids"]]
+class _NothingSent(Exception):
+    """The end of a dry run: the iteration is not written, since nobody was asked."""
+
+
+def _request(it: _Iteration, oracle: Oracle, ids: dict[str, list[str]]) -> None:
+    """Ask about both streams and write requests.json.
+
+    A live choice is kept until the iteration is finished, so that one which is made again after a crash asks about
+    what is on Zooniverse already, even if other hardware now ranks galaxies a little differently.
+    """
+    kept, chosen = it.unfinished / "choice.json", it.settings.oracle
+    if kept.is_file():
+        ids = folders.read_json(kept)
+    elif it.unfinished.is_dir() and not chosen.dry_run:
+        folders.publish_file(kept, json.dumps(ids).encode())
+    name = f"{it.settings.experiment_name}_iteration_{it.number}"
+    requests: dict[str, dict[str, Any]] = {}
+    for kind, n_votes in ((CHOSEN, chosen.votes_per_galaxy), (CONTROL, chosen.control_votes)):
+        stream_name = name if kind == CHOSEN else f"{name}_{kind}"
+        receipt = oracle.request(ids[kind], stream_name, n_votes) if ids[kind] or kind == CHOSEN else {}
+        requests[kind] = {"ids": ids[kind], "votes": n_votes, "receipt": receipt}
+    if chosen.dry_run:
+        raise _NothingSent
+    folders.write_json(it.folder / "requests.json", {**requests[CHOSEN], CONTROL: requests[CONTROL]})
+
+
+def _asked(it: _Iteration, kind: str) -> dict[str, Asked]:
+    """What was asked in the iterations before, in order."""
+    asked: dict[str, Asked] = {}
+    for path in it.before:
+        content = folders.read_json(path / "requests.json")
+        stream_content = content if kind == CHOSEN else content[CONTROL]
+        subjects = stream_content["receipt"].get("subjects", {})
+        asked |= {id_: Asked(subjects.get(id_, ""), stream_content["votes"]) for id_ in stream_content["ids"]}
+    return asked
+
+
+def _waiting(it: _Iteration) -> dict[str, dict[str, Asked]]:
+    """The galaxies of each stream that were asked about in earlier iterations and have no label yet."""
     with database.connect(it.db) as connection:
-        labelled = database.labelled_ids(connection)
-    return [id_str for id_str in asked if id_str not in labelled]
+        done = {CHOSEN: database.labelled_ids(connection), CONTROL: database.control_ids(connection)}
+    return {kind: {i: asked for i, asked in _asked(it, kind).items() if i not in done[kind]} for kind in done}
+
+
+def _draw_control(it: _Iteration) -> list[str]:
+    """The control sample: drawn from all of the pool that was never asked about, before anything is chosen."""
+    with database.connect(it.db) as connection:
+        open_ids = database.ids_in_split(connection, "pool") - database.labelled_ids(connection)
+    ids = sorted(open_ids - set(_asked(it, CHOSEN)) - set(_asked(it, CONTROL)))
+    size = min(it.settings.oracle.control_per_iteration, len(ids))
+    return [ids[i] for i in stream(it.settings.seed, "control", it.number).choice(len(ids), size, replace=False)]
 
 
 def _earlier_classifications(it: _Iteration) -> Iterator[dict[str, Any]]:
@@ -200,26 +265,44 @@ def _earlier_classifications(it: _Iteration) -> Iterator[dict[str, Any]]:
             yield from map(json.loads, lines)
 
 
-def _write_classifications(it: _Iteration, rows: Sequence[dict[str, Any]]) -> None:
-    (it.folder / "classifications").mkdir()
-    with (it.folder / "classifications" / "classifications.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def _write_received(it: _Iteration, received: Received) -> None:
+    folder = it.folder / "classifications"
+    folder.mkdir()
+    with (folder / "classifications.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in received.classifications)
+    if received.workflow_versions is not None:
+        folders.write_json(folder / "workflow_versions.json", {"workflow_versions": received.workflow_versions})
+    if received.rejected is not None:
+        received.rejected.to_csv(folder / "rejected.csv", index=False)
 
 
 def _new_labels(it: _Iteration, votes: pd.DataFrame) -> dict[str, dict[str, int]]:
     """The votes of galaxies that are retired now, in the pool and not yet labelled; they enter the database."""
-    root_total = votes[list(it.questions.root.columns)].sum(axis=1)
-    retired = it.task.add_label(votes[root_total > it.settings.survey.retirement_votes])
-    stored = [c for c in (LABEL, TOTAL_VOTES, *it.questions.columns) if c in retired.columns]
+    retired = _with_more_votes(it, votes, it.settings.survey.retirement_votes)
     with database.connect(it.db) as connection:
         new = database.ids_in_split(connection, "pool") - database.labelled_ids(connection)
-        labels = {str(i): {c: int(row[c]) for c in stored} for i, row in retired.iterrows() if i in new}
+        labels = {id_str: counts for id_str, counts in retired.items() if id_str in new}
         database.add_labels(connection, labels, it.number)
     return labels
 
 
-def _write_acquired(it: _Iteration, labels: dict[str, dict[str, int]]) -> None:
-    """Write the newly labelled galaxies as TFRecords, with the pixels of the pool's own shards."""
+def _new_control_labels(it: _Iteration, votes: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """The votes of control galaxies that have all they were to get; kept apart from labels, which train."""
+    labels = _with_more_votes(it, votes, it.settings.oracle.control_votes - 1)
+    with database.connect(it.db) as connection:
+        database.add_labels(connection, labels, it.number, control=True)
+    return labels
+
+
+def _with_more_votes(it: _Iteration, votes: pd.DataFrame, than: int) -> dict[str, dict[str, int]]:
+    root_total = votes[list(it.questions.root.columns)].sum(axis=1)
+    table = it.task.add_label(votes[root_total > than])
+    stored = [c for c in (LABEL, TOTAL_VOTES, *it.questions.columns) if c in table.columns]
+    return {str(id_str): {c: int(row[c]) for c in stored} for id_str, row in table.iterrows()}
+
+
+def _write_labelled(it: _Iteration, labels: dict[str, dict[str, int]], name: str) -> None:
+    """Write galaxies with their new labels as TFRecords, with the pixels of the pool's own shards."""
     with database.connect(it.db) as connection:
         places = database.shards_of(connection, list(labels))
     records = []
@@ -232,9 +315,13 @@ def _write_acquired(it: _Iteration, labels: dict[str, dict[str, int]]) -> None:
             f"{it.shard_dir}: {len(labels) - len(records)} labelled galaxies are not in the shards the index names."
         )
     size = it.shard_config["shard_size"]
-    (it.folder / "acquired").mkdir()
+    (it.folder / name).mkdir()
     for number, start in enumerate(range(0, len(records), size)):
-        tfrecords.write(it.folder / "acquired" / f"acquired_{number:05d}.tfrecord", records[start : start + size])
+        tfrecords.write(it.folder / name / f"{name}_{number:05d}.tfrecord", records[start : start + size])
+
+
+def _labelled_files(folder: Path, name: str) -> list[Path]:
+    return sorted((folder / name).glob("*.tfrecord"))
 
 
 # --------------------------------------------------------------- train
@@ -244,7 +331,7 @@ def _train_files(it: _Iteration) -> list[tuple[Path, Path]]:
     """Every file to train on: its path, and its name relative to the shards or to the experiment."""
     files = [(it.shard_dir / name, Path(name)) for name in it.shard_config["splits"]["train"]]
     for number, folder in enumerate([*it.before, it.folder]):
-        for path in sorted((folder / "acquired").glob("*.tfrecord")):
+        for path in _labelled_files(folder, "acquired"):
             files.append((path, Path(f"iteration_{number}") / "acquired" / path.name))
     return files
 
@@ -281,9 +368,9 @@ def _sample_shard(it: _Iteration, network: model.Network, path: Path, n_galaxies
     return model.sample(network, model.encode(network, images), it.settings.model.n_samples, random)
 
 
-def _evaluate(it: _Iteration, network: model.Network, split: str) -> dict[str, dict[str, float]]:
+def _evaluate(it: _Iteration, network: model.Network, files: Sequence[Path]) -> dict[str, dict[str, float]]:
     samples, votes_of = [], []
-    for path in _split_files(it, split):
+    for path in files:
         records = [tfrecords.decode(record, it.shard_config["encoding"])[2] for record in tfrecords.read(path)]
         samples.append(_sample_shard(it, network, path, len(records)))
         votes_of += records
@@ -293,24 +380,24 @@ def _evaluate(it: _Iteration, network: model.Network, split: str) -> dict[str, d
     )
 
 
-def _next_shards(it: _Iteration, still_waiting: set[str]) -> list[str]:
+def _next_shards(it: _Iteration, asked: set[str]) -> list[str]:
     """This iteration's pool shards: the next in turn that still hold a galaxy to ask about."""
     pool: list[str] = it.shard_config["splits"]["pool"]
     wanted = min(it.settings.iterate.shards_per_iteration, len(pool))
     start = it.number * wanted
     with database.connect(it.db) as connection:
-        ids = database.ids_in_split(connection, "pool") - database.labelled_ids(connection) - still_waiting
+        ids = database.ids_in_split(connection, "pool") - database.labelled_ids(connection) - asked
         open_shards = database.shards_of(connection, sorted(ids))
     in_turn = [pool[(start + i) % len(pool)] for i in range(len(pool))]
     return [shard for shard in in_turn if shard in open_shards][:wanted]
 
 
-def _predict(it: _Iteration, network: model.Network, shards: Sequence[str], still_waiting: set[str]) -> pd.DataFrame:
+def _predict(it: _Iteration, network: model.Network, shards: Sequence[str], asked: set[str]) -> pd.DataFrame:
     """Score every galaxy of the shards that may be asked about, and write predictions.parquet: id_str, shard,
     acquisition, rank.
     """
     with database.connect(it.db) as connection:
-        closed = database.labelled_ids(connection) | still_waiting
+        closed = database.labelled_ids(connection) | asked
     ids, names, samples = [], [], []
     for shard in track(shards, "predicting shards", len(shards)):
         shard_ids = np.array(tfrecords.read_ids(it.shard_dir / shard))
