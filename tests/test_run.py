@@ -114,11 +114,6 @@ def test_a_failed_job_of_a_sweep_is_the_status_of_the_sweep(data_dir: Path) -> N
     assert "nothing to do" in message and "Task gz2_tree does not fit the survey" in message
 
 
-def test_a_simulation_checks_its_task_before_any_work(tmp_path: Path) -> None:
-    message = refused(run("stage=simulate", "task=gz2_tree", "survey.n_galaxies=50", f"data_dir={tmp_path}"))
-    assert "Task gz2_tree does not fit the survey" in message and not (tmp_path / "demo").exists()
-
-
 # --------------------------------------------------------------- status 0 and 1
 
 

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from zoobot import database, folders, tfrecords
-from zoobot.errors import FolderError, InputError
+from zoobot.errors import FolderError, InputError, SettingsError
 from zoobot.settings import Settings
-from zoobot.stages import catalogs, master_catalog, shards
+from zoobot.stages import catalogs, master_catalog, shards, simulate
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_real_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data is not at {SHARED}")
@@ -257,6 +257,13 @@ def test_nothing_left_to_train_on_or_to_choose_from(custom_survey: Custom) -> No
     few = prepare(custom_survey, galaxies(14), "survey.name=few")
     with pytest.raises(InputError, match=r"has 12 galaxies: none is left to train on after shards\.eval_size=9"):
         shards.run(replace(few, shards=replace(few.shards, eval_size=9)))
+
+
+def test_a_simulation_checks_its_task_before_any_work(settings: Custom) -> None:
+    s = settings("stage=simulate", "task=gz2_tree", "survey.n_galaxies=3")
+    with pytest.raises(SettingsError, match="Task gz2_tree does not fit the survey"):
+        simulate.run(s)
+    assert not s.survey_dir.exists()
 
 
 # --------------------------------------------------------------- real data
