@@ -28,8 +28,8 @@ QUESTIONS = load_questions("demo")
 LIVE = (
     "oracle=panoptes", "oracle.project_id=1", "oracle.workflow_ids=[1]", "shards.source=real", "quick=true",
     "oracle.votes_per_galaxy=52", "oracle.control_votes=4", "oracle.control_per_iteration=2", "oracle.overlap_ids=3000",
-    "survey.retirement_votes=48", "oracle.retry_wait_s=0.01", "oracle.timeout_s=2", "tracking=disabled",
-    "iterate.subjects_per_iteration=4", "oracle.tries=4",
+    "survey.retirement_votes=48", "oracle.retry_wait_s=0.01", "oracle.timeout_s=1", "tracking=disabled",
+    "iterate.subjects_per_iteration=4", "oracle.tries=4", "model.max_epochs=1", "model.n_samples=2",
 )  # fmt: skip
 SECRETS = ("rehearsal-secret", "rehearsal-password", "volunteer-wrangler", "sig=")
 
@@ -99,7 +99,7 @@ REQUEST_FAULTS = {
     "a picture is not stored": Fault("status", "/storage/.*", "PUT", times=2),
     "a link is made, its answer lost": Fault("lost_answer", "/api/subject_sets/\\d+/links/subjects", "POST"),
     "a token expires": Fault("expired_token", "/api/subjects", "POST", skip=1),
-    "a list of members comes late": Fault("slow", "/api/subjects", seconds=2.5),
+    "a list of members comes late": Fault("slow", "/api/subjects", seconds=1.3),
 }
 
 
@@ -263,7 +263,7 @@ ALL_FAULTS = [
     Fault("status", "/storage/.*", "PUT", skip=3, times=4),
     Fault("lost_upload", "/storage/.*", "PUT", skip=5, times=2),
     Fault("lost_answer", "/api/subject_sets/\\d+/links/subjects", "POST", skip=1, times=4),
-    Fault("slow", "/api/subjects", seconds=2.5),
+    Fault("slow", "/api/subjects", seconds=1.3),
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 
 from zoobot import classifications, settings, votes
 from zoobot.errors import InputError
-from zoobot.oracle import Asked, KnownVotes, SimulatedVolunteers, build_oracle
+from zoobot.oracle import Asked, KnownVotes, SimulatedVolunteers
 from zoobot.questions import load_questions
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -139,10 +139,3 @@ def test_a_request_names_the_subjects_and_refuses_strangers() -> None:
     assert receipt["subject_set"] == "x_iteration_0" and set(receipt["subjects"]) == {"demo_000003"}
     with pytest.raises(InputError, match="demo_999999"):
         volunteers().request(["demo_999999"], "x", 40)
-
-
-def test_build_oracle_reads_ids_as_text(settings: Callable[..., settings.Settings], tmp_path: Path) -> None:
-    table = hidden_votes(2).reset_index().assign(id_str=["587739132962406756", "0012"])
-    table.to_csv(tmp_path / "oracle.csv", index=False)
-    oracle = build_oracle(settings("stage=simulate", "oracle=known"), tmp_path, QUESTIONS, tmp_path / "unfinished")
-    assert list(oracle.receive(asked("0012"), [], 0).votes.index) == ["0012"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +18,6 @@ from zoobot import classifications, settings, votes
 from zoobot.errors import InputError
 from zoobot.questions import QuestionTree
 from zoobot.seeds import stream
-from zoobot.surveys import read_table
 
 WORKFLOW_ID, PROJECT_ID, WORKFLOW_VERSION = "1", "1", "1.1"
 _FIRST_SUBJECT_ID = 10_000_000
@@ -188,21 +186,6 @@ def classification(
             "subjects": [subject_id],
         },
     }
-
-
-def build_oracle(chosen: settings.Settings, catalog_dir: Path, questions: QuestionTree, unfinished: Path) -> Oracle:
-    """The oracle of an experiment, over the hidden votes in ``oracle.csv``, or over what nobody has labelled yet.
-
-    ``unfinished`` is a folder that outlives a crash, for what an iteration must find again after it.
-    """
-    if chosen.oracle.kind == "panoptes":
-        from zoobot.live import LiveProject  # late: a simulation does not need the client
-
-        return LiveProject(chosen, catalog_dir / "unlabelled.csv", questions, unfinished)
-    hidden = read_table(catalog_dir / "oracle.csv").set_index("id_str")
-    if chosen.oracle.kind == "known":
-        return KnownVotes(hidden)
-    return SimulatedVolunteers(hidden, questions, chosen.oracle, chosen.seed)
 
 
 def _require_hidden(hidden: pd.DataFrame, ids: Sequence[str]) -> None:

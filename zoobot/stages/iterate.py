@@ -24,19 +24,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from zoobot import acquisition, database, folders, metrics, model, tfrecords, tracking
+from zoobot import acquisition, database, folders, metrics, model, streams, tfrecords, tracking
 from zoobot.errors import FolderError
-from zoobot.oracle import Asked, Oracle, Received, build_oracle
+from zoobot.live import LiveProject
+from zoobot.oracle import KnownVotes, Oracle, Received, SimulatedVolunteers
 from zoobot.progress import track
 from zoobot.questions import QuestionTree, load_questions
 from zoobot.seeds import stream
 from zoobot.settings import Settings, stage_settings
+from zoobot.streams import CHOSEN, CONTROL
+from zoobot.surveys import read_table
 from zoobot.tasks import LABEL, TOTAL_VOTES, Task, build_task
 
 log = logging.getLogger("zoobot")
 FORMAT_VERSION = 1
-# What is asked: the galaxies chosen, which train the model, and the control sample, which only tests it.
-CHOSEN, CONTROL = "chosen", "control"
 PICTURES = 16  # of the galaxies chosen, kept for report and dashboard
 
 
@@ -137,12 +138,12 @@ def _check_previous(settings: Settings, before: Sequence[Path]) -> None:
 def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
     shutil.copyfile((it.before[-1] if it.before else instructions_dir) / "iteration.db", it.db)
     it.db.chmod(0o644)
-    oracle = build_oracle(it.settings, it.catalog_dir, it.questions, it.unfinished)
+    oracle = _build_oracle(it)
     with it.timed("receive"):
-        waiting = _waiting(it)
+        waiting = streams.waiting(it.before, it.db)
         last_id = folders.read_json((it.before[-1] / "iteration.json") if it.before else
                                     instructions_dir / "instructions.json")["last_classification_id"]  # fmt: skip
-        received = oracle.receive({**waiting[CHOSEN], **waiting[CONTROL]}, _earlier_classifications(it), last_id)
+        received = oracle.receive({**waiting[CHOSEN], **waiting[CONTROL]}, streams.classifications(it.before), last_id)
         labels = _new_labels(it, received.votes.loc[list(waiting[CHOSEN])])
         control_labels = _new_control_labels(it, received.votes.loc[list(waiting[CONTROL])])
         _write_received(it, received)
@@ -169,9 +170,10 @@ def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
             measured[CONTROL] = _evaluate(it, network, control_files)
         folders.write_json(it.folder / "metrics.json", measured)
     with it.timed("predict"):
-        control = _draw_control(it)
+        random = stream(it.settings.seed, "control", it.number)
+        control = streams.draw_control(it.before, it.db, it.settings.oracle.control_per_iteration, random)
         still_waiting = [id_str for id_str in waiting[CHOSEN] if id_str not in labels]
-        closed = {*still_waiting, *_asked(it, CONTROL), *control}
+        closed = {*still_waiting, *streams.asked(it.before, CONTROL), *control}
         shards = _next_shards(it, closed)
         predictions = _predict(it, network, shards, closed)
     with it.timed("request"):
@@ -232,39 +234,6 @@ def _request(it: _Iteration, oracle: Oracle, ids: dict[str, list[str]]) -> None:
     folders.write_json(it.folder / "requests.json", {**requests[CHOSEN], CONTROL: requests[CONTROL]})
 
 
-def _asked(it: _Iteration, kind: str) -> dict[str, Asked]:
-    """What was asked in the iterations before, in order."""
-    asked: dict[str, Asked] = {}
-    for path in it.before:
-        content = folders.read_json(path / "requests.json")
-        stream_content = content if kind == CHOSEN else content[CONTROL]
-        subjects = stream_content["receipt"].get("subjects", {})
-        asked |= {id_: Asked(subjects.get(id_, ""), stream_content["votes"]) for id_ in stream_content["ids"]}
-    return asked
-
-
-def _waiting(it: _Iteration) -> dict[str, dict[str, Asked]]:
-    """The galaxies of each stream that were asked about in earlier iterations and have no label yet."""
-    with database.connect(it.db) as connection:
-        done = {CHOSEN: database.labelled_ids(connection), CONTROL: database.control_ids(connection)}
-    return {kind: {i: asked for i, asked in _asked(it, kind).items() if i not in done[kind]} for kind in done}
-
-
-def _draw_control(it: _Iteration) -> list[str]:
-    """The control sample: drawn from all of the pool that was never asked about, before anything is chosen."""
-    with database.connect(it.db) as connection:
-        open_ids = database.ids_in_split(connection, "pool") - database.labelled_ids(connection)
-    ids = sorted(open_ids - set(_asked(it, CHOSEN)) - set(_asked(it, CONTROL)))
-    size = min(it.settings.oracle.control_per_iteration, len(ids))
-    return [ids[i] for i in stream(it.settings.seed, "control", it.number).choice(len(ids), size, replace=False)]
-
-
-def _earlier_classifications(it: _Iteration) -> Iterator[dict[str, Any]]:
-    for path in it.before:
-        with (path / "classifications" / "classifications.jsonl").open(encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
-
-
 def _write_received(it: _Iteration, received: Received) -> None:
     folder = it.folder / "classifications"
     folder.mkdir()
@@ -274,6 +243,15 @@ def _write_received(it: _Iteration, received: Received) -> None:
         folders.write_json(folder / "workflow_versions.json", {"workflow_versions": received.workflow_versions})
     if received.rejected is not None:
         received.rejected.to_csv(folder / "rejected.csv", index=False)
+
+
+def _build_oracle(it: _Iteration) -> Oracle:
+    if it.settings.oracle.kind == "panoptes":
+        return LiveProject(it.settings, it.catalog_dir / "unlabelled.csv", it.questions, it.unfinished)
+    hidden = read_table(it.catalog_dir / "oracle.csv").set_index("id_str")
+    if it.settings.oracle.kind == "known":
+        return KnownVotes(hidden)
+    return SimulatedVolunteers(hidden, it.questions, it.settings.oracle, it.settings.seed)
 
 
 def _new_labels(it: _Iteration, votes: pd.DataFrame) -> dict[str, dict[str, int]]:
