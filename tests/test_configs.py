@@ -35,6 +35,7 @@ NEEDS = {
     "stage=reduce": ["reduce.export=a.csv", "reduce.workflow_versions=b.json"],
     "survey=decals": ["survey.catalog=joint_catalog.fits"],
     "shards=standard": ["catalogs.mock_labelled=6000"],
+    "oracle=panoptes": ["stage=iterate", "shards.source=real", "oracle.project_id=1", "oracle.workflow_ids=[1]"],
 }
 ALL_OPTIONS = [
     f"{path.parent.name}={path.stem}" for path in sorted(CONFIG_DIR.glob("*/*.yaml")) if path.parent.name != "questions"
@@ -67,8 +68,9 @@ def test_every_option_is_counted() -> None:
 @pytest.mark.parametrize("option", [o for o in ALL_OPTIONS if not o.startswith("experiment=")])
 def test_every_option_composes_and_validates(option: str, compose: Compose, tmp_path: Path) -> None:
     group, name = option.split("=")
-    stage = [] if group == "stage" else ["stage=simulate"]
-    settings = compose(*stage, option, *NEEDS.get(option, []), data_dir=tmp_path)
+    needs = NEEDS.get(option, [])
+    stage = [] if group == "stage" or "stage=iterate" in needs else ["stage=simulate"]
+    settings = compose(*stage, option, *needs, data_dir=tmp_path)
     assert name in repr(getattr(settings, group))
 
 
@@ -245,4 +247,6 @@ def test_an_output_depends_on_all_but_places_and_looks(compose: Compose, tmp_pat
     assert {key for key in every - used if not key.startswith(free)} == {
         "survey.folder", "survey.catalog", "survey.classifications",  # places; what is there goes in by its digest
         "max_dropped_fraction", "iterate.previous", "simulate.iterations",  # limits
+        "oracle.dry_run", "oracle.subjects", "oracle.credentials_file",  # how Zooniverse is reached, not what is asked
+        "oracle.retry_wait_s", "oracle.overlap_ids", "oracle.tries", "oracle.timeout_s",
     }  # fmt: skip
