@@ -8,6 +8,7 @@ K posterior samples, A answers (of one question, or of all), V vote counts, W wi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ _PAIR = (Group("label", ("label", "not_label")),)
 _CHUNK_ELEMENTS = 2_000_000  # of N × K × V at once: bounds the memory
 
 # The log of the k-th power of x: plain, or rising x (x + 1) … (x + k - 1). zoobot/likelihoods.py tells what for.
-LOG_POWERS: Mapping[str, Callable[[Floats, Floats], Floats]] = {
+LOG_POWERS: Mapping[str, Callable[..., Any]] = {  # (x, k) → log, elementwise
     "multinomial": lambda x, k: xlogy(k, x),
     "dirichlet_multinomial": lambda x, k: gammaln(x + k) - gammaln(x),
 }
