@@ -8,8 +8,10 @@ grid, so the posterior is exact.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,7 +100,7 @@ def test_a_count_that_was_thought_impossible_counts_in_the_last_or_first_bin() -
 def test_uniformity_by_hand() -> None:
     assert calibration.uniformity(np.full(10, 0.1), 50) == (0.0, 1.0)
     distance, p_value = calibration.uniformity(np.array([0.75, 0.25]), 16)  # 12 and 4 of 16: chi-square 4
-    assert (distance, p_value) == (pytest.approx(0.25), pytest.approx(0.0455, abs=1e-4))
+    assert distance == pytest.approx(0.25) and p_value == pytest.approx(0.0455, abs=1e-4)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -156,3 +158,22 @@ def test_tempered_samples_by_hand() -> None:
     assert tempered[0, 0] == pytest.approx([2 / 3, 1 / 3])
     assert recalibration.temper("dirichlet_multinomial", [[[8.0, 2.0]]], PAIR, 2.0)[0, 0] == pytest.approx([4.0, 1.0])
     assert recalibration.temper("multinomial", [[[0.7, 0.2]]], PAIR, 1.0)[0, 0].tolist() == [0.7, 0.2]
+
+
+# ------------------------------------------------------------------ real votes
+
+GZ2 = Path(__file__).resolve().parents[2] / "shared/realdata/gz2/gz2_classifications_and_subjects.csv"
+
+
+@pytest.mark.skipif(not GZ2.is_file(), reason="the folder shared/realdata is not here")
+def test_real_votes_scatter_more_than_multinomial_ones() -> None:
+    """The same prediction for every galaxy: only the Dirichlet-multinomial can say that galaxies differ."""
+    counts = pd.read_csv(GZ2).filter(regex=r"^t01.*_count$").to_numpy()
+    mean = np.broadcast_to(counts.sum(axis=0) / counts.sum(), (len(counts), 1, 3))
+    plain = metrics.evaluate(mean, counts, THREE, "multinomial")["shape"]
+    fitted = recalibration.fit_temperature("dirichlet_multinomial", 50 * mean, counts, THREE)
+    wide = metrics.evaluate(50 * mean / fitted, counts, THREE, "dirichlet_multinomial")["shape"]
+    assert plain["rmse"] == pytest.approx(wide["rmse"])
+    assert plain["dispersion"] > 5 and wide["dispersion"] < 2
+    assert plain["coverage_error"] > 0.5 and wide["coverage_error"] < 0.2
+    assert wide["log_score"] > plain["log_score"] + 1

@@ -1,4 +1,4 @@
-"""Metrics: numbers by hand, brute force over every vote and count, then what calibrated and over-confident sets give."""
+"""Metrics: numbers by hand, brute force over every vote, then what calibrated and over-confident sets give."""
 
 from __future__ import annotations
 
