@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from zoobot import database, folders, tfrecords
-from zoobot.errors import FolderError
+from zoobot.errors import FolderError, SettingsError
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards, simulate
 
@@ -211,6 +211,35 @@ def test_a_tree_with_the_historical_votes(compose: Compose, tmp_path: Path, warm
     assert isinstance(measured, dict) and set(measured) == {*settings.task.questions, "all"}
     first = [read(settings, n, "model/training.json")["eval_loss"][0] for n in range(2)]
     assert (first[1] < first[0]) or not warm_start
+
+
+def test_a_temperature_is_fitted_on_eval_and_used_on_test_and_on_the_pool(compose: Compose, tmp_path: Path) -> None:
+    measured, predicted = [], []
+    for recalibrate in (False, True):
+        settings = compose(
+            "stage=simulate", "quick=true", "task=demo_tree", "model.likelihood=dirichlet_multinomial",
+            "acquisition=random", "simulate.iterations=1", f"model.recalibrate={recalibrate}",
+            data_dir=tmp_path / str(recalibrate),
+        )  # fmt: skip
+        simulate.run(settings)
+        measured.append([read(settings, 0, name) for name in ("iteration.json", "metrics.json")])
+        table = pd.read_parquet(iteration(settings, 0) / "predictions.parquet").set_index("id_str")
+        predicted.append(np.stack(table["bar_yes"].to_list()))
+    (off, plain), (on, tempered) = measured
+    assert off["weights_sha256"] == on["weights_sha256"]
+    assert off["temperature"] == 1 != on["temperature"]
+    assert tempered["eval"]["all"]["loss"] < plain["eval"]["all"]["loss"]
+    assert tempered["test"]["all"]["loss"] != plain["test"]["all"]["loss"]
+    assert predicted[0] / predicted[1] == pytest.approx(np.full(predicted[0].shape, on["temperature"]), rel=1e-5)
+
+
+def test_concentrations_with_an_acquisition_that_needs_probabilities_are_refused(
+    compose: Compose, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=r"model\.likelihood=dirichlet_multinomial.*acquisition=random"):
+        compose("stage=simulate", "model.likelihood=dirichlet_multinomial", data_dir=tmp_path)
+    with pytest.raises(SettingsError, match=r"model\.likelihood=poisson: choose one of multinomial, dirichlet"):
+        compose("stage=simulate", "model.likelihood=poisson", data_dir=tmp_path)
 
 
 def test_instructions_hold_every_fixed_setting_and_no_machine(done: Settings) -> None:

@@ -24,6 +24,7 @@ SURVEY_KINDS = ("demo", "gz2", "decals", "custom")
 ORACLE_KINDS = ("simulated", "known", "panoptes")
 ACQUISITIONS = ("mutual_information", "random")
 TRACKING_MODES = ("online", "offline", "disabled")
+LIKELIHOODS = ("multinomial", "dirichlet_multinomial")
 ENCODINGS = ("raw", "png", "jpeg")
 SHARD_SOURCES = ("mock", "real")
 
@@ -91,6 +92,7 @@ class Model:
     blocks: list[list[int]] = MISSING  # filters of the 3x3 convolutions; 2x2 max-pooling after each inner list
     hidden: int = 128  # units of the dense layer in front of the dropout
     dropout_rate: float = 0.5  # share of the hidden units left out, in training and for each posterior sample
+    likelihood: str = "multinomial"  # of a question's votes; dirichlet_multinomial: they may scatter more than that
     final_size_px: int = 64  # side of the images the network sees
     rotate: bool = True  # training images are rotated by any angle; flips are always on
     zoom: float = 0.2  # training images are magnified by up to this fraction
@@ -102,6 +104,7 @@ class Model:
     warm_start: bool = False  # start from the weights of the iteration before
     n_samples: int = 20  # posterior samples (Monte-Carlo dropout) per galaxy
     predict_batch_size: int = 256  # galaxies predicted at a time
+    recalibrate: bool = False  # make the samples less or more sure by one temperature, fitted on the eval galaxies
 
 
 @dataclass(frozen=True)
@@ -361,6 +364,7 @@ def _problems(s: Settings) -> list[str]:
         *_choices(flat, "survey.kind", SURVEY_KINDS),
         *_choices(flat, "oracle.kind", ORACLE_KINDS),
         *_choices(flat, "acquisition.name", ACQUISITIONS),
+        *_choices(flat, "model.likelihood", LIKELIHOODS),
         *_choices(flat, "tracking.mode", TRACKING_MODES),
         *_choices(flat, "shards.source", SHARD_SOURCES),
         *_choices(flat, "shards.encoding", ENCODINGS),
@@ -422,6 +426,11 @@ def _misfits(s: Settings) -> list[str]:
         problems.append(
             f"model.final_size_px={s.model.final_size_px}: larger than the stored images"
             f" (shards.image_size_px={s.shards.image_size_px})"
+        )
+    if s.model.likelihood == "dirichlet_multinomial" and s.acquisition.name == "mutual_information":
+        problems.append(
+            "model.likelihood=dirichlet_multinomial: acquisition=mutual_information needs probabilities, not"
+            " concentrations. Choose acquisition=random, or model.likelihood=multinomial"
         )
     smallest = 2 ** len(s.model.blocks)
     if not s.model.blocks or not all(s.model.blocks) or min(f for block in s.model.blocks for f in block) < 1:

@@ -63,7 +63,7 @@ def _log(settings: Settings, iterations: Sequence[Path]) -> None:
 
 
 def _values(iteration: Path) -> dict[str, Any]:
-    """The metrics and counts of one iteration, flat."""
+    """The metrics and counts of one iteration, flat; without the lists (histograms, curves), which metrics.json has."""
     summary = folders.read_json(iteration / "iteration.json")
     counts = (
         "number",
@@ -78,7 +78,10 @@ def _values(iteration: Path) -> dict[str, Any]:
     values |= {f"timings_s/{step}": seconds for step, seconds in summary["timings_s"].items()}
     for split, questions in folders.read_json(iteration / "metrics.json").items():
         values |= {
-            f"{split}/{question}/{name}": v for question, metrics in questions.items() for name, v in metrics.items()
+            f"{split}/{question}/{name}": v
+            for question, metrics in questions.items()
+            for name, v in metrics.items()
+            if not isinstance(v, list)
         }
     return values
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from zoobot import acquisition, database, folders, metrics, model, streams, tfrecords, tracking
+from zoobot import acquisition, database, folders, metrics, model, recalibration, streams, tfrecords, tracking
 from zoobot.errors import FolderError
 from zoobot.live import LiveProject
 from zoobot.oracle import KnownVotes, Oracle, Received, SimulatedVolunteers
@@ -55,6 +55,7 @@ class _Iteration:
     before: list[Path]  # folders of the iterations before, in order
     folder: Path  # where this one is being written
     timings_s: dict[str, float] = field(default_factory=dict)
+    temperature: float = 1.0  # of the posterior samples, once the network is trained
 
     @property
     def db(self) -> Path:
@@ -164,10 +165,7 @@ def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
         history = _train(it, network, train_files)
         weights_digest = model.save(network, it.folder / "model", history)
     with it.timed("evaluate"):
-        measured = {split: _evaluate(it, network, _split_files(it, split)) for split in ("eval", "test")}
-        control_files = [path for folder in [*it.before, it.folder] for path in _labelled_files(folder, CONTROL)]
-        if control_files:
-            measured[CONTROL] = _evaluate(it, network, control_files)
+        measured = _evaluate(it, network)
         folders.write_json(it.folder / "metrics.json", measured)
     with it.timed("predict"):
         random = stream(it.settings.seed, "control", it.number)
@@ -196,6 +194,7 @@ def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
         "requested": len(chosen),
         "epochs": history["epochs"],
         "weights_sha256": weights_digest,
+        "temperature": it.temperature,
         "test_loss": measured["test"]["all"]["loss"],
         "requested_control": len(control),
         "last_classification_id": received.last_classification_id,
@@ -340,22 +339,42 @@ def _count_train(it: _Iteration) -> int:
 
 
 def _sample_shard(it: _Iteration, network: model.Network, path: Path, n_galaxies: int) -> npt.NDArray[np.float32]:
-    """Posterior samples N × K × A of one shard; they depend on weights, seed and shard alone."""
+    """Posterior samples N × K × A of one shard, at the iteration's temperature; they depend on weights, seed and
+    shard alone.
+    """
     images = tfrecords.dataset([path], n_galaxies, None, it.shard_config, it.settings.model.predict_batch_size)
     random = stream(it.settings.seed, "dropout", it.number, path.name)
-    return model.sample(network, model.encode(network, images), it.settings.model.n_samples, random)
+    samples = model.sample(network, model.encode(network, images), it.settings.model.n_samples, random)
+    tempered = recalibration.temper(it.settings.model.likelihood, samples, it.task.groups, it.temperature)
+    return tempered.astype(np.float32)
 
 
-def _evaluate(it: _Iteration, network: model.Network, files: Sequence[Path]) -> dict[str, dict[str, float]]:
+def _evaluate(it: _Iteration, network: model.Network) -> dict[str, dict[str, metrics.Values]]:
+    """The metrics on eval, test and control, after setting the temperature on eval if the settings say so."""
+    likelihood, groups = it.settings.model.likelihood, it.task.groups
+    files = {split: _split_files(it, split) for split in ("eval", "test")}
+    control = [path for folder in [*it.before, it.folder] for path in _labelled_files(folder, CONTROL)]
+    if it.settings.model.recalibrate:
+        it.temperature = recalibration.fit_temperature(
+            likelihood, *_sample_labelled(it, network, files["eval"]), groups
+        )
+    return {
+        name: metrics.evaluate(*_sample_labelled(it, network, paths), groups, likelihood)
+        for name, paths in (files | ({CONTROL: control} if control else {})).items()
+    }
+
+
+def _sample_labelled(
+    it: _Iteration, network: model.Network, files: Sequence[Path]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The posterior samples N × K × A and the vote counts N × A of the labelled galaxies in these files."""
     samples, votes_of = [], []
     for path in files:
         records = [tfrecords.decode(record, it.shard_config["encoding"])[2] for record in tfrecords.read(path)]
         samples.append(_sample_shard(it, network, path, len(records)))
         votes_of += records
     votes = pd.DataFrame(votes_of)
-    return metrics.evaluate(
-        np.concatenate(samples), it.task.counts({c: votes[c].to_numpy() for c in votes.columns}), it.task.groups
-    )
+    return np.concatenate(samples), it.task.counts({c: votes[c].to_numpy() for c in votes.columns})
 
 
 def _next_shards(it: _Iteration, asked: set[str]) -> list[str]:
