@@ -1,4 +1,4 @@
-"""Generated classifications for benchmarks: API rows (JSON lines) or an export (CSV), seeded, 200,000 rows a second.
+"""Generated classifications for benchmarks: API rows (JSON lines) or an export (CSV), seeded, 100,000 rows a second.
 
 The rows have the fields and the size of real ones (about 1.2 kB): 4 to 9 answers each down the DECaLS tree, the
 multiple-choice task T10 among them, three workflow versions, one volunteer in five not logged in, and now and then a
@@ -26,7 +26,7 @@ EXPORT_HEADER = (
     "expert,metadata,annotations,subject_data,subject_ids"
 )
 _N_PER_BLOCK = 100_000
-_ROWS_PER_SUBJECT, _VOLUNTEERS = 16, 15_000  # as in the Galaxy Zoo Euclid export of 2025
+_SUBJECTS, _VOLUNTEERS = 60_000, 15_000  # as in the Galaxy Zoo Euclid export of 2025; the same for every size
 _UNKNOWN_VERSION = "65.1"
 
 Kind = Literal["jsonl", "csv"]
@@ -40,17 +40,17 @@ def write(path: Path, n_rows: int, kind: Kind, seed: int = 0) -> None:
             file.write(EXPORT_HEADER + "\n")
         for block, start in enumerate(range(0, n_rows, _N_PER_BLOCK)):
             random = np.random.default_rng([seed, block])
-            columns = _columns(random, start, min(_N_PER_BLOCK, n_rows - start), n_rows, len(annotations[0]))
+            columns = _columns(random, start, min(_N_PER_BLOCK, n_rows - start), len(annotations[0]))
             line = _api_line if kind == "jsonl" else _export_line
             file.writelines(line(annotations, *values) for values in zip(*columns, strict=True))
 
 
-def _columns(random: np.random.Generator, start: int, n: int, n_rows: int, n_texts: int) -> list[list[Any]]:
+def _columns(random: np.random.Generator, start: int, n: int, n_texts: int) -> list[list[Any]]:
     """id, subject, second subject or 0, user or 0, session, version, which annotations."""
     ids = 500_000_000 + start + np.arange(n)
     copied = random.random(n) < 0.003
     ids[copied] -= 1
-    subjects = 40_000_000 + random.integers(max(n_rows // _ROWS_PER_SUBJECT, 1), size=n)
+    subjects = 40_000_000 + random.integers(_SUBJECTS, size=n)
     second = np.where(random.random(n) < 0.001, subjects + 1, 0)
     users = np.minimum(random.zipf(1.3, n), _VOLUNTEERS) + random.integers(_VOLUNTEERS, size=n)
     users[random.random(n) < 0.2] = 0

@@ -1,24 +1,4 @@
-"""Raw Zooniverse classifications -> votes per subject: the reduction.
-
-Rules, in the order in which they act:
-
-1. Rows with the same classification id are copies: the one updated last counts, the others are tallied as duplicates.
-2. A classification is rejected whole, and takes nobody's turn in rule 3, if it is unreadable, has no usable id, is not
-   about exactly one subject, or comes from an unknown workflow version. Versions are text: 28.30 is not 28.3.
-3. A logged-in volunteer has one classification per subject: the first by id, whole; later ones are tallied as repeats.
-   All anonymous ones count, or (``anonymous_repeats="first_per_session"``) the first of each known session and subject.
-4. Answers inside a combo task are read like any other.
-5. Null, empty and absent answers, tasks without a question (tutorials, rare features), and tasks that are not
-   single-choice in that version give no vote.
-6. An index means the label that this version gives it; a text is a label itself. Labels are compared without image
-   markdown, case and spacing. An answer whose label the question does not have is rejected.
-7. A question answered twice in one classification: the first readable answer counts, the others are rejected.
-8. An answer off the tree's path (no counted answer of that classification leads to its question) is rejected, so that a
-   question never has more votes than the answers which lead to it.
-
-Every answer read is a vote, a tallied answer without a vote, or a row of ``rejected``; a classification without answers
-counts as one answer.
-"""
+"""Votes by the rules of zoobot/votes.py in plain Python, row by row: slow, and independent of DuckDB and of the verdicts."""
 
 from __future__ import annotations
 
@@ -32,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
-from zoobot.classifications import UNREADABLE
+from zoobot.classifications import Unreadable
 from zoobot.errors import InputError, SettingsError
 from zoobot.questions import QuestionTree
 
@@ -188,7 +168,7 @@ def _read_row(row: object, tables: _Tables, one_per_session: bool) -> _Classific
     links, metadata = _mapping(fields.get("links")), _mapping(fields.get("metadata"))
     id_text, user, session = _text(fields.get("id")), _text(links.get("user")), _text(metadata.get("session"))
     # A row that was cut off is no copy of a whole one, so it has no id here.
-    id_ = int(id_text) if re.fullmatch(r"[0-9]{1,18}", id_text) and UNREADABLE not in fields else -1
+    id_ = int(id_text) if re.fullmatch(r"[0-9]{1,18}", id_text) and not isinstance(row, Unreadable) else -1
     subject = ";".join(_text(s) for s in _list(links.get("subjects")))
     answers = list(_without_combos(_list(fields.get("annotations"))))
     offered, problem = _find_version(tables, _text(links.get("workflow")), metadata.get("workflow_version"))
@@ -209,7 +189,7 @@ def _problem(row: object, id_: int, links: Row, subject: str) -> str:
     fields, n_subjects, user = _mapping(row), len(_list(links.get("subjects"))), links.get("user")
     problems = (
         (not isinstance(row, Mapping), "not an object"),
-        (UNREADABLE in fields, _text(fields.get(UNREADABLE)) or UNREADABLE),
+        (isinstance(row, Unreadable), getattr(row, "reason", "")),
         (id_ < 0, "no usable classification id"),
         (n_subjects > 1, f"{n_subjects} subjects, expected one"),
         (not subject, "no subject"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
@@ -26,6 +26,7 @@ _IMAGE = re.compile(r"!\[.*?\]\((?:[^()]|\([^()]*\))*\)(?:[^\s()]*\.\w{3,4}(?:\s
 
 Row: TypeAlias = Mapping[str, Any]
 _Offered: TypeAlias = dict[str, tuple[str, ...]]  # task -> normalised label of each index; () if not single-choice
+_MAX_KNOWN = 100_000
 
 
 class Outcome(NamedTuple):
@@ -62,12 +63,18 @@ def normalise_label(text: str) -> str:
 
 
 @dataclass(frozen=True)
+class _Version:
+    offered: _Offered
+    known: dict[tuple[Any, ...], Outcome] = field(default_factory=dict)  # outcomes of answers seen before
+
+
+@dataclass(frozen=True)
 class Judge:
     """Judges rows for a question set and the workflow versions that volunteers were shown."""
 
     questions: QuestionTree
     columns: dict[str, dict[str, str]]  # task -> normalised label -> vote column
-    versions: dict[tuple[str, str], _Offered]  # workflow ("" if the record names none), version
+    versions: dict[tuple[str, str], _Version]  # workflow ("" if the record names none), version
 
     @classmethod
     def of(cls, questions: QuestionTree, workflow_versions: Sequence[Row]) -> Judge:
@@ -92,33 +99,31 @@ class Judge:
 
     def verdict(self, workflow: object, version: object, annotations: object) -> Verdict:
         """The verdict on a row's annotations; the rest of the row is as it should be."""
-        offered, problem = self._offered(_text(workflow), version)
+        found = self._version(_text(workflow), version)
+        problem = found if isinstance(found, str) else ""
         if not isinstance(annotations, list | None):
             problem = "the annotations are not a list"
-        if problem:
+        if problem or isinstance(found, str):
             return _rejected_whole(problem, annotations)
-        answers = list(_without_combos(_list(annotations)))
-        if not answers:
-            return Verdict(False, (Outcome(NO_ANSWER),))
-        return Verdict(False, self._outcomes(answers, offered))
+        outcomes = [self._outcome(_mapping(answer), found) for answer in _without_combos(_list(annotations))]
+        return Verdict(False, self._along_the_tree(outcomes) if outcomes else (Outcome(NO_ANSWER),))
 
-    def _offered(self, workflow: str, version: object) -> tuple[_Offered, str]:
+    def _version(self, workflow: str, version: object) -> _Version | str:
         """What was offered, or why that is unknown. A number is no version: 28.30 and 28.3 would be the same."""
         if not isinstance(version, str) or not version.strip():
-            return {}, "the workflow version is missing or not text"
+            return "the workflow version is missing or not text"
         for key in ((workflow, _text(version)), ("", _text(version))):
             if key in self.versions:
-                return self.versions[key], ""
+                return self.versions[key]
         if any(known in ("", workflow) for known, _ in self.versions):
-            return {}, f"unknown workflow version {_text(version)}"
-        return {}, f"unknown workflow {workflow or '(none named)'}"
+            return f"unknown workflow version {_text(version)}"
+        return f"unknown workflow {workflow or '(none named)'}"
 
-    def _outcomes(self, answers: list[object], offered: _Offered) -> tuple[Outcome, ...]:
-        """Votes in the order of the tree, then all other answers."""
+    def _along_the_tree(self, outcomes: list[Outcome]) -> tuple[Outcome, ...]:
+        """The same answers, judged together: votes in the order of the tree, then all others."""
         chosen: dict[str, Outcome] = {}  # by task
         others: list[Outcome] = []
-        for answer in answers:
-            outcome = self._outcome(_mapping(answer), offered)
+        for outcome in outcomes:
             if outcome.kind != VOTE:
                 others.append(outcome)
             elif outcome.task in chosen:
@@ -135,9 +140,19 @@ class Judge:
                 given[vote.text] = vote
         return (*given.values(), *others)
 
-    def _outcome(self, answer: Row, offered: _Offered) -> Outcome:
+    def _outcome(self, answer: Row, version: _Version) -> Outcome:
         """One answer alone, wherever it is on the tree."""
-        task, value = _text(answer.get("task")), answer.get("value")
+        task, value = answer.get("task"), answer.get("value")
+        if not isinstance(task, str) or not isinstance(value, str | int):
+            return self._judged(_text(task), value, version.offered)
+        key = (task, value, type(value))
+        if key not in version.known:
+            if len(version.known) > _MAX_KNOWN:
+                version.known.clear()
+            version.known[key] = self._judged(_text(task), value, version.offered)
+        return version.known[key]
+
+    def _judged(self, task: str, value: Any, offered: _Offered) -> Outcome:
         if not task:
             return Outcome(REJECTED, task, "not an answer to a task")
         if task not in self.columns:
@@ -161,8 +176,8 @@ def _columns_by_label(questions: QuestionTree) -> dict[str, dict[str, str]]:
     return columns
 
 
-def _offered_by_version(workflow_versions: Sequence[Row]) -> dict[tuple[str, str], _Offered]:
-    versions: dict[tuple[str, str], _Offered] = {}
+def _offered_by_version(workflow_versions: Sequence[Row]) -> dict[tuple[str, str], _Version]:
+    versions: dict[tuple[str, str], _Version] = {}
     for number, record in enumerate(workflow_versions, start=1):
         offered: _Offered = {}
         try:
@@ -174,7 +189,7 @@ def _offered_by_version(workflow_versions: Sequence[Row]) -> dict[tuple[str, str
         except (KeyError, TypeError, AttributeError) as error:
             what = "expected major_number, minor_number, strings and tasks with type and answers, as Zooniverse has it"
             raise InputError(f"workflow version {number} of {len(workflow_versions)}: {what}; {error!r}") from error
-        if versions.setdefault((workflow, version), offered) != offered:
+        if versions.setdefault((workflow, version), _Version(offered)).offered != offered:
             raise InputError(f"workflow version {version} is there twice, with other answers but the same workflow")
     return versions
 
@@ -183,7 +198,7 @@ def _problem(row: object, id_: int | None, links: Row, subject: str) -> str:
     """Why a classification cannot be read whatever its workflow; "" if it can."""
     n_subjects, user = len(_list(links.get("subjects"))), links.get("user")
     problems = (
-        (not isinstance(row, Mapping), "not an object"),
+        (not isinstance(row, dict), "not an object"),
         (isinstance(row, Unreadable), getattr(row, "reason", "")),
         (id_ is None, "no usable classification id"),
         (n_subjects > 1, f"{n_subjects} subjects, expected one"),
@@ -202,9 +217,9 @@ def _without_combos(annotations: list[Any]) -> Iterator[object]:
     stack = annotations[::-1]  # not recursion: the sender chooses how deep it goes
     while stack:
         annotation = stack.pop()
-        parts = _list(_mapping(annotation).get("value"))
-        if any("task" in _mapping(part) for part in parts):
-            stack.extend(reversed(parts))
+        value = _mapping(annotation).get("value")
+        if isinstance(value, list) and any("task" in _mapping(part) for part in value):
+            stack.extend(reversed(value))
         else:
             yield annotation
 
@@ -221,7 +236,7 @@ def _label(value: Any, labels: tuple[str, ...]) -> tuple[str, str]:
 
 
 def _mapping(value: object) -> Row:
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _list(value: object) -> list[Any]:

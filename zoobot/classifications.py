@@ -22,6 +22,9 @@ EXPORT_JSON = ("metadata", "annotations")
 _ID_AT_THE_START = re.compile(rb'\s*\{\s*"id"\s*:\s*"?([0-9]{1,18})\b')
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=lambda pairs: dict(reversed(pairs)))
+
+
 class Unreadable(dict[str, Any]):
     """A row that is not whole: what could be read of it, and ``reason``."""
 
@@ -54,7 +57,7 @@ def api_row(line: bytes, where: str) -> dict[str, Any]:
 
 def loads(text: str) -> Any:
     """JSON as DuckDB reads it: of a key that is there twice, the first counts. ValueError, RecursionError: broken."""
-    return json.loads(text, object_pairs_hook=lambda pairs: dict(reversed(pairs)))
+    return _DECODER.decode(text)
 
 
 def read_export(path: str | Path) -> Iterator[dict[str, Any]]:

@@ -39,65 +39,79 @@ CREATE TABLE classification (id BIGINT, id_text VARCHAR, subject VARCHAR, volunt
 _TEXTS = [(name, pa.string()) for name in ("id_text", "subject", "volunteer", "session", "updated_at")]
 _SCHEMA = pa.schema([("id", pa.int64()), *_TEXTS, ("verdict", pa.int32()), ("odd", pa.string())])
 
-# Values stay JSON here, where 28.30 and "28.30" differ; the patterns admit what surely means the same to Python.
-_LINKS, _METADATA = 'STRUCT("user" JSON, workflow JSON, subjects JSON)', "STRUCT(session JSON, workflow_version JSON)"
 _NOTHING = "id IS NULL AND updated_at IS NULL AND annotations IS NULL AND links IS NULL AND metadata IS NULL"
-_READ_DUMP = f"""
-WITH file AS (
-    SELECT * FROM read_json($path, format = 'newline_delimited', ignore_errors = true, columns = {{
-        id: 'JSON', updated_at: 'JSON', annotations: 'JSON', links: '{_LINKS}', metadata: '{_METADATA}'}})
-), judged AS (
-    SELECT *, judge(hash(links.workflow, metadata.workflow_version, annotations),
-                    links.workflow, metadata.workflow_version, annotations) AS verdict FROM file
-), checked AS (
-    SELECT *, metadata.session AS session, coalesce(
-        verdict IS NOT NULL
-        AND regexp_full_match(id, '"?(0|[1-9][0-9]{{0,17}})"?')
-        AND regexp_full_match(links.subjects, '\\["?[0-9]{{1,18}}"?\\]')
-        AND (links."user" IS NULL OR regexp_full_match(links."user", '"?[0-9]{{1,18}}"?'))
-        AND (updated_at IS NULL OR regexp_full_match(updated_at, '"[0-9TZ:.+-]+"'))
-        AND (NOT $sessions OR session IS NULL OR regexp_full_match(session, '"[0-9A-Za-z-]+"')), false) AS plain
-    FROM judged
-)
-INSERT INTO classification
-SELECT CASE WHEN plain THEN TRY_CAST(trim(id, '"') AS BIGINT) END, NULL, trim(links.subjects, '[]"'),
-    coalesce(trim(links."user", '"'), ''), CASE WHEN $sessions THEN coalesce(trim(session, '"'), '') END,
-    coalesce(trim(updated_at, '"'), ''), verdict,
-    CASE WHEN plain THEN NULL WHEN {_NOTHING} THEN '' ELSE to_json({{
-        id: id, updated_at: updated_at, annotations: annotations, links: links, metadata: metadata}})::VARCHAR END
-FROM checked
-"""
+
+
+def _read_dump(sessions: bool) -> str:
+    # Values stay JSON here, where 28.30 and "28.30" differ; the patterns admit what surely means the same to Python.
+    metadata, session = ("session JSON, ", "metadata.session") if sessions else ("", "NULL::VARCHAR")
+    return f"""
+        WITH file AS (
+            SELECT * FROM read_json($path, format = 'newline_delimited', ignore_errors = true, columns = {{
+                id: 'JSON', updated_at: 'JSON', annotations: 'JSON',
+                links: 'STRUCT("user" JSON, workflow JSON, subjects JSON)',
+                metadata: 'STRUCT({metadata}workflow_version JSON)'}})
+        ), judged AS (
+            SELECT *, {session} AS session, links."user" AS volunteer, links.subjects AS subject,
+                judge(hash(links.workflow, metadata.workflow_version, annotations),
+                      links.workflow, metadata.workflow_version, annotations) AS verdict
+            FROM file
+        ), checked AS (
+            SELECT *, coalesce(
+                verdict <> 0
+                AND regexp_full_match(id, '"?(0|[1-9][0-9]{{0,17}})"?')
+                AND regexp_full_match(subject, '\\["?[0-9]{{1,18}}"?\\]')
+                AND (volunteer IS NULL OR regexp_full_match(volunteer, '"?[0-9]{{1,18}}"?'))
+                AND (updated_at IS NULL OR regexp_full_match(updated_at, '"[0-9TZ:.+-]+"'))
+                AND (session IS NULL OR regexp_full_match(session, '"[0-9A-Za-z-]+"')), false) AS plain
+            FROM judged
+        )
+        INSERT INTO classification
+        SELECT CASE WHEN plain THEN TRY_CAST(trim(id, '"') AS BIGINT) END, NULL, trim(subject, '[]"'),
+            coalesce(trim(volunteer, '"'), ''), coalesce(trim(session, '"'), ''), coalesce(trim(updated_at, '"'), ''),
+            verdict,
+            CASE WHEN plain THEN NULL WHEN {_NOTHING} THEN '' ELSE to_json({{
+                id: id, updated_at: updated_at, annotations: annotations, links: links, metadata: metadata}})::VARCHAR END
+        FROM checked
+    """
+
+
 _FIND_NOTHING = f"""
 WITH parsed AS (SELECT n, TRY(from_json(line, '{{"id": "JSON", "updated_at": "JSON", "annotations": "JSON",
     "links": {{"user": "JSON"}}, "metadata": {{"session": "JSON"}}}}')) AS row FROM lines)
 SELECT n FROM (SELECT n, unnest(row) FROM parsed) WHERE {_NOTHING}
 UNION SELECT n FROM parsed WHERE row IS NULL
 """
-_READ_EXPORT = f"""
-WITH file AS (
-    SELECT {", ".join(f"coalesce({c}, '') AS {c}" for c in (*EXPORT_IDS, *EXPORT_JSON))}
-    FROM read_csv($path, header = true, auto_detect = false, delim = ',', quote = '"', escape = '"', columns = $columns)
-), judged AS (
-    SELECT *, judge(hash(workflow_id, workflow_version, annotations), to_json(workflow_id)::VARCHAR,
-                    to_json(workflow_version)::VARCHAR, nullif(annotations, '')) AS verdict,
-        metadata = '' OR json_valid(metadata) AS readable,
-        CASE WHEN $sessions AND readable AND metadata <> '' THEN json_extract(metadata, '$.session')::VARCHAR END AS session
-    FROM file
-), checked AS (
-    SELECT *,
-        verdict IS NOT NULL AND readable
-        AND regexp_full_match(classification_id, '0|[1-9][0-9]{{0,17}}')
-        AND regexp_full_match(subject_ids, '[0-9]{{1,18}}')
-        AND regexp_full_match(user_id, '[0-9]{{0,18}}')
-        AND (session IS NULL OR regexp_full_match(session, '"[0-9A-Za-z-]+"')) AS plain
-    FROM judged
-)
-INSERT INTO classification
-SELECT CASE WHEN plain THEN TRY_CAST(classification_id AS BIGINT) END, NULL, subject_ids, user_id,
-    coalesce(trim(session, '"'), ''), '', verdict,
-    CASE WHEN NOT plain THEN to_json({{{", ".join(f"{c}: {c}" for c in (*EXPORT_IDS, *EXPORT_JSON))}}})::VARCHAR END
-FROM checked
-"""
+
+
+def _read_export(sessions: bool) -> str:
+    cells = (*EXPORT_IDS, *EXPORT_JSON)
+    session = "CASE WHEN readable AND metadata <> '' THEN json_extract(metadata, '$.session')::VARCHAR END"
+    return f"""
+        WITH file AS (
+            SELECT {", ".join(f"coalesce({cell}, '') AS {cell}" for cell in cells)}
+            FROM read_csv($path, header = true, auto_detect = false, delim = ',', quote = '"', escape = '"',
+                          columns = $columns)
+        ), judged AS (
+            SELECT *, metadata = '' OR json_valid(metadata) AS readable,
+                {session if sessions else "NULL::VARCHAR"} AS session,
+                judge(hash(workflow_id, workflow_version, annotations), to_json(workflow_id)::VARCHAR,
+                      to_json(workflow_version)::VARCHAR, nullif(annotations, '')) AS verdict
+            FROM file
+        ), checked AS (
+            SELECT *, verdict <> 0 AND readable
+                AND regexp_full_match(classification_id, '0|[1-9][0-9]{{0,17}}')
+                AND regexp_full_match(subject_ids, '[0-9]{{1,18}}')
+                AND regexp_full_match(user_id, '[0-9]{{0,18}}')
+                AND (session IS NULL OR regexp_full_match(session, '"[0-9A-Za-z-]+"')) AS plain
+            FROM judged
+        )
+        INSERT INTO classification
+        SELECT CASE WHEN plain THEN TRY_CAST(classification_id AS BIGINT) END, NULL, subject_ids, user_id,
+            coalesce(trim(session, '"'), ''), '', verdict,
+            CASE WHEN NOT plain THEN to_json({{{", ".join(f"{cell}: {cell}" for cell in cells)}}})::VARCHAR END
+        FROM checked
+    """
 
 
 class Intake:
@@ -106,7 +120,7 @@ class Intake:
     def __init__(self, connection: duckdb.DuckDBPyConnection, judge: Judge, sessions: bool) -> None:
         self.codes: dict[Verdict, int] = {}
         self._connection, self._judge, self._sessions = connection, judge, sessions
-        self._known: dict[int, int | None] = {}
+        self._known: dict[int, int] = {}
         self._lock = threading.Lock()  # DuckDB calls _judge_batch from several threads
         connection.execute(_TABLE)
         types = ["UBIGINT", "VARCHAR", "VARCHAR", "VARCHAR"]
@@ -138,10 +152,10 @@ class Intake:
             raise InputError(f"{path}: the name must end in {expected}, so that it is known how to read it")
         is_export = suffix in EXPORTS
         slow = classifications.read_export if is_export else classifications.read_api_dump
-        statement = _READ_EXPORT if is_export else _READ_DUMP
+        statement = (_read_export if is_export else _read_dump)(self._sessions)
         with open_bytes(path):  # it is there
             pass
-        values: dict[str, Any] = {"path": glob.escape(str(path)), "sessions": self._sessions}
+        values: dict[str, Any] = {"path": glob.escape(str(path))}
         if is_export:
             values["columns"] = dict.fromkeys(classifications.export_columns(path), "VARCHAR")
         try:
@@ -198,22 +212,24 @@ class Intake:
         return self.codes.setdefault(verdict, -number if verdict.rejected_whole else number)
 
     def _judge_batch(self, keys: Any, workflows: Any, versions: Any, annotations: Any) -> Any:
-        """Arrow arrays of keys and JSON texts -> codes; null where a text is not JSON. The key is their hash."""
+        """Arrow arrays of JSON texts, and of hashes of all three -> codes of verdicts; 0 where a text is broken."""
         with self._lock:
             if len(self._known) > _MAX_KNOWN:
                 self._known.clear()
-            codes = []
-            for position, key in enumerate(keys.to_pylist()):
-                if key not in self._known:
-                    self._known[key] = self._judge_one(*(a[position].as_py() for a in (workflows, versions, annotations)))
-                codes.append(self._known[key])
+            wanted = keys.to_numpy().tolist()
+            codes = [self._known.get(key) for key in wanted]
+            for position, key in enumerate(wanted):
+                if codes[position] is None:
+                    texts = (array[position].as_py() for array in (workflows, versions, annotations))
+                    codes[position] = self._known[key] = self._judge_texts(*texts)
         return pa.array(codes, pa.int32())
 
-    def _judge_one(self, *texts: str | None) -> int | None:
+    def _judge_texts(self, *texts: str | None) -> int:
         try:
-            return self._code(self._judge.verdict(*(None if t is None else classifications.loads(t) for t in texts)))
+            values = [None if text is None else classifications.loads(text) for text in texts]
         except (ValueError, RecursionError):
-            return None
+            return 0
+        return self._code(self._judge.verdict(*values))
 
 
 def _decoded(line: bytes) -> str | None:

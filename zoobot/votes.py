@@ -157,12 +157,16 @@ def _n_answers(connection: duckdb.DuckDBPyConnection, rows: str) -> int:
 
 def _keep_first(connection: duckdb.DuckDBPyConnection, alike: str, among: str, order: str) -> int:
     """Delete all but the first of the classifications that are ``alike``; returns how many answers they had."""
+    # The hash only finds candidates, in a third of the time that the values take.
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE surplus AS
-        WITH several AS (SELECT {alike} FROM classification WHERE {among} GROUP BY {alike} HAVING count(*) > 1),
-        numbered AS (
+        WITH several AS (
+            SELECT hash({alike}) AS key FROM classification WHERE {among} GROUP BY key HAVING count(*) > 1
+        ), numbered AS (
             SELECT c.rowid AS id_of_row, row_number() OVER (PARTITION BY {alike} ORDER BY {order}) AS number
-            FROM classification AS c JOIN verdict ON code = verdict SEMI JOIN several USING ({alike}) WHERE {among})
+            FROM classification AS c JOIN verdict ON code = verdict
+            WHERE {among} AND hash({alike}) IN (SELECT key FROM several)
+        )
         SELECT id_of_row FROM numbered WHERE number > 1
     """)
     surplus = "classification.rowid IN (SELECT id_of_row FROM surplus)"
