@@ -32,18 +32,20 @@ from tests import reference_votes
 from zoobot import classifications, votes
 
 _DUMP_PARSE = """
-SELECT count(id), max(updated_at), max(links."user"), sum(len(links.subjects)), max(links.workflow),
+SELECT max(id), max(updated_at), max(links."user"), max(links.subjects[1]), max(links.workflow),
     max(metadata.workflow_version), sum(len(annotations)), max(annotations[1].task), max(annotations[1].value)
 FROM read_json($path, format = 'newline_delimited', columns = {
-    id: 'VARCHAR', updated_at: 'VARCHAR', annotations: 'STRUCT(task VARCHAR, "value" JSON)[]',
-    links: 'STRUCT("user" VARCHAR, workflow VARCHAR, subjects VARCHAR[])', metadata: 'STRUCT(workflow_version VARCHAR)'})
+    id: 'BIGINT', updated_at: 'TIMESTAMP', annotations: 'STRUCT(task VARCHAR, "value" JSON)[]',
+    links: 'STRUCT("user" BIGINT, workflow BIGINT, subjects BIGINT[])', metadata: 'STRUCT(workflow_version VARCHAR)'})
 """
 _EXPORT_PARSE = """
-SELECT count(classification_id), max(user_id), max(subject_ids), max(workflow_id), max(workflow_version),
-    count(json_valid(metadata)), sum(len(answers)), max(answers[1].task), max(answers[1].value)
+SELECT max(classification_id), max(user_id), max(subject_ids), max(workflow_id), max(workflow_version),
+    count_if(json_valid(metadata)), sum(len(answers)), max(answers[1].task), max(answers[1].value)
 FROM (
     SELECT *, from_json(annotations, '[{"task": "VARCHAR", "value": "JSON"}]') AS answers
-    FROM read_csv($path, header = true, all_varchar = true, delim = ',', quote = '"', escape = '"')
+    FROM read_csv($path, header = true, delim = ',', quote = '"', escape = '"', types = {
+        classification_id: 'BIGINT', user_id: 'BIGINT', subject_ids: 'VARCHAR', workflow_id: 'BIGINT',
+        workflow_version: 'VARCHAR', metadata: 'VARCHAR', annotations: 'VARCHAR'})
 )
 """
 

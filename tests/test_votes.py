@@ -520,7 +520,7 @@ def assert_same(a: votes.Reduction, b: votes.Reduction) -> None:
     pd.testing.assert_frame_equal(a.rejected, b.rejected)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(data=st.data(), rows=ROWS, repeats=REPEATS)
 def test_the_order_of_rows_does_not_matter(data: st.DataObject, rows: list[Any], repeats: Any) -> None:
     shuffled = data.draw(st.permutations(rows))
@@ -530,7 +530,7 @@ def test_the_order_of_rows_does_not_matter(data: st.DataObject, rows: list[Any],
     assert (one.tally, one.answers_read) == (other.tally, other.answers_read)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(data=st.data(), rows=ROWS)
 def test_rows_read_again_change_only_the_tally_of_duplicates(data: st.DataObject, rows: list[Any]) -> None:
     again = data.draw(st.lists(st.sampled_from(rows), max_size=6)) if rows else []
@@ -552,7 +552,7 @@ def assert_adds_up(reduction: votes.Reduction, questions: QuestionTree) -> None:
     assert sum(reduction.tally.values()) == reduction.answers_read
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(rows=ROWS, repeats=REPEATS)
 def test_totals_add_up_and_children_never_exceed_their_parents(rows: list[Any], repeats: Any) -> None:
     reduction = votes.reduce_all(rows, TREE, VERSIONS, anonymous_repeats=repeats)
@@ -560,7 +560,7 @@ def test_totals_add_up_and_children_never_exceed_their_parents(rows: list[Any], 
     assert reduction.answers_read == sum(max(1, len(r["annotations"])) for r in rows)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(rows=ROWS)
 def test_a_volunteer_has_at_most_one_vote_per_subject_and_question(rows: list[Any]) -> None:
     named = [r for r in rows if r["links"]["user"]]
@@ -594,7 +594,7 @@ def spoilt_rows(draw: st.DrawFn) -> Any:
     return made
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(rows=st.lists(st.one_of(JSON_VALUES, spoilt_rows()), max_size=4), repeats=REPEATS)
 def test_no_json_value_crashes_the_reduction(rows: list[Any], repeats: Any) -> None:
     reduction = votes.reduce_all(rows, TREE, VERSIONS, anonymous_repeats=repeats)

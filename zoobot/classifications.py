@@ -80,7 +80,7 @@ def read_export(path: str | Path) -> Iterator[dict[str, Any]]:
 def read_workflow_versions(path: str | Path) -> list[dict[str, Any]]:
     """The versions in a JSON file as the API gives it, ``{"workflow_versions": [...]}``. InputError: it is not so."""
     try:
-        content = json.loads(_existing(path).read_text(encoding="utf-8-sig"))
+        content = json.loads(existing(path).read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
     versions = content.get("workflow_versions") if isinstance(content, dict) else None
@@ -129,7 +129,10 @@ def export_columns(path: str | Path) -> list[str]:
     """The header of an export. InputError: there is no such file, or it lacks a column."""
     csv.field_size_limit(2**31 - 1)
     with io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", errors="replace", newline="") as file:
-        header = next(csv.reader(file), [])
+        try:
+            header = next(csv.reader(file), [])
+        except csv.Error as error:
+            raise InputError(f"{path}, line 1: not valid CSV: {error}") from error
     _require_columns(path, header)
     return header
 
@@ -142,11 +145,11 @@ def _require_columns(path: str | Path, header: Sequence[str]) -> None:
 
 def open_bytes(path: str | Path) -> IO[bytes]:
     """The bytes of a file, decompressed if its name ends in .gz. InputError: there is no such file."""
-    existing = _existing(path)
-    return gzip.open(existing) if existing.suffix == ".gz" else existing.open("rb")
+    return gzip.open(existing(path)) if Path(path).suffix == ".gz" else existing(path).open("rb")
 
 
-def _existing(path: str | Path) -> Path:
+def existing(path: str | Path) -> Path:
+    """The path. InputError: there is no such file."""
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}")
     return Path(path)

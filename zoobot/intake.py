@@ -12,6 +12,7 @@ import glob
 import json
 import logging
 import threading
+import zlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -139,10 +140,13 @@ class Intake:
     def _rows(self, items: Iterable[object]) -> Iterator[object]:
         """The rows that Python has to judge."""
         for item in items:
-            if isinstance(item, Path):
-                yield from self._read(item)
-            else:
+            if not isinstance(item, Path):
                 yield item
+                continue
+            try:
+                yield from self._read(item)
+            except (duckdb.IOException, OSError, EOFError, zlib.error) as error:
+                raise InputError(f"{item} cannot be read to its end: {error}") from error
 
     def _read(self, path: Path) -> Iterator[object]:
         """Read a file into the table, and give those of its rows that Python has to judge."""
@@ -153,9 +157,7 @@ class Intake:
         is_export = suffix in EXPORTS
         slow = classifications.read_export if is_export else classifications.read_api_dump
         statement = (_read_export if is_export else _read_dump)(self._sessions)
-        with open_bytes(path):  # it is there
-            pass
-        values: dict[str, Any] = {"path": glob.escape(str(path))}
+        values: dict[str, Any] = {"path": glob.escape(str(classifications.existing(path)))}
         if is_export:
             values["columns"] = dict.fromkeys(classifications.export_columns(path), "VARCHAR")
         try:
@@ -217,11 +219,13 @@ class Intake:
             if len(self._known) > _MAX_KNOWN:
                 self._known.clear()
             wanted = keys.to_numpy().tolist()
-            codes = [self._known.get(key) for key in wanted]
-            for position, key in enumerate(wanted):
-                if codes[position] is None:
-                    texts = (array[position].as_py() for array in (workflows, versions, annotations))
-                    codes[position] = self._known[key] = self._judge_texts(*texts)
+            codes = list(map(self._known.get, wanted))
+            if None in codes:
+                for position, key in enumerate(wanted):
+                    if key not in self._known:
+                        texts = (array[position].as_py() for array in (workflows, versions, annotations))
+                        self._known[key] = self._judge_texts(*texts)
+                codes = list(map(self._known.get, wanted))
         return pa.array(codes, pa.int32())
 
     def _judge_texts(self, *texts: str | None) -> int:
