@@ -6,18 +6,31 @@ Readers give rows in the shape of the Zooniverse API, whatever they could make o
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from zoobot.errors import InputError
 from zoobot.questions import Question, QuestionTree
 
 EXPORT_IDS = ("classification_id", "subject_ids", "user_id", "workflow_id", "workflow_version")
 EXPORT_JSON = ("metadata", "annotations")
-UNREADABLE = "unreadable"  # the key of the reason why a row could not be read
+_ID_AT_THE_START = re.compile(rb'\s*\{\s*"id"\s*:\s*"?([0-9]{1,18})\b')
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=lambda pairs: dict(reversed(pairs)))
+
+
+class Unreadable(dict[str, Any]):
+    """A row that is not whole: what could be read of it, and ``reason``."""
+
+    def __init__(self, reason: str, fields: dict[str, Any] | None = None) -> None:
+        super().__init__(fields or {})
+        self.reason = reason
 
 
 def read_api_dump(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -26,15 +39,25 @@ def read_api_dump(path: str | Path) -> Iterator[dict[str, Any]]:
     A line that cannot be read becomes a row which ``reduce`` rejects, naming the line's number. Like ``read_export``,
     it raises when its first row is asked for.
     """
-    with _existing(path).open("rb") as file:
+    with open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except (ValueError, RecursionError):
-                row = {UNREADABLE: f"broken JSON in line {number}"}
-            yield row if isinstance(row, dict) else {UNREADABLE: f"line {number} is not an object"}
+            if line.strip():
+                yield api_row(line, f"line {number} of {Path(path).name}")
+
+
+def api_row(line: bytes, where: str) -> dict[str, Any]:
+    """The row in one line of JSON; ``Unreadable`` if it is not an object."""
+    try:
+        row = loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        known = _ID_AT_THE_START.match(line)
+        return Unreadable(f"broken JSON in {where}", {"id": known[1].decode()} if known else None)
+    return row if isinstance(row, dict) else Unreadable(f"{where} is not an object")
+
+
+def loads(text: str) -> Any:
+    """JSON as DuckDB reads it: of a key that is there twice, the first counts. ValueError, RecursionError: broken."""
+    return _DECODER.decode(text)
 
 
 def read_export(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -44,14 +67,12 @@ def read_export(path: str | Path) -> Iterator[dict[str, Any]]:
     no such file, it lacks a column, or it is no CSV.
     """
     csv.field_size_limit(2**31 - 1)  # a drawing in another task exceeds the default of 128 kB
-    with _existing(path).open(encoding="utf-8-sig", errors="replace", newline="") as file:
+    with io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.DictReader(file, restval="")
         try:
-            missing = [c for c in (*EXPORT_IDS, *EXPORT_JSON) if c not in (reader.fieldnames or ())]
-            if missing:
-                raise InputError(f"{path} has no column {', '.join(missing)}. Is it an export of classifications?")
+            _require_columns(path, reader.fieldnames or ())
             for cells in reader:
-                yield _export_row(cells, reader.line_num)
+                yield export_row(cells)
         except csv.Error as error:
             raise InputError(f"{path}, line {reader.line_num}: not valid CSV: {error}") from error
 
@@ -59,7 +80,7 @@ def read_export(path: str | Path) -> Iterator[dict[str, Any]]:
 def read_workflow_versions(path: str | Path) -> list[dict[str, Any]]:
     """The versions in a JSON file as the API gives it, ``{"workflow_versions": [...]}``. InputError: it is not so."""
     try:
-        content = json.loads(_existing(path).read_text(encoding="utf-8-sig"))
+        content = json.loads(existing(path).read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
     versions = content.get("workflow_versions") if isinstance(content, dict) else None
@@ -104,20 +125,47 @@ def _in_asking_order(
     return [p for q, to in zip(below, pasts, strict=True) for p in ((q, to), *_in_asking_order(questions, q, to))]
 
 
-def _existing(path: str | Path) -> Path:
+def export_columns(path: str | Path) -> list[str]:
+    """The header of an export. InputError: there is no such file, or it lacks a column."""
+    csv.field_size_limit(2**31 - 1)
+    with io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", errors="replace", newline="") as file:
+        try:
+            header = next(csv.reader(file), [])
+        except csv.Error as error:
+            raise InputError(f"{path}, line 1: not valid CSV: {error}") from error
+    _require_columns(path, header)
+    return header
+
+
+def _require_columns(path: str | Path, header: Sequence[str]) -> None:
+    missing = [c for c in (*EXPORT_IDS, *EXPORT_JSON) if c not in header]
+    if missing:
+        raise InputError(f"{path} has no column {', '.join(missing)}. Is it an export of classifications?")
+
+
+def open_bytes(path: str | Path) -> IO[bytes]:
+    """The bytes of a file, decompressed if its name ends in .gz. InputError: there is no such file."""
+    return gzip.open(existing(path)) if Path(path).suffix == ".gz" else existing(path).open("rb")
+
+
+def existing(path: str | Path) -> Path:
+    """The path. InputError: there is no such file."""
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}")
     return Path(path)
 
 
-def _export_row(cells: dict[str, str], line: int) -> dict[str, Any]:
+def export_row(cells: Mapping[str, str]) -> dict[str, Any]:
+    """A row of an export in the shape of the API's; ``Unreadable`` if there is broken JSON in it."""
     id_text, subjects, user, workflow, version = (cells[column] for column in EXPORT_IDS)
     links = {"user": user or None, "workflow": workflow, "subjects": [x for x in subjects.split(";") if x.strip()]}
     row: dict[str, Any] = {"id": id_text, "links": links}
+    broken = ""
     for column in EXPORT_JSON:
         try:
-            row[column] = json.loads(cells[column]) if cells[column] else None
+            row[column] = loads(cells[column]) if cells[column] else None
         except (ValueError, RecursionError):
-            row[UNREADABLE] = f"broken JSON in {column}, line {line}"
+            broken = f"broken JSON in {column}"
     metadata = row.get("metadata")
-    return row | {"metadata": {**(metadata if isinstance(metadata, dict) else {}), "workflow_version": version}}
+    row |= {"metadata": {**(metadata if isinstance(metadata, dict) else {}), "workflow_version": version}}
+    return Unreadable(broken, row) if broken else row

@@ -1,0 +1,247 @@
+"""Files through DuckDB give what the plain Python reference gives: real shapes, hostile bytes, pieces in any order."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests import reference_votes
+from tests.test_votes import HEADER, TREE, VERSIONS, plausible_rows, row, spoilt_rows
+from zoobot import answers, classifications, votes
+from zoobot.errors import InputError
+
+N_FUZZ_LINES = int(os.environ.get("FUZZ_LINES", "2000"))  # `make fuzz`: 100,000
+REPEATS = st.sampled_from(["all", "first_per_session"])
+FILES = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def write_dump(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_export(path: Path, rows: list[Any]) -> Path:
+    """The same classifications as an export; whatever has no place in one is left out."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, HEADER)
+        writer.writeheader()
+        for each in rows:
+            metadata = {k: v for k, v in each["metadata"].items() if k != "workflow_version"}
+            writer.writerow(
+                {
+                    "classification_id": each["id"], "user_id": each["links"]["user"] or "", "workflow_id": "5",
+                    "workflow_version": each["metadata"]["workflow_version"], "metadata": json.dumps(metadata),
+                    "annotations": json.dumps(each["annotations"]), "subject_ids": ";".join(each["links"]["subjects"]),
+                }
+            )  # fmt: skip
+    return path
+
+
+def assert_as_reference(reduction: votes.Reduction, rows: list[Any], repeats: Any = "all") -> None:
+    expected = reference_votes.reduce_all(rows, TREE, VERSIONS, anonymous_repeats=repeats)
+    pd.testing.assert_frame_equal(reduction.votes, expected.votes)
+    order = list(votes.REJECTED_COLUMNS)
+    found, wanted = (r.rejected.sort_values(order, ignore_index=True) for r in (reduction, expected))
+    pd.testing.assert_frame_equal(found, wanted)
+    assert {k: n for k, n in reduction.tally.items() if n} == {k: n for k, n in expected.tally.items() if n}
+    assert reduction.answers_read == expected.answers_read
+
+
+def reduced(items: Any, repeats: Any = "all") -> votes.Reduction:
+    return votes.reduce_all(items, TREE, VERSIONS, anonymous_repeats=repeats)
+
+
+@st.composite
+def distinct_copies(draw: st.DrawFn, rows: st.SearchStrategy[Any]) -> list[Any]:
+    """Rows of which no two copies claim the same time: which of them counts is then a rule, not a matter of ties."""
+    made = draw(st.lists(rows, max_size=12))
+    for position, each in enumerate(made):
+        if isinstance(each, dict) and "updated_at" in each:
+            each["updated_at"] = f"2020-01-01T00:00:{position:02d}Z"
+    return made
+
+
+@FILES
+@given(rows=distinct_copies(plausible_rows()), repeats=REPEATS)
+def test_a_dump_and_an_export_give_what_the_reference_gives(tmp_path: Path, rows: list[Any], repeats: Any) -> None:
+    assert_as_reference(reduced(write_dump(tmp_path / "a.jsonl", rows), repeats), rows, repeats)
+    # An export does not say which of two copies is newer.
+    export = write_export(tmp_path / "a.csv", list({each["id"]: each for each in rows}.values()))
+    assert_as_reference(reduced(export, repeats), list(classifications.read_export(export)), repeats)
+
+
+@FILES
+@given(rows=distinct_copies(spoilt_rows()), repeats=REPEATS)
+def test_spoilt_rows_give_what_the_reference_gives(tmp_path: Path, rows: list[Any], repeats: Any) -> None:
+    dump = write_dump(tmp_path / "a.jsonl", rows)
+    assert_as_reference(reduced(dump, repeats), list(classifications.read_api_dump(dump)), repeats)
+
+
+@FILES
+@given(data=st.data(), rows=st.lists(plausible_rows(), max_size=10), repeats=REPEATS)
+def test_pieces_in_any_order_with_overlaps_give_the_same(
+    tmp_path: Path, data: st.DataObject, rows: list[Any], repeats: Any
+) -> None:
+    whole = reduced(write_dump(tmp_path / "whole.jsonl", rows), repeats)
+    order = data.draw(st.permutations(rows))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=3)))
+    pieces = [order[a:b] for a, b in zip([0, *cuts], [*cuts, len(rows)], strict=True)]
+    overlaps = [data.draw(st.lists(st.sampled_from(rows), max_size=3)) if rows else [] for _ in pieces]
+    paths = [write_dump(tmp_path / f"{i}.jsonl", p + o) for i, (p, o) in enumerate(zip(pieces, overlaps, strict=True))]
+    parts = reduced([*data.draw(st.permutations(paths)), *order[:2]], repeats)  # rows beside files too
+    pd.testing.assert_frame_equal(whole.votes, parts.votes)
+    pd.testing.assert_frame_equal(whole.rejected, parts.rejected)
+    unlike = {votes.DUPLICATE}
+    assert {k: n for k, n in whole.tally.items() if k not in unlike} == {
+        k: n for k, n in parts.tally.items() if k not in unlike
+    }
+
+
+GOOD, LAST = json.dumps(row(1, T0=0)).encode(), json.dumps(row(9, "11", T0=1)).encode()
+HOSTILE: dict[str, tuple[bytes, list[str]]] = {  # lines between two good ones -> reasons
+    "invalid UTF-8": (b'{"id": "2", "x": "\xff\xfe"}', ["broken JSON in line 2 of a.jsonl"]),
+    "NUL bytes": (b'\x00\x00\n{"id": "2\x00"}', [f"broken JSON in line {n} of a.jsonl" for n in (2, 3)]),
+    "cut off": (GOOD[:60], ["broken JSON in line 2 of a.jsonl"]),
+    "two on a line": (GOOD + GOOD, ["broken JSON in line 2 of a.jsonl"]),
+    "not objects": (b'3\n[1]\nnull\n"x"', [f"line {n} of a.jsonl is not an object" for n in (2, 3, 4, 5)]),
+    "an array": (b"[" + GOOD + b"]", ["line 2 of a.jsonl is not an object"]),
+    "unclosed nesting": (b"[" * 1_000_000, ["broken JSON in line 2 of a.jsonl"]),
+    "nothing of use": (b'{"a": 1}\n{}', ["no usable classification id"] * 2),
+    "huge number": (b'{"id": ' + b"9" * 6000 + b"}", ["broken JSON in a.jsonl"]),
+    "blank lines": (b"\n  \n\r\n", []),
+    "carriage returns": (b"\r", []),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_lines_are_rejected_alone(tmp_path: Path, name: str) -> None:
+    between, expected = HOSTILE[name]
+    (tmp_path / "a.jsonl").write_bytes(GOOD + b"\n" + between + b"\n" + LAST)  # and no newline at the end
+    reduction = reduced(tmp_path / "a.jsonl")
+    assert sorted(reduction.rejected["reason"]) == sorted(expected)
+    assert list(reduction.votes.index) == ["10", "11"]
+    assert sum(reduction.tally.values()) == reduction.answers_read == 2 + len(expected)
+
+
+@pytest.mark.parametrize(
+    "content",
+    {
+        "a byte order mark": b"\xef\xbb\xbf" + GOOD + b"\n" + LAST,
+        "marks on every line": b"\xef\xbb\xbf" + GOOD + b"\n\xef\xbb\xbf" + LAST,
+        "Windows line ends": GOOD + b"\r\n" + LAST + b"\r\n",
+        "a lone surrogate": GOOD[:-1] + b', "x": "\\ud800"}\n' + LAST,
+        "deep nesting": GOOD[:-1] + b', "x": ' + b"[" * 200_000 + b"]" * 200_000 + b"}\n" + LAST,
+        "20 MB on a line": GOOD[:-1] + b', "x": "' + b"x" * 20_000_000 + b'"}\n' + LAST,
+        "a key twice": GOOD[:-1] + b', "id": "77"}\n' + LAST,
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_odd_files_are_read(tmp_path: Path, content: tuple[str, bytes]) -> None:
+    (tmp_path / "a [1]*.jsonl").write_bytes(content[1])
+    reduction = reduced(tmp_path / "a [1]*.jsonl")
+    assert reduction.rejected.empty
+    assert list(reduction.votes["shape_total-votes"]) == [1, 1]
+
+
+def test_a_cut_off_line_is_rejected_with_its_id(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(GOOD + b"\n" + LAST[:100])
+    rejected = reduced(tmp_path / "a.jsonl").rejected
+    assert rejected.iloc[0].tolist() == ["9", "", "", "broken JSON in line 2 of a.jsonl"]
+
+
+EXPORT = [row(1, T0="Smooth"), row(2, "11", "8", T0="Disc", T1="No")]
+SPOILS: dict[str, Callable[[bytes], bytes]] = {
+    "nothing": lambda content: content,
+    "a byte order mark": lambda content: b"\xef\xbb\xbf" + content,
+    "Unix line ends": lambda content: content.replace(b"\r\n", b"\n"),
+    "no newline at the end": lambda content: content.rstrip(),
+    "newlines in quotes": lambda content: content.replace(b"{", b"\n{").replace(b"\r\n\n", b"\r\n"),
+    "invalid UTF-8": lambda content: content.replace(b"Smooth", b"Smoo\xffth"),
+    "NUL bytes": lambda content: content.replace(b"Smooth", b"Smoo\x00th"),
+    "a short row": lambda content: content + b"12,somebody\r\n",
+    "a long row": lambda content: content + b"x," * 30 + b"\r\n",
+    "an open quote": lambda content: content + b'13,"',
+    "a cut-off row": lambda content: content[:-40],
+    "a blank line": lambda content: content + b"\r\n",
+    "broken JSON": lambda content: content.replace(b"}]", b"}"),
+    "a trailing comma": lambda content: content.replace(b"}]", b"},]"),
+    "broken metadata": lambda content: content.replace(b'{""session', b"{session"),
+    "a 3 MB cell": lambda content: content.replace(b'""s""', b'""' + b"s" * 3_000_000 + b'""'),
+}
+
+
+@pytest.mark.parametrize("name", SPOILS)
+def test_odd_exports_give_what_the_reference_gives(tmp_path: Path, name: str) -> None:
+    path = write_export(tmp_path / "a.csv", EXPORT)
+    path.write_bytes(SPOILS[name](path.read_bytes()))
+    assert_as_reference(reduced(path), list(classifications.read_export(path)))
+
+
+def test_compressed_files_are_read(tmp_path: Path) -> None:
+    dump, export = write_dump(tmp_path / "a.jsonl", EXPORT), write_export(tmp_path / "a.csv", EXPORT)
+    for path in (dump, export):
+        packed = path.with_name(path.name + ".gz")
+        packed.write_bytes(gzip.compress(path.read_bytes() + (b'{"id"\n' if path == dump else b"")))
+        assert len(reduced(packed).votes) == 2
+        packed.write_bytes(gzip.compress(path.read_bytes())[:-30])
+        with pytest.raises(InputError, match=r"a\.(jsonl|csv)\.gz"):
+            reduced(packed)
+
+
+def test_files_that_cannot_be_are_input_errors(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.jsonl", [tmp_path / "absent.csv"], str(tmp_path / "absent.jsonl")):
+        with pytest.raises(InputError, match="there is no file"):
+            reduced(path)
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(InputError, match=r"a\.txt: the name must end in \.jsonl"):
+        reduced(tmp_path / "a.txt")
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match=r"a\.csv has no column classification_id"):
+        reduced(tmp_path / "a.csv")
+    (tmp_path / "empty.jsonl").write_text("")
+    assert reduced(tmp_path / "empty.jsonl").answers_read == 0
+
+
+def mangled(rng: random.Random, line: bytes) -> bytes:
+    """One line, with a few bytes of it changed, cut out, doubled or moved."""
+    spoilt = bytearray(line)
+    for _ in range(rng.randint(1, 4)):
+        at, n = rng.randrange(len(spoilt) + 1), rng.randint(0, 8)
+        kind = rng.randrange(5)
+        if kind == 0:
+            spoilt[at : at + n] = rng.randbytes(n)
+        elif kind == 1:
+            del spoilt[at : at + n]
+        elif kind == 2:
+            spoilt[at:at] = spoilt[at : at + n]
+        elif kind == 3:
+            spoilt[at:at] = rng.choice([b'"', b"{", b"}", b"[", b"]", b",", b":", b"\\", b"null", b"1e9", b"\n", b"\r", b"\x00"])
+        else:
+            del spoilt[at:]
+    return bytes(spoilt)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_mangled_bytes_never_crash(tmp_path: Path, suffix: str) -> None:
+    rng = random.Random(0)
+    rows = [row(i, str(i % 7), str(i % 5), T0=i % 3, T1=i % 2, T2=0) for i in range(50)]
+    whole = write_dump(tmp_path / "a.jsonl", rows) if suffix == ".jsonl" else write_export(tmp_path / "a.csv", rows)
+    header, *lines = whole.read_bytes().splitlines(keepends=True)
+    batch = 1_000 if suffix == ".jsonl" else 100  # fewer, since what follows an open quote is one cell
+    for _ in range(N_FUZZ_LINES // batch):
+        spoilt = b"".join(mangled(rng, rng.choice(lines)) for _ in range(batch))
+        whole.write_bytes((header if suffix == ".csv" else b"") + spoilt)
+        reduction = reduced(whole)
+        assert sum(reduction.tally.values()) == reduction.answers_read
+        assert reduction.tally[answers.REJECTED] == len(reduction.rejected)

@@ -1,0 +1,243 @@
+"""Classifications, from rows or files, into one table of DuckDB with a verdict for each.
+
+DuckDB reads files in parallel and out of core; they do not pass through Python row by row. What the answers of a
+classification are worth depends only on its workflow, version and annotations, so Python judges each such triple once.
+Rows with anything unusual in their other fields (two subjects, an id that is no number, ...) are set aside and judged
+in Python one by one, by the same ``answers.Judge``; so are the lines, and the files, that DuckDB cannot read.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+import threading
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from zoobot import classifications
+from zoobot.answers import Judge, Verdict
+from zoobot.classifications import EXPORT_IDS, EXPORT_JSON, Unreadable, api_row, open_bytes
+from zoobot.errors import InputError
+
+log = logging.getLogger("zoobot")
+
+DUMPS, EXPORTS = (".jsonl", ".ndjson"), (".csv",)  # each also with .gz
+_BATCH = 1_000
+_MAX_KNOWN = 1_000_000  # verdicts remembered by key, about 100 MB
+
+# ``verdict`` is below 0 if it rejects the classification whole. ``odd`` is the row as JSON if it is yet to be judged.
+_TABLE = """
+CREATE TABLE classification (id BIGINT, id_text VARCHAR, subject VARCHAR, volunteer VARCHAR, session VARCHAR,
+                             updated_at VARCHAR, verdict INTEGER, odd VARCHAR)
+"""
+_TEXTS = [(name, pa.string()) for name in ("id_text", "subject", "volunteer", "session", "updated_at")]
+_SCHEMA = pa.schema([("id", pa.int64()), *_TEXTS, ("verdict", pa.int32()), ("odd", pa.string())])
+
+_NOTHING = "id IS NULL AND updated_at IS NULL AND annotations IS NULL AND links IS NULL AND metadata IS NULL"
+
+
+def _read_dump(sessions: bool) -> str:
+    # Values stay JSON here, where 28.30 and "28.30" differ; the patterns admit what surely means the same to Python.
+    metadata, session = ("session JSON, ", "metadata.session") if sessions else ("", "NULL::VARCHAR")
+    return f"""
+        WITH file AS (
+            SELECT * FROM read_json($path, format = 'newline_delimited', ignore_errors = true, columns = {{
+                id: 'JSON', updated_at: 'JSON', annotations: 'JSON',
+                links: 'STRUCT("user" JSON, workflow JSON, subjects JSON)',
+                metadata: 'STRUCT({metadata}workflow_version JSON)'}})
+        ), judged AS (
+            SELECT *, {session} AS session, links."user" AS volunteer, links.subjects AS subject,
+                judge(hash(links.workflow, metadata.workflow_version, annotations),
+                      links.workflow, metadata.workflow_version, annotations) AS verdict
+            FROM file
+        ), checked AS (
+            SELECT *, coalesce(
+                verdict <> 0
+                AND regexp_full_match(id, '"?(0|[1-9][0-9]{{0,17}})"?')
+                AND regexp_full_match(subject, '\\["?[0-9]{{1,18}}"?\\]')
+                AND (volunteer IS NULL OR regexp_full_match(volunteer, '"?[0-9]{{1,18}}"?'))
+                AND (updated_at IS NULL OR regexp_full_match(updated_at, '"[0-9TZ:.+-]+"'))
+                AND (session IS NULL OR regexp_full_match(session, '"[0-9A-Za-z-]+"')), false) AS plain
+            FROM judged
+        )
+        INSERT INTO classification
+        SELECT CASE WHEN plain THEN TRY_CAST(trim(id, '"') AS BIGINT) END, NULL, trim(subject, '[]"'),
+            coalesce(trim(volunteer, '"'), ''), coalesce(trim(session, '"'), ''), coalesce(trim(updated_at, '"'), ''),
+            verdict,
+            CASE WHEN plain THEN NULL WHEN {_NOTHING} THEN '' ELSE to_json({{
+                id: id, updated_at: updated_at, annotations: annotations, links: links, metadata: metadata}})::VARCHAR END
+        FROM checked
+    """
+
+
+_FIND_NOTHING = f"""
+WITH parsed AS (SELECT n, TRY(from_json(line, '{{"id": "JSON", "updated_at": "JSON", "annotations": "JSON",
+    "links": {{"user": "JSON"}}, "metadata": {{"session": "JSON"}}}}')) AS row FROM lines)
+SELECT n FROM (SELECT n, unnest(row) FROM parsed) WHERE {_NOTHING}
+UNION SELECT n FROM parsed WHERE row IS NULL
+"""
+
+
+def _read_export(sessions: bool) -> str:
+    cells = (*EXPORT_IDS, *EXPORT_JSON)
+    session = "CASE WHEN readable AND metadata <> '' THEN json_extract(metadata, '$.session')::VARCHAR END"
+    return f"""
+        WITH file AS (
+            SELECT {", ".join(f"coalesce({cell}, '') AS {cell}" for cell in cells)}
+            FROM read_csv($path, header = true, auto_detect = false, delim = ',', quote = '"', escape = '"',
+                          columns = $columns)
+        ), judged AS (
+            SELECT *, metadata = '' OR json_valid(metadata) AS readable,
+                {session if sessions else "NULL::VARCHAR"} AS session,
+                judge(hash(workflow_id, workflow_version, annotations), to_json(workflow_id)::VARCHAR,
+                      to_json(workflow_version)::VARCHAR, nullif(annotations, '')) AS verdict
+            FROM file
+        ), checked AS (
+            SELECT *, verdict <> 0 AND readable
+                AND regexp_full_match(classification_id, '0|[1-9][0-9]{{0,17}}')
+                AND regexp_full_match(subject_ids, '[0-9]{{1,18}}')
+                AND regexp_full_match(user_id, '[0-9]{{0,18}}')
+                AND (session IS NULL OR regexp_full_match(session, '"[0-9A-Za-z-]+"')) AS plain
+            FROM judged
+        )
+        INSERT INTO classification
+        SELECT CASE WHEN plain THEN TRY_CAST(classification_id AS BIGINT) END, NULL, subject_ids, user_id,
+            coalesce(trim(session, '"'), ''), '', verdict,
+            CASE WHEN NOT plain THEN to_json({{{", ".join(f"{cell}: {cell}" for cell in cells)}}})::VARCHAR END
+        FROM checked
+    """
+
+
+class Intake:
+    """Fills the table ``classification`` of a connection; ``codes`` says which verdict a number in it stands for."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, judge: Judge, sessions: bool) -> None:
+        self.codes: dict[Verdict, int] = {}
+        self._connection, self._judge, self._sessions = connection, judge, sessions
+        self._known: dict[int, int] = {}
+        self._lock = threading.Lock()  # DuckDB calls _judge_batch from several threads
+        connection.execute(_TABLE)
+        types = ["UBIGINT", "VARCHAR", "VARCHAR", "VARCHAR"]
+        connection.create_function(
+            "judge", self._judge_batch, types, "INTEGER", type="arrow", null_handling="special", side_effects=True
+        )
+
+    def add(self, items: Iterable[object]) -> None:
+        """Take in rows, and all rows of a file where an item is a ``Path``. InputError: a file is not what it should be."""
+        judged = map(self._judge.classification, self._rows(items))
+        while batch := list(islice(judged, _BATCH)):
+            columns = list(zip(*((*c[:6], self._code(c.verdict), None) for c in batch), strict=True))
+            rows = pa.table([pa.array(c, t) for c, t in zip(columns, _SCHEMA.types, strict=True)], schema=_SCHEMA)
+            self._connection.from_arrow(rows).insert_into("classification")
+
+    def _rows(self, items: Iterable[object]) -> Iterator[object]:
+        """The rows that Python has to judge."""
+        for item in items:
+            if not isinstance(item, Path):
+                yield item
+                continue
+            try:
+                yield from self._read(item)
+            except (duckdb.IOException, OSError, EOFError, zlib.error) as error:
+                raise InputError(f"{item} cannot be read to its end: {error}") from error
+
+    def _read(self, path: Path) -> Iterator[object]:
+        """Read a file into the table, and give those of its rows that Python has to judge."""
+        suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+        if suffix not in (*DUMPS, *EXPORTS):
+            expected = f"{', '.join(DUMPS)} (rows of the API) or {', '.join(EXPORTS)} (an export), with or without .gz"
+            raise InputError(f"{path}: the name must end in {expected}, so that it is known how to read it")
+        is_export = suffix in EXPORTS
+        slow = classifications.read_export if is_export else classifications.read_api_dump
+        statement = (_read_export if is_export else _read_dump)(self._sessions)
+        values: dict[str, Any] = {"path": glob.escape(str(classifications.existing(path)))}
+        if is_export:
+            values["columns"] = dict.fromkeys(classifications.export_columns(path), "VARCHAR")
+        try:
+            self._connection.execute(statement, values)
+        except duckdb.InvalidInputException as error:
+            if "Python exception" in str(error):
+                raise
+            log.info("%s: DuckDB cannot read it, so it is read row by row, which takes longer", path)
+            yield from slow(path)
+            return
+        yield from self._set_aside(path, is_export)
+
+    def _set_aside(self, path: Path, is_export: bool) -> Iterator[object]:
+        """Take the odd rows out of the table."""
+        n_nothing = 0
+        # A cursor of its own: rows are put in while these are taken out.
+        cursor = self._connection.cursor().execute("SELECT odd FROM classification WHERE odd IS NOT NULL")
+        while batch := cursor.fetchmany(_BATCH):
+            n_nothing += batch.count(("",))
+            for text in (text for text, in batch if text):
+                yield classifications.export_row(json.loads(text)) if is_export else api_row(text.encode(), path.name)
+        self._connection.execute("DELETE FROM classification WHERE odd IS NOT NULL")
+        if n_nothing:
+            yield from self._lines_of_nothing(path, n_nothing)
+
+    def _lines_of_nothing(self, path: Path, n_expected: int) -> Iterator[object]:
+        """The lines in which DuckDB found nothing. Most are cut off or begin with something else; else all are tried."""
+        for only_suspects in (True, False):
+            rows: list[object] = []
+            for number, line in self._numbered_nothing(path, only_suspects):
+                rows.append(api_row(line, f"line {number} of {path.name}"))
+            if len(rows) >= n_expected:
+                break
+        yield from rows
+        yield from [Unreadable(f"broken JSON in {path.name}")] * (n_expected - len(rows))
+
+    def _numbered_nothing(self, path: Path, only_suspects: bool) -> Iterator[tuple[int, bytes]]:
+        with open_bytes(path) as file:
+            lines = (
+                (number, line)
+                for number, line in enumerate(file, start=1)
+                if line.strip() and not (only_suspects and line[:1] == b"{" and line.rstrip()[-2:] in (b"}}", b'"}'))
+            )
+            while batch := list(islice(lines, _BATCH)):
+                texts = [_decoded(line) for _, line in batch]
+                numbered = pa.table({"line": pa.array(texts, pa.string()), "n": pa.array(range(len(texts)), pa.int64())})
+                found = self._connection.from_arrow(numbered).query("lines", _FIND_NOTHING).fetchall()
+                yield from (batch[n] for n, in sorted(found))
+
+    # Verdicts
+
+    def _code(self, verdict: Verdict) -> int:
+        number = len(self.codes) + 1
+        return self.codes.setdefault(verdict, -number if verdict.rejected_whole else number)
+
+    def _judge_batch(self, keys: Any, workflows: Any, versions: Any, annotations: Any) -> Any:
+        """Arrow arrays of JSON texts, and of hashes of all three -> codes of verdicts; 0 where a text is broken."""
+        with self._lock:
+            if len(self._known) > _MAX_KNOWN:
+                self._known.clear()
+            wanted = keys.to_numpy().tolist()
+            codes = list(map(self._known.get, wanted))
+            if None in codes:
+                for position, key in enumerate(wanted):
+                    if key not in self._known:
+                        texts = (array[position].as_py() for array in (workflows, versions, annotations))
+                        self._known[key] = self._judge_texts(*texts)
+                codes = list(map(self._known.get, wanted))
+        return pa.array(codes, pa.int32())
+
+    def _judge_texts(self, *texts: str | None) -> int:
+        try:
+            values = [None if text is None else classifications.loads(text) for text in texts]
+        except (ValueError, RecursionError):
+            return 0
+        return self._code(self._judge.verdict(*values))
+
+
+def _decoded(line: bytes) -> str | None:
+    try:
+        return line.decode("utf-8")
+    except ValueError:
+        return None
