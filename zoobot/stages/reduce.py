@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from zoobot.surveys import read_subjects
 
 log = logging.getLogger("zoobot")
 FORMAT_VERSION = 1
+REPEATS = "reduce.anonymous_repeats"
 RECORD = "reduction.json"
 
 
@@ -106,10 +106,8 @@ def _digest(path: Path) -> str:
 def _reduce(
     folder: Path, files: Sequence[Path], versions_path: Path, questions: QuestionTree, subjects: str, made_of: Any
 ) -> None:
-    is_export = made_of["settings"]["source"].get("export", False)
-    read = classifications.read_export if is_export else classifications.read_api_dump
-    versions = classifications.read_workflow_versions(versions_path)
-    reduction = votes.reduce_all(chain.from_iterable(map(read, files)), questions, versions)
+    versions, repeats = classifications.read_workflow_versions(versions_path), made_of["settings"][REPEATS]
+    reduction = votes.reduce_all(files, questions, versions, anonymous_repeats=repeats)
     table = reduction.votes.reset_index()
     if subjects:
         table = table.merge(read_subjects(Path(subjects)), how="left", on="subject_id", validate="one_to_one")
