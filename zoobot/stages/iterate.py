@@ -153,14 +153,13 @@ def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
         shards = _next_shards(it, set(still_waiting))
         predictions = _predict(it, network, shards, set(still_waiting))
     with it.timed("request"):
-        chosen = (
-            predictions.nsmallest(it.settings.iterate.subjects_per_iteration, "rank")
-            if len(predictions)
-            else predictions
-        )
+        chosen = predictions[predictions["picked"]].sort_values("rank")
         name = f"{it.settings.experiment_name}_iteration_{it.number}"
         receipt = oracle.request(list(chosen["id_str"]), name)
-        folders.write_json(it.folder / "requests.json", {"ids": list(chosen["id_str"]), "receipt": receipt})
+        folders.write_json(
+            it.folder / "requests.json",
+            {"ids": list(chosen["id_str"]), "control": list(chosen["id_str"][chosen["control"]]), "receipt": receipt},
+        )
         _write_pictures(it, chosen)
     summary = {
         "format_version": FORMAT_VERSION,
@@ -276,10 +275,20 @@ def _count_train(it: _Iteration) -> int:
 
 
 def _sample_shard(it: _Iteration, network: model.Network, path: Path, n_galaxies: int) -> npt.NDArray[np.float32]:
-    """Posterior samples N × K × A of one shard; they depend on weights, seed and shard alone."""
+    """Posterior samples N × K × A of one shard; they depend on weights and seed alone."""
+    return _sample(it, network, _encode_shard(it, network, path, n_galaxies))
+
+
+def _encode_shard(it: _Iteration, network: model.Network, path: Path, n_galaxies: int) -> npt.NDArray[np.float32]:
     images = tfrecords.dataset([path], n_galaxies, None, it.shard_config, it.settings.model.predict_batch_size)
-    random = stream(it.settings.seed, "dropout", it.number, path.name)
-    return model.sample(network, model.encode(network, images), it.settings.model.n_samples, random)
+    return model.encode(network, images)
+
+
+def _sample(it: _Iteration, network: model.Network, hidden_N_H: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Posterior samples N × K × A: the same K networks for every shard."""
+    return model.sample(
+        network, hidden_N_H, it.settings.model.n_samples, stream(it.settings.seed, "dropout", it.number)
+    )
 
 
 def _evaluate(it: _Iteration, network: model.Network, split: str) -> dict[str, dict[str, float]]:
@@ -308,39 +317,54 @@ def _next_shards(it: _Iteration, still_waiting: set[str]) -> list[str]:
 
 def _predict(it: _Iteration, network: model.Network, shards: Sequence[str], still_waiting: set[str]) -> pd.DataFrame:
     """Score every galaxy of the shards that may be asked about, and write predictions.parquet: id_str, shard,
-    acquisition, rank.
+    posterior samples per answer, acquisition, rank, control. Those to ask about are marked as ``picked``.
     """
     with database.connect(it.db) as connection:
         closed = database.labelled_ids(connection) | still_waiting
-    ids, names, samples = [], [], []
+    ids, names, features = [], [], [np.zeros((0, it.settings.model.hidden), np.float32)]
     for shard in track(shards, "predicting shards", len(shards)):
         shard_ids = np.array(tfrecords.read_ids(it.shard_dir / shard))
         open_N = np.array([id_str not in closed for id_str in shard_ids])
-        samples.append(_sample_shard(it, network, it.shard_dir / shard, len(shard_ids))[open_N])
+        features.append(_encode_shard(it, network, it.shard_dir / shard, len(shard_ids))[open_N])
         ids += shard_ids[open_N].tolist()
         names += [shard] * int(open_N.sum())
-    samples_N_K_A = (
-        np.concatenate(samples)
-        if samples
-        else np.zeros((0, it.settings.model.n_samples, len(it.task.answers)), np.float32)
-    )
-    random = stream(it.settings.seed, "acquisition", it.number)
-    chosen = it.settings.acquisition
-    scores_N = acquisition.score(
-        chosen.name, samples_N_K_A.astype(np.float64), it.task.groups, chosen.expected_votes, random
-    )
-    predictions = pd.DataFrame(
-        {"id_str": ids, "shard": names, "acquisition": scores_N, "rank": acquisition.rank(scores_N, random)}
-    )
+    features_N_H = np.concatenate(features)
+    samples_N_K_A = _sample(it, network, features_N_H)
+    choice = _choose(it, network, ids, features_N_H, samples_N_K_A)
     columns = {
         answer: pa.FixedSizeListArray.from_arrays(pa.array(samples_N_K_A[:, :, a].ravel()), samples_N_K_A.shape[1])
         for a, answer in enumerate(it.task.answers)
     }
-    table = pa.table(
-        {"id_str": ids, "shard": names, **columns, "acquisition": scores_N, "rank": predictions["rank"].to_numpy()}
-    )
+    result = {"acquisition": choice.scores_N, "rank": choice.rank_N, "control": choice.control_N}
+    table = pa.table({"id_str": ids, "shard": names, **columns, **result})
     pq.write_table(table, it.folder / "predictions.parquet")
-    return predictions
+    return pd.DataFrame({"id_str": ids, "shard": names, **result, "picked": choice.rank_N < len(choice.picks)})
+
+
+def _choose(
+    it: _Iteration,
+    network: model.Network,
+    ids: Sequence[str],
+    features_N_H: npt.NDArray[np.float32],
+    samples_N_K_A: npt.NDArray[np.float32],
+) -> acquisition.Choice:
+    chosen = it.settings.acquisition
+    labelled = []
+    if acquisition.strategy(chosen.name).needs_labelled_features:
+        labelled = [_encode_shard(it, network, path, len(tfrecords.read_ids(path))) for path, _ in _train_files(it)]
+    candidates = acquisition.Candidates(
+        ids, samples_N_K_A, it.task.groups, chosen.expected_votes, features_N_H,
+        np.concatenate([features_N_H[:0], *labelled]), coldness=chosen.coldness,
+    )  # fmt: skip
+    random = stream(it.settings.seed, "acquisition", it.number)
+    return acquisition.choose(
+        chosen.name,
+        candidates,
+        it.settings.iterate.subjects_per_iteration,
+        random,
+        skip_confident=chosen.skip_confident,
+        random_share=chosen.random_share,
+    )
 
 
 def _write_pictures(it: _Iteration, chosen: pd.DataFrame) -> None:
