@@ -75,23 +75,27 @@ def badge(candidates: Candidates, n: int, random: np.random.Generator) -> tuple[
         distance_N: Floats32 = np.maximum(length_N + length_N[row] - 2 * product_N, 0)
         return distance_N
 
-    owner_N = np.zeros(len(candidates), dtype=np.int64)
-    return _spread(distance_to, length_N, owner_N, n, candidates.free_N, _longest_then_by_distance(random))
+    picks, scores_N = _plus_plus(distance_to, length_N, n, candidates.free_N, random)
+    return picks, np.where(np.isinf(scores_N), length_N, scores_N)
 
 
-def _longest_then_by_distance(random: np.random.Generator) -> Pick:
-    """k-means++: the first is the one with the largest value, the others are drawn in proportion to it."""
-    picked = 0
+def _plus_plus(
+    distance_to: Callable[[int], Floats32], length_N: Floats32, n: int, free_N: Bools, random: np.random.Generator
+) -> tuple[Rows, Floats]:
+    """k-means++: first the longest, then draws in proportion to the squared distance from those picked, which is
+    infinite before the first.
+    """
 
     def pick(nearest_N: Floats32, owner_N: Rows, free_N: Bools) -> int:
-        nonlocal picked
-        picked += 1
+        if np.isinf(nearest_N[0]):
+            return int(np.argmax(np.where(free_N, length_N, -1)))
         sums_N = np.cumsum(np.where(free_N, nearest_N, 0), dtype=np.float64)
-        if picked == 1 or sums_N[-1] == 0:
-            return int(np.argmax(np.where(free_N, nearest_N, -1)))
+        if sums_N[-1] == 0:
+            return int(np.argmax(free_N))
         return int(np.searchsorted(sums_N, random.random() * sums_N[-1], side="right"))
 
-    return pick
+    infinite_N, owner_N = np.full(len(length_N), np.inf, np.float32), np.zeros(len(length_N), dtype=np.int64)
+    return _spread(distance_to, infinite_N, owner_N, n, free_N, pick)
 
 
 def _spread(
@@ -193,10 +197,8 @@ def typiclust(candidates: Candidates, n: int, random: np.random.Generator) -> tu
 def _k_means(features_N_H: Floats32, n_clusters: int, random: np.random.Generator) -> Floats32:
     """Centres C × H by k-means++ and a few of Lloyd's steps; a cluster that loses all its galaxies keeps its centre."""
     free_N = np.ones(len(features_N_H), dtype=np.bool_)
-    owner_N = np.zeros(len(features_N_H), dtype=np.int64)
-    nearest_N = np.einsum("nh,nh->n", features_N_H, features_N_H)
-    pick = _longest_then_by_distance(random)
-    rows, _ = _spread(_distance_to(features_N_H), nearest_N, owner_N, n_clusters, free_N, pick)
+    length_N = np.einsum("nh,nh->n", features_N_H, features_N_H)
+    rows, _ = _plus_plus(_distance_to(features_N_H), length_N, n_clusters, free_N, random)
     centres_C_H = features_N_H[rows]
     for _ in range(_LLOYD_STEPS):
         owner_N = _nearest(features_N_H, centres_C_H)[1]

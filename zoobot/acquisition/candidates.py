@@ -93,7 +93,7 @@ class Candidates:
 
     def check_finite(self, values_N: npt.NDArray[np.floating], what: str) -> None:
         """Refuse NaN and infinity, naming the galaxies."""
-        wrong = np.flatnonzero(~np.isfinite(values_N.reshape(len(self), -1).sum(axis=1)))
+        wrong = np.flatnonzero(~np.isfinite(values_N.sum(axis=tuple(range(1, values_N.ndim)))))
         if len(wrong):
             names = ", ".join(str(self.ids_N[row]) for row in wrong[:10])
             raise InputError(f"{what} are not finite for {len(wrong)} galaxies: {names}")
