@@ -183,7 +183,9 @@ def typiclust(candidates: Candidates, n: int, random: np.random.Generator) -> tu
     typicality, 1 / mean distance to the 20 nearest of the same cluster.
     """
     features_N_H, labelled_M_H = _centred(candidates)
-    n_clusters = max(1, min(n + len(labelled_M_H), _TYPICLUST_CLUSTERS, len(candidates)))
+    if not len(features_N_H):
+        return np.zeros(0, np.int64), np.zeros(0)
+    n_clusters = min(max(n + len(labelled_M_H), 1), _TYPICLUST_CLUSTERS, len(features_N_H))
     centres_C_H = _k_means(features_N_H, n_clusters, random)
     cluster_N = _nearest(features_N_H, centres_C_H)[1]
     n_labelled_C = np.bincount(_nearest(labelled_M_H, centres_C_H)[1], minlength=n_clusters)

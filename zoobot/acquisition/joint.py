@@ -10,7 +10,7 @@ import numpy.typing as npt
 from zoobot.acquisition.candidates import Candidates, Floats, Rows
 
 _CHUNK_ELEMENTS = 2_000_000  # numbers in the deviations of a chunk of galaxies
-_REFRESH = 64  # gains that are brought up to date together
+_REFRESH = 1024  # gains that are brought up to date together
 
 
 def batch_mutual_information(candidates: Candidates, n: int, random: np.random.Generator) -> tuple[Rows, Floats]:
