@@ -37,6 +37,7 @@ def test_one_vote_by_hand() -> None:
     assert acquisition.binomial_mutual_information([[0.25, 0.75]], 1) == pytest.approx([0.693147 - 0.562335], abs=1e-6)
 
 
+@hypothesis_settings(deadline=None)
 @given(
     st.lists(st.just(0.0) | st.floats(1e-99, 1), min_size=1, max_size=6),  # below, scipy's binomial overflows
     st.integers(0, 50),
@@ -46,6 +47,7 @@ def test_agrees_with_a_slow_reference(probabilities: list[float], n_votes: int) 
     assert fast == pytest.approx([slow_mutual_information(probabilities, n_votes)], abs=1e-9)
 
 
+@hypothesis_settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_properties(seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -188,6 +190,7 @@ def test_two_answers_are_binomial_and_large_concentrations_multinomial() -> None
     assert nearly == pytest.approx(acquisition.multinomial_mutual_information(samples, 20), abs=1e-4)
 
 
+@hypothesis_settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.booleans())
 def test_volunteers_who_agree(seed: int, dirichlet: bool) -> None:
     values = samples_of(2, 3, 3, np.random.default_rng(seed)) * (5 if dirichlet else 1)

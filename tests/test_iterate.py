@@ -132,6 +132,21 @@ def test_requests_are_the_best_of_the_galaxies_that_may_be_asked_about(done: Set
             assert not set(predictions["id_str"]) & database.labelled_ids(connection)
 
 
+@pytest.mark.parametrize("name", ["lcmd", "batch_mutual_information"])
+def test_batches_with_control_galaxies(compose: Compose, done: Settings, tmp_path: Path, name: str) -> None:
+    settings = compose(
+        *QUICK, f"acquisition={name}", "experiment_name=batch", "acquisition.random_share=0.25",
+        data_dir=Path(copy_data(done, tmp_path).data_dir).parent,
+    )  # fmt: skip
+    instructions.run(settings)
+    iterate.run(settings)
+    predictions = pd.read_parquet(iteration(settings, 0) / "predictions.parquet").sort_values("rank")
+    asked = read(settings, 0, "requests.json")
+    assert asked["ids"] == predictions["id_str"].head(8).tolist()
+    assert asked["control"] == predictions["id_str"].iloc[6:8].tolist()
+    assert predictions["control"].tolist() == [False] * 6 + [True] * 2 + [False] * (len(predictions) - 8)
+
+
 def test_the_mean_of_the_samples_differs_between_galaxies_and_samples(done: Settings) -> None:
     samples = np.stack(pd.read_parquet(iteration(done, 2) / "predictions.parquet")["label"].to_list())
     assert samples.mean(axis=1).std() > 0 and samples.std(axis=1).min() > 0
