@@ -2,6 +2,7 @@
 # make bench: all benchmarks, a table of ratios; make docs: docs/settings.md; make lock: requirements.lock.
 PYTHON ?= python3
 RUN := .venv/bin/python run.py
+BENCHMARKS := startup
 
 .PHONY: setup demo test bench docs lock clean
 
@@ -22,10 +23,10 @@ test: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/pytest
+	.venv/bin/pytest -n 2 --dist loadfile
 
 bench: setup
-	for file in benchmarks/*.py; do .venv/bin/python -m benchmarks.$$(basename $$file .py) || exit 1; done
+	for name in $(BENCHMARKS); do .venv/bin/python -m benchmarks.$$name || exit 1; done
 
 docs: setup
 	.venv/bin/python -m tests.test_docs

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
+import pandas as pd
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -18,9 +20,15 @@ os.environ |= {
     "WANDB_MODE": "offline",
     "WANDB_BASE_URL": "http://127.0.0.1:9",
     "PANOPTES_ENDPOINT": "http://127.0.0.1:9",
+    "NO_PROXY": "127.0.0.1",  # else `requests` would send what is for this machine through http_proxy
     "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
     "TF_CPP_MIN_LOG_LEVEL": "2",
 }
+for name in ("USERNAME", "PASSWORD", "CLIENT_ID", "CLIENT_SECRET"):
+    os.environ.pop(f"PANOPTES_{name}", None)  # nor with anybody's credentials
+# CI tries the same examples each time; at a desk hypothesis looks for new ones. A busy machine is no failure.
+hypothesis.settings.register_profile("zoobot", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("zoobot")
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 
 
@@ -40,3 +48,17 @@ def compose() -> Callable[..., Settings]:
 def settings(compose: Callable[..., Settings], tmp_path: Path) -> Callable[..., Settings]:
     """``settings("stage=shards", …)``: the same, with its data in a folder of the test's own."""
     return lambda *overrides: compose(*overrides, data_dir=tmp_path)
+
+
+@pytest.fixture
+def custom_survey(settings: Callable[..., Settings], tmp_path: Path) -> Callable[..., Settings]:
+    """``custom_survey(table, "stage=shards", …)``: the settings of a survey whose source table is this one."""
+
+    def write_and_compose(table: pd.DataFrame, *overrides: str) -> Settings:
+        folder = tmp_path / "survey"
+        folder.mkdir(exist_ok=True)
+        table.to_csv(folder / "catalog.csv", index=False)
+        stage = [] if any(o.startswith("stage=") for o in overrides) else ["stage=simulate"]
+        return settings("survey=custom", "survey.name=mine", f"survey.folder={folder}", *stage, *overrides)
+
+    return write_and_compose

@@ -297,7 +297,7 @@ def test_the_same_seed_gives_the_same_picks_in_any_order(name: str) -> None:
 def test_ranks_are_the_batch_and_then_the_rest_by_score(name: str) -> None:
     choice = acquisition.choose(name, candidates(), 10, np.random.default_rng(0), random_share=0.3)
     assert sorted(choice.rank_N) == list(range(60)) and choice.rank_N[choice.picks].tolist() == list(range(10))
-    assert choice.control_N.sum() == 3 and (choice.rank_N[choice.control_N] >= 7).all()
+    assert choice.at_random_N.sum() == 3 and (choice.rank_N[choice.at_random_N] >= 7).all()
     rest = np.argsort(choice.rank_N)[10:]
     assert (np.diff(choice.scores_N[rest]) <= 0).all()
     if not acquisition.ACQUISITIONS[name].batch_aware:
@@ -326,15 +326,15 @@ def test_control_galaxies_and_picks_are_different_galaxies(seed: int, name: str,
     of = candidates(30, seed % 5)
     choice = acquisition.choose(name, of, n, np.random.default_rng(seed), random_share=share)
     assert len(set(choice.picks)) == len(choice.picks) == min(n, 30)
-    assert choice.control_N.sum() == round(share * min(n, 30))
-    assert set(np.flatnonzero(choice.control_N)) <= set(choice.picks)
+    assert choice.at_random_N.sum() == round(share * min(n, 30))
+    assert set(np.flatnonzero(choice.at_random_N)) <= set(choice.picks)
 
 
 def test_control_galaxies_are_a_fair_draw_of_all() -> None:
     of = candidates(20)
     drawn = np.sum(
         [
-            acquisition.choose("variance", of, 4, np.random.default_rng(s), random_share=0.5).control_N
+            acquisition.choose("variance", of, 4, np.random.default_rng(s), random_share=0.5).at_random_N
             for s in range(600)
         ],
         axis=0,
@@ -360,7 +360,7 @@ def test_galaxies_whose_answers_are_sure_are_left_out(name: str, caplog: pytest.
     assert sorted(choice.picks) == [3, 4, 5] and sorted(choice.rank_N) == list(range(6))
     assert "only 3 of 5 galaxies" in caplog.text
     with_controls = acquisition.choose(name, of, 5, np.random.default_rng(0), skip_confident=0.9, random_share=0.4)
-    assert with_controls.control_N.sum() == 2
+    assert with_controls.at_random_N.sum() == 2
     assert {3, 4, 5} <= set(with_controls.picks)
 
 

@@ -72,6 +72,22 @@ def test_exists_with_names_what_differs(tmp_path: Path) -> None:
         folders.exists_with(path, SETTINGS, {"source": source})
 
 
+def test_an_input_that_is_no_longer_given_is_a_difference(tmp_path: Path) -> None:
+    path, source = tmp_path / "made", tmp_path / "source.csv"
+    source.write_text("a")
+    with folders.create(path, SETTINGS, {"source": source}):
+        pass
+    with pytest.raises(FolderError, match="input source: it has changed since"):
+        folders.exists_with(path, SETTINGS, {})
+    assert folders.exists_with(path, SETTINGS, None)
+
+
+def test_a_long_value_is_cut_in_the_message(tmp_path: Path) -> None:
+    assert folders.differing_keys({"q": "x" * 500, "a": 1, "b": [1, 2]}, {"q": "y", "a": 1, "b": (1, 2)}) == [
+        f"q: '{'x' * 76}… there, 'y' now"
+    ]
+
+
 def test_equal_runs_have_equal_digests_and_a_changed_setting_has_not(tmp_path: Path) -> None:
     first, again = make(tmp_path / "a"), make(tmp_path / "b")
     assert folders.digest_of(first) == folders.digest_of(again)

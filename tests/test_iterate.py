@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from zoobot import database, folders, tfrecords
-from zoobot.errors import FolderError
+from zoobot.errors import FolderError, SettingsError
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards, simulate
 
@@ -107,7 +107,7 @@ def test_labels_in_records_and_database_are_the_volunteers(done: Settings) -> No
     with database.connect(iteration(done, 1) / "iteration.db") as connection:
         stored = dict(connection.execute("SELECT id_str, votes FROM labels WHERE iteration = 1").fetchall())
     pool = {}
-    config = shards.load_config(done.shard_dir)
+    config = tfrecords.load_config(done.shard_dir)
     for name in config["splits"]["pool"]:
         for record in tfrecords.read(done.shard_dir / name):
             id_str, pixels, votes = tfrecords.decode(record, "raw")
@@ -133,7 +133,7 @@ def test_requests_are_the_best_of_the_galaxies_that_may_be_asked_about(done: Set
 
 
 @pytest.mark.parametrize("name", ["lcmd", "batch_mutual_information"])
-def test_batches_with_control_galaxies(compose: Compose, done: Settings, tmp_path: Path, name: str) -> None:
+def test_batches_with_some_at_random(compose: Compose, done: Settings, tmp_path: Path, name: str) -> None:
     settings = compose(
         *QUICK, f"acquisition={name}", "experiment_name=batch", "acquisition.random_share=0.25",
         data_dir=Path(copy_data(done, tmp_path).data_dir).parent,
@@ -141,10 +141,8 @@ def test_batches_with_control_galaxies(compose: Compose, done: Settings, tmp_pat
     instructions.run(settings)
     iterate.run(settings)
     predictions = pd.read_parquet(iteration(settings, 0) / "predictions.parquet").sort_values("rank")
-    asked = read(settings, 0, "requests.json")
-    assert asked["ids"] == predictions["id_str"].head(8).tolist()
-    assert asked["control"] == predictions["id_str"].iloc[6:8].tolist()
-    assert predictions["control"].tolist() == [False] * 6 + [True] * 2 + [False] * (len(predictions) - 8)
+    assert read(settings, 0, "requests.json")["ids"] == predictions["id_str"].head(8).tolist()
+    assert predictions["at_random"].tolist() == [False] * 6 + [True] * 2 + [False] * (len(predictions) - 8)
 
 
 def test_the_mean_of_the_samples_differs_between_galaxies_and_samples(done: Settings) -> None:
@@ -226,6 +224,32 @@ def test_a_tree_with_the_historical_votes(compose: Compose, tmp_path: Path, warm
     assert isinstance(measured, dict) and set(measured) == {*settings.task.questions, "all"}
     first = [read(settings, n, "model/training.json")["eval_loss"][0] for n in range(2)]
     assert (first[1] < first[0]) or not warm_start
+
+
+def test_a_temperature_is_fitted_on_eval_and_used_on_test_and_on_the_pool(compose: Compose, tmp_path: Path) -> None:
+    measured, predicted = [], []
+    for recalibrate in (False, True):
+        settings = compose(
+            "stage=simulate", "quick=true", "task=demo_tree", "model.likelihood=dirichlet_multinomial",
+            "acquisition=mutual_information", "simulate.iterations=1", f"model.recalibrate={recalibrate}",
+            data_dir=tmp_path / str(recalibrate),
+        )  # fmt: skip
+        simulate.run(settings)
+        measured.append([read(settings, 0, name) for name in ("iteration.json", "metrics.json")])
+        table = pd.read_parquet(iteration(settings, 0) / "predictions.parquet").set_index("id_str")
+        predicted.append(np.stack(table["bar_yes"].to_list()))
+        assert (table["acquisition"] > 0).all()  # of concentrations
+    (off, plain), (on, tempered) = measured
+    assert off["weights_sha256"] == on["weights_sha256"]
+    assert off["temperature"] == 1 != on["temperature"]
+    assert tempered["eval"]["all"]["loss"] < plain["eval"]["all"]["loss"]
+    assert tempered["test"]["all"]["loss"] != plain["test"]["all"]["loss"]
+    assert predicted[0] / predicted[1] == pytest.approx(np.full(predicted[0].shape, on["temperature"]), rel=1e-5)
+
+
+def test_an_unknown_likelihood_is_refused(compose: Compose, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"model\.likelihood=poisson: choose one of multinomial, dirichlet"):
+        compose("stage=simulate", "model.likelihood=poisson", data_dir=tmp_path)
 
 
 def test_instructions_hold_every_fixed_setting_and_no_machine(done: Settings) -> None:

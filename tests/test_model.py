@@ -1,4 +1,4 @@
-"""The network: its likelihood by hand, its samples, its determinism."""
+"""The network: its samples, its determinism."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy.stats import binom
 
 from zoobot import model, settings
 from zoobot.errors import InputError, SettingsError
@@ -42,25 +41,6 @@ def data(n: int = 64) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices(bright_or_dark(n)).batch(16)
 
 
-def test_the_loss_of_a_single_question_is_the_binomial_without_its_coefficient() -> None:
-    loss = model.negative_log_likelihood(np.array([[30.0, 10.0]]), np.array([[0.7, 0.3]])).numpy()
-    assert loss == pytest.approx([-(30 * np.log(0.7) + 10 * np.log(0.3))], rel=1e-5)
-    difference = binom.logpmf(30, 40, 0.7) - binom.logpmf(30, 40, 0.5)
-    other = model.negative_log_likelihood(np.array([[30.0, 10.0]]), np.array([[0.5, 0.5]])).numpy()
-    assert other - loss == pytest.approx([difference], rel=1e-4)
-
-
-def test_the_loss_of_a_tree_sums_over_questions_and_skips_those_not_asked() -> None:
-    counts = np.array([[2.0, 1.0, 0.0, 0.0, 0.0], [0.0, 3.0, 0.0, 2.0, 1.0]])
-    probabilities = np.array([[0.5, 0.3, 0.2, 0.9, 0.1]] * 2)
-    expected = [-(2 * np.log(0.5) + np.log(0.3)), -(3 * np.log(0.3) + 2 * np.log(0.9) + np.log(0.1))]
-    assert model.negative_log_likelihood(counts, probabilities).numpy() == pytest.approx(expected, rel=1e-5)
-
-
-def test_a_vote_for_an_impossible_answer_has_a_finite_loss() -> None:
-    assert np.isfinite(model.negative_log_likelihood(np.array([[0.0, 5.0]]), np.array([[1.0, 0.0]])).numpy()).all()
-
-
 def test_probabilities_sum_to_one_per_question() -> None:
     network = model.build(TINY, TREE, 16, 3, seed=0)
     hidden = model.encode(network, data(20).map(lambda images, votes: images))
@@ -68,6 +48,19 @@ def test_probabilities_sum_to_one_per_question() -> None:
     assert hidden.shape == (20, 8) and samples.shape == (20, 7, 5)
     assert samples[:, :, :3].sum(axis=2) == pytest.approx(np.ones((20, 7)), rel=1e-5)
     assert samples[:, :, 3:].sum(axis=2) == pytest.approx(np.ones((20, 7)), rel=1e-5)
+
+
+def test_concentrations_train_and_differ_between_samples() -> None:
+    chosen = replace(TINY, likelihood="dirichlet_multinomial")
+    network = model.build(chosen, TREE, 16, 3, seed=0)
+    images, votes = bright_or_dark(64)
+    counts = np.concatenate([votes, 0 * votes[:, :1], 1e6 * votes], axis=1)  # many votes, and an answer without any
+    trained_on = tf.data.Dataset.from_tensor_slices((images, counts)).batch(16)
+    history = model.train(network, trained_on, trained_on, chosen)
+    assert history["eval_loss"][-1] < history["eval_loss"][0]
+    hidden = model.encode(network, tf.data.Dataset.from_tensor_slices(images).batch(16))
+    samples = model.sample(network, hidden, 5, np.random.default_rng(0))
+    assert (samples > 0).all() and samples.sum(axis=2).max() > 1 and samples.std(axis=1).max() > 0
 
 
 def test_samples_are_full_passes_under_the_same_masks() -> None:

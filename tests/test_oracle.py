@@ -13,7 +13,7 @@ import pytest
 
 from zoobot import classifications, settings, votes
 from zoobot.errors import InputError
-from zoobot.oracle import KnownVotes, SimulatedVolunteers, build_oracle
+from zoobot.oracle import Asked, KnownVotes, SimulatedVolunteers
 from zoobot.questions import load_questions
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -39,6 +39,11 @@ def volunteers(chosen: settings.Oracle = PROMPT, seed: int = 0) -> SimulatedVolu
     return SimulatedVolunteers(hidden_votes(), QUESTIONS, chosen, seed)
 
 
+def asked(*ids: str, n_votes: int = 40) -> dict[str, Asked]:
+    subjects = {id_str: str(10_000_000 + row) for row, id_str in enumerate(hidden_votes().index)}
+    return {id_str: Asked(subjects.get(id_str, ""), n_votes) for id_str in ids}
+
+
 def keys(value: Any) -> Any:
     """The shape of a JSON value: names and types, not content."""
     if isinstance(value, Mapping):
@@ -48,13 +53,13 @@ def keys(value: Any) -> Any:
 
 def test_known_votes_are_given_exactly() -> None:
     oracle = KnownVotes(hidden_votes())
-    received = oracle.receive(["demo_000003", "demo_000001"], [], 0)
+    received = oracle.receive(asked("demo_000003", "demo_000001"), [], 0)
     assert received.classifications == []
     assert received.votes.equals(hidden_votes().loc[["demo_000003", "demo_000001"]])
 
 
 def test_each_galaxy_gets_its_classifications_and_votes_add_up() -> None:
-    received = volunteers().receive(["demo_000000", "demo_000005"], [], last_classification_id=100)
+    received = volunteers().receive(asked("demo_000000", "demo_000005"), [], last_classification_id=100)
     assert [int(row["id"]) for row in received.classifications] == list(range(101, 181))
     assert list(received.votes.index) == ["demo_000000", "demo_000005"]
     assert received.votes[QUESTIONS.root.total].tolist() == [40, 40]
@@ -64,15 +69,14 @@ def test_each_galaxy_gets_its_classifications_and_votes_add_up() -> None:
 
 
 def test_the_votes_are_those_that_the_same_reduction_finds() -> None:
-    received = volunteers().receive(["demo_000002"], [], 0)
+    received = volunteers().receive(asked("demo_000002"), [], 0)
     reduced, rejected = votes.reduce(received.classifications, QUESTIONS, [classifications.workflow_of(QUESTIONS)])
     assert rejected.empty
     assert reduced.iloc[0].to_dict() == received.votes.loc["demo_000002"].to_dict()
 
 
 def test_volunteers_answer_with_the_hidden_fractions() -> None:
-    many = settings.Oracle(kind="simulated", votes_per_galaxy=4000, late_fraction=0.0)
-    received = volunteers(many).receive(["demo_000007"], [], 0)
+    received = volunteers().receive(asked("demo_000007", n_votes=4000), [], 0)
     hidden = hidden_votes().loc["demo_000007"]
     for question in QUESTIONS:
         share = (
@@ -86,34 +90,34 @@ def test_volunteers_answer_with_the_hidden_fractions() -> None:
 def test_a_question_without_hidden_votes_is_left_unanswered() -> None:
     smooth_only = hidden_votes(1) * 0
     smooth_only[["smooth-or-featured_featured-or-disk", "smooth-or-featured_total-votes"]] = 40
-    received = SimulatedVolunteers(smooth_only, QUESTIONS, PROMPT, 0).receive(["demo_000000"], [], 0)
+    received = SimulatedVolunteers(smooth_only, QUESTIONS, PROMPT, 0).receive(asked("demo_000000"), [], 0)
     assert received.votes.loc["demo_000000", "smooth-or-featured_featured-or-disk"] == 40
     assert received.votes.loc["demo_000000", "bar_total-votes"] == 0
 
 
 def test_a_late_galaxy_comes_in_two_deliveries_that_add_up_to_one() -> None:
     late, prompt = volunteers(LATE), volunteers(PROMPT)
-    asked = [f"demo_{i:06d}" for i in range(6)]
-    first = late.receive(asked, [], 0)
+    six = asked(*(f"demo_{i:06d}" for i in range(6)))
+    first = late.receive(six, [], 0)
     assert (first.votes[QUESTIONS.root.total] < 40).all()
-    second = late.receive(asked, first.classifications, len(first.classifications))
-    whole = prompt.receive(asked, [], 0)
+    second = late.receive(six, first.classifications, len(first.classifications))
+    whole = prompt.receive(six, [], 0)
     assert second.votes.equals(whole.votes)
     assert len(first.classifications) + len(second.classifications) == 240
     assert int(second.classifications[0]["id"]) == len(first.classifications) + 1
-    third = late.receive(asked, [*first.classifications, *second.classifications], 240)
+    third = late.receive(six, [*first.classifications, *second.classifications], 240)
     assert third.classifications == [] and third.votes.equals(whole.votes)
 
 
 def test_what_a_galaxy_gets_depends_on_seed_and_galaxy_alone() -> None:
-    alone = volunteers().receive(["demo_000004"], [], 0)
-    among = volunteers().receive(["demo_000009", "demo_000004"], [], 77)
+    alone = volunteers().receive(asked("demo_000004"), [], 0)
+    among = volunteers().receive(asked("demo_000009", "demo_000004"), [], 77)
     assert alone.votes.loc["demo_000004"].equals(among.votes.loc["demo_000004"])
-    assert not alone.votes.equals(volunteers(seed=1).receive(["demo_000004"], [], 0).votes)
+    assert not alone.votes.equals(volunteers(seed=1).receive(asked("demo_000004"), [], 0).votes)
 
 
 def test_nobody_classifies_a_galaxy_twice_and_some_are_not_logged_in() -> None:
-    rows = volunteers().receive(["demo_000004"], [], 0).classifications
+    rows = volunteers().receive(asked("demo_000004"), [], 0).classifications
     users = [row["links"]["user"] for row in rows]
     named = [user for user in users if user]
     assert len(set(named)) == len(named) and 1 <= users.count(None) <= 20
@@ -122,7 +126,7 @@ def test_nobody_classifies_a_galaxy_twice_and_some_are_not_logged_in() -> None:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the folder shared is not here")
 def test_rows_have_the_shape_of_real_ones() -> None:
     real = json.loads((SHARED / "zooniverse" / "api_classifications.jsonl").read_text().splitlines()[0])
-    row = json.loads(json.dumps(volunteers().receive(["demo_000000"], [], 0).classifications[0]))
+    row = json.loads(json.dumps(volunteers().receive(asked("demo_000000"), [], 0).classifications[0]))
     assert set(row) == set(real)
     assert keys(row["links"]) | {"user": ""} == keys(real["links"]) | {"user": ""}
     for name, kind in keys(row["metadata"]).items():
@@ -131,14 +135,7 @@ def test_rows_have_the_shape_of_real_ones() -> None:
 
 
 def test_a_request_names_the_subjects_and_refuses_strangers() -> None:
-    receipt = volunteers().request(["demo_000003"], "x_iteration_0")
+    receipt = volunteers().request(["demo_000003"], "x_iteration_0", 40)
     assert receipt["subject_set"] == "x_iteration_0" and set(receipt["subjects"]) == {"demo_000003"}
     with pytest.raises(InputError, match="demo_999999"):
-        volunteers().request(["demo_999999"], "x")
-
-
-def test_build_oracle_reads_ids_as_text(tmp_path: Path) -> None:
-    table = hidden_votes(2).reset_index().assign(id_str=["587739132962406756", "0012"])
-    table.to_csv(tmp_path / "oracle.csv", index=False)
-    oracle = build_oracle(settings.Oracle(kind="known"), tmp_path / "oracle.csv", QUESTIONS, 0)
-    assert list(oracle.receive(["0012"], [], 0).votes.index) == ["0012"]
+        volunteers().request(["demo_999999"], "x", 40)

@@ -112,7 +112,7 @@ def write_iteration(
     summary = {"format_version": 1, "number": n, "train_galaxies": labels, "requested": len(ids), "still_waiting": n}
     timings_s = {"receive": 0.5, "train": 10.0 + n, "evaluate": 1.0, "predict": 2.0, "request": 0.5}
     folders.write_json(folder / "iteration.json", {**summary, "timings_s": timings_s, "weights_sha256": f"{n:064x}"})
-    asked = {"galaxies": 50, "rmse": loss / 10, "mae": loss / 20, "log_score": -loss}
+    asked = {"galaxies": 50, "rmse": loss / 10, "mae": loss / 20, "log_score": -loss, "coverage_error": loss / 40}
     test = {"smooth-or-featured": asked} | ({"bar": asked} if tree else {}) | {"all": {"loss": loss, "galaxies": 50}}
     folders.write_json(folder / "metrics.json", {"eval": test, "test": test})
     folders.write_json(folder / "requests.json", {"ids": list(ids), "receipt": {}})
@@ -268,6 +268,7 @@ def test_curve_by_hand(tmp_path: Path) -> None:
     assert first["test_loss_sd"] == pytest.approx(math.sqrt(0.5))
     assert second["test_loss_mean"] == pytest.approx(2.25)
     assert second["rmse_mean"]["smooth-or-featured"] == pytest.approx(0.225)
+    assert second["coverage_error_mean"]["smooth-or-featured"] == pytest.approx(0.225 / 4)
     assert second["seconds_mean"]["train"] == 11
 
 

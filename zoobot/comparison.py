@@ -42,6 +42,7 @@ class Iteration:
     test_galaxies: int
     loss: float  # nats per galaxy
     rmse: dict[str, float]  # of the vote fractions, per question that has votes
+    coverage_error: dict[str, float]  # within 5 of 40 votes, per question that has votes
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,14 @@ def _read_experiment(folder: Path, iterations: Sequence[Path]) -> Experiment:
 def _read_iteration(folder: Path) -> Iteration:
     folders.require(folder, "iterate")
     summary, test = _read(folder / "iteration.json"), folders.read_json(folder / "metrics.json")["test"]
-    rmse = {question: values["rmse"] for question, values in test.items() if "rmse" in values}
-    return Iteration(folder, summary, summary["train_galaxies"], test["all"]["galaxies"], test["all"]["loss"], rmse)
+    rmse, coverage_error = (
+        {question: values[metric] for question, values in test.items() if "rmse" in values}
+        for metric in ("rmse", "coverage_error")
+    )
+    all_votes = test["all"]
+    return Iteration(
+        folder, summary, summary["train_galaxies"], all_votes["galaxies"], all_votes["loss"], rmse, coverage_error
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -192,6 +199,7 @@ def curve(line: Sequence[Experiment]) -> list[dict[str, Any]]:
     for number in range(max(len(e.iterations) for e in line)):
         at = [e.iterations[number] for e in line if len(e.iterations) > number]
         errors = {q: [i.rmse[q] for i in at if q in i.rmse] for q in questions_of(line)}
+        coverage_errors = {q: [i.coverage_error[q] for i in at if q in i.coverage_error] for q in questions_of(line)}
         loss = mean_sd([i.loss for i in at])
         point = {
             "iteration": number,
@@ -201,6 +209,7 @@ def curve(line: Sequence[Experiment]) -> list[dict[str, Any]]:
             "test_loss_sd": loss[1],
             "rmse_mean": {question: mean_sd(values)[0] for question, values in errors.items() if values},
             "rmse_sd": {question: mean_sd(values)[1] for question, values in errors.items() if values},
+            "coverage_error_mean": {question: fmean(values) for question, values in coverage_errors.items() if values},
             "seconds_mean": {s: fmean(i.summary["timings_s"][s] for i in at) for s in at[0].summary["timings_s"]},
         }
         points.append(point)

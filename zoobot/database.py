@@ -1,7 +1,8 @@
 """The SQLite index of a set of shards: which galaxy lies where, and which labels are known.
 
 Ids are TEXT in STRICT tables: an 18-digit id must never become a number. Labels are added by iterations, each to its
-own copy.
+own copy. ``control_labels`` are those of galaxies drawn at random, with fewer votes: they test the model and never
+train it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ CREATE TABLE galaxies(id_str TEXT PRIMARY KEY, file_loc TEXT NOT NULL, split TEX
 CREATE TABLE shard_index(id_str TEXT PRIMARY KEY REFERENCES galaxies, shard TEXT NOT NULL, position INTEGER NOT NULL)
     STRICT;
 CREATE TABLE labels(id_str TEXT PRIMARY KEY REFERENCES galaxies, label INTEGER, total_votes INTEGER,
+    votes TEXT NOT NULL, iteration INTEGER NOT NULL) STRICT;
+CREATE TABLE control_labels(id_str TEXT PRIMARY KEY REFERENCES galaxies, label INTEGER, total_votes INTEGER,
     votes TEXT NOT NULL, iteration INTEGER NOT NULL) STRICT;
 CREATE INDEX shard_index_by_shard ON shard_index(shard, position);
 """
@@ -53,10 +56,13 @@ def add_galaxies(connection: sqlite3.Connection, rows: Iterable[tuple[str, str, 
     connection.executemany("INSERT INTO shard_index VALUES (?, ?, ?)", [(i, h, p) for i, _, _, h, p in rows])
 
 
-def add_labels(connection: sqlite3.Connection, votes: Mapping[str, Mapping[str, int]], iteration: int) -> None:
+def add_labels(
+    connection: sqlite3.Connection, votes: Mapping[str, Mapping[str, int]], iteration: int, *, control: bool = False
+) -> None:
     """Add the votes of galaxies that have no label yet: ``{id_str: {vote column: count}}``."""
+    table = "control_labels" if control else "labels"
     connection.executemany(
-        "INSERT INTO labels VALUES (?, ?, ?, ?, ?)",
+        f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?)",
         [
             (id_str, counts.get("label"), counts.get("total_votes"), json.dumps(counts), iteration)
             for id_str, counts in votes.items()
@@ -67,6 +73,11 @@ def add_labels(connection: sqlite3.Connection, votes: Mapping[str, Mapping[str, 
 def labelled_ids(connection: sqlite3.Connection) -> set[str]:
     """The galaxies with a label."""
     return {id_str for (id_str,) in connection.execute("SELECT id_str FROM labels")}
+
+
+def control_ids(connection: sqlite3.Connection) -> set[str]:
+    """The galaxies of the control sample whose votes are in."""
+    return {id_str for (id_str,) in connection.execute("SELECT id_str FROM control_labels")}
 
 
 def ids_in_split(connection: sqlite3.Connection, split: str) -> set[str]:

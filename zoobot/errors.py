@@ -1,9 +1,10 @@
 """What can go wrong, as one tree.
 
-    ZoobotError            the user can mend it: one message, exit status 2, no traceback
+    ZoobotError            one message, no traceback; the user can mend it: exit status 2
     ├── SettingsError      a setting is missing, unknown or out of range, or two do not fit together
     ├── InputError         a table, image, classification or question file is not what it should be
-    └── FolderError        a folder exists with other settings, is unfinished, changed or missing
+    ├── FolderError        a folder exists with other settings, is unfinished, changed or missing
+    └── ServiceError       Zooniverse refused a request, or (exit status 1: try again later) cannot be reached
 
 Every message says what, where, why and what to do. Anything else that is raised is a bug of ours: a traceback, exit
 status 1.
@@ -12,6 +13,8 @@ status 1.
 
 class ZoobotError(Exception):
     """The user's settings or inputs are wrong."""
+
+    exit_status = 2
 
 
 class SettingsError(ZoobotError):
@@ -24,3 +27,12 @@ class InputError(ZoobotError):
 
 class FolderError(ZoobotError):
     """A folder exists with other settings, is unfinished, was changed, or is missing."""
+
+
+class ServiceError(ZoobotError):
+    """Zooniverse refused a request (``http_status``), or cannot be reached now (``http_status`` 0, 429 or 5xx)."""
+
+    def __init__(self, message: str, http_status: int = 0) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+        self.exit_status = 2 if 400 <= http_status < 500 and http_status != 429 else 1

@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,7 @@ from zoobot.errors import FolderError, InputError
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
+_MANIFEST_KEYS = ("files", "varying", "inputs", "settings", "digest")
 _PACKAGES = (
     "numpy",
     "pandas",
@@ -108,29 +109,31 @@ def create(
         _publish(staging, path, settings, inputs, varying)
 
 
-def exists_with(path: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> bool:
-    """Whether ``path`` is finished with just these settings (and inputs); with others it is refused, naming what
-    differs.
+def exists_with(path: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path] | None) -> bool:
+    """Whether ``path`` is finished with just these settings (and inputs, unless None); with others it is refused,
+    naming what differs.
     """
     if not path.exists():
         return False
     manifest = read_manifest(path)
-    differences = [
-        f"{key}: {manifest['settings'].get(key)!r} there, {settings.get(key)!r} now"
-        for key in sorted({*manifest["settings"], *settings})
-        if manifest["settings"].get(key) != _plain(settings.get(key))
-    ]
-    differences += [
-        f"input {name}: it has changed since"
-        for name, source in sorted(inputs.items())
-        if manifest["inputs"].get(name, {}).get("digest") != digest_of(source)
-    ]
+    differences = differing_keys(manifest["settings"], settings)
+    if inputs is not None:
+        now = {name: digest_of(source) for name, source in inputs.items()}
+        then = {name: entry["digest"] for name, entry in manifest["inputs"].items()}
+        changed = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+        differences += [f"input {name}: it has changed since" for name in changed]
     if differences:
         raise FolderError(
             "\n  ".join([f"{path} exists, but was made differently:", *differences])
             + "\nUse those settings, or choose another name for the folder; it is never overwritten."
         )
     return True
+
+
+def differing_keys(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Each key whose value differs, with both values; a long one is cut."""
+    keys = [key for key in sorted({*there, *now}) if there.get(key) != _plain(now.get(key))]
+    return [f"{key}: {_short(there.get(key))} there, {_short(now.get(key))} now" for key in keys]
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -144,6 +147,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise FolderError(
             f"{path / MANIFEST} has a format this version does not read; it reads version {FORMAT_VERSION}."
         )
+    missing = [key for key in _MANIFEST_KEYS if key not in manifest]
+    if missing:
+        raise FolderError(f"{path / MANIFEST} has no {', '.join(missing)}: it was changed by hand or damaged.")
     return manifest
 
 
@@ -184,9 +190,9 @@ def verify(path: Path) -> list[str]:
     path = Path(path)
     try:
         manifest = read_manifest(path)
-    except FolderError as error:
+        problems = _compare(path, manifest, digests=True)
+    except (FolderError, InputError) as error:
         return [str(error)]
-    problems = _compare(path, manifest, digests=True)
     if _digest(manifest) != manifest.get("digest"):
         problems.append(f"{path / MANIFEST}: its digest does not fit its content")
     for name, entry in manifest["inputs"].items():
@@ -200,14 +206,17 @@ def verify(path: Path) -> list[str]:
 
 
 def with_inputs(paths: Sequence[Path]) -> list[Path]:
-    """These finished folders and all finished folders that they were made from, each once."""
+    """These folders and all finished folders that they were made from, each once; a manifest that cannot be read
+    names none.
+    """
     found: dict[Path, None] = {}
     left = [path.resolve() for path in paths]
     while left:
         path = left.pop(0)
         if path not in found and (path / MANIFEST).is_file():
             found[path] = None
-            left += [(path / entry["path"]).resolve() for entry in read_manifest(path)["inputs"].values()]
+            with suppress(FolderError):  # `verify` tells of it
+                left += [(path / entry["path"]).resolve() for entry in read_manifest(path)["inputs"].values()]
     return list(found)
 
 
@@ -307,6 +316,11 @@ def _list_files(path: Path) -> list[str]:
 
 def _describe(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": digest_file(path)}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"
 
 
 def _plain(value: Any) -> Any:

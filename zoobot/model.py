@@ -1,8 +1,8 @@
 """The network, its training, and samples from its posterior.
 
-Image → encoder (convolutions, one dense layer) → dropout → head (a softmax per question). Dropout sits only between
-encoder and head, so K posterior samples cost one pass of the encoder and K passes of the small head. Axes: N
-galaxies, K samples, H hidden units, A answers.
+Image → encoder (convolutions, one dense layer) → dropout → head (probabilities per question, or concentrations:
+zoobot/likelihoods.py). Dropout sits only between encoder and head, so K posterior samples cost one pass of the encoder
+and K passes of the small head. Axes: N galaxies, K samples, H hidden units, A answers.
 """
 
 from __future__ import annotations
@@ -21,21 +21,20 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from zoobot import settings
+from zoobot import likelihoods, settings
 from zoobot.errors import InputError, SettingsError
 from zoobot.seeds import number
 from zoobot.tasks import Group
 
 Floats32 = npt.NDArray[np.float32]
 WEIGHTS_FILE, TRAINING_FILE = "network.weights.h5", "training.json"
-_SMALLEST_PROBABILITY = 1e-7  # float32: keeps log finite
 tf.get_logger().setLevel("ERROR")  # it warns that each iteration compiles its own network, which is meant
 
 
 @dataclass(frozen=True)
 class Network:
-    """``encoder``: stored images → hidden N × H; ``head``: hidden → probabilities N × A; ``trainer``: both, with
-    augmentation and dropout.
+    """``encoder``: stored images → hidden N × H; ``head``: hidden → probabilities or concentrations N × A;
+    ``trainer``: both, with augmentation and dropout.
     """
 
     encoder: keras.Model
@@ -50,7 +49,7 @@ def build(chosen: settings.Model, groups: Sequence[Group], image_size_px: int, c
     keras.utils.set_random_seed(number(seed, "network"))
     tf.config.experimental.enable_op_determinism()
     convolutions = _build_convolutions(chosen, image_size_px)
-    head = _build_head(chosen.hidden, groups)
+    head = _build_head(chosen, groups)
     images = keras.Input((image_size_px, image_size_px, channels), dtype="uint8", name="images")
     # sky comes near -1 and the brightest pixels near 4: trains several times faster than pixels between 0 and 1
     grey = keras.ops.mean(keras.layers.Rescaling(5 / 255, offset=-1.0)(images), axis=-1, keepdims=True)
@@ -58,7 +57,7 @@ def build(chosen: settings.Model, groups: Sequence[Group], image_size_px: int, c
     hidden = convolutions(RandomView(chosen.rotate, chosen.zoom, number(seed, "augmentation"))(grey))
     dropped = keras.layers.Dropout(chosen.dropout_rate, seed=number(seed, "dropout in training"))(hidden)
     trainer = keras.Model(images, head(dropped), name="trainer")
-    trainer.compile(keras.optimizers.Adam(chosen.learning_rate), loss=negative_log_likelihood)
+    trainer.compile(keras.optimizers.Adam(chosen.learning_rate), loss=likelihoods.loss(chosen.likelihood, groups))
     return Network(encoder, head, trainer, chosen.dropout_rate)
 
 
@@ -101,25 +100,12 @@ def _build_convolutions(chosen: settings.Model, image_size_px: int) -> keras.Mod
     return keras.Model(grey, hidden, name="convolutions")
 
 
-def _build_head(n_hidden: int, groups: Sequence[Group]) -> keras.Model:
-    hidden = keras.Input((n_hidden,), name="hidden")
-    outputs = [
-        keras.layers.Dense(len(g.answers), activation="softmax", name=f"question_{i}")(hidden)
-        for i, g in enumerate(groups)
-    ]
+def _build_head(chosen: settings.Model, groups: Sequence[Group]) -> keras.Model:
+    hidden = keras.Input((chosen.hidden,), name="hidden")
+    likelihood = likelihoods.LIKELIHOODS[chosen.likelihood]
+    outputs = [likelihood.outputs(hidden, len(g.answers), f"question_{i}") for i, g in enumerate(groups)]
     joined = keras.layers.Concatenate()(outputs) if len(outputs) > 1 else outputs[0]
     return keras.Model(hidden, joined, name="head")
-
-
-def negative_log_likelihood(counts_N_A: Any, probabilities_N_A: Any) -> Any:
-    """-log likelihood of vote counts under a multinomial per question, summed over questions: nats per galaxy, N.
-
-    For a single question of k in N votes this is the binomial -(k log p + (N - k) log(1 - p)) of Walmsley et al. 2020
-    (eq. 4); the coefficients, which no weight can change, are left out. A question nobody was asked has no votes and
-    adds 0.
-    """
-    log_probabilities = keras.ops.log(keras.ops.maximum(probabilities_N_A, _SMALLEST_PROBABILITY))
-    return -keras.ops.sum(counts_N_A * log_probabilities, axis=-1)
 
 
 def train(
@@ -160,7 +146,7 @@ def encode(network: Network, images: tf.data.Dataset) -> Floats32:
 
 
 def sample(network: Network, hidden_N_H: Floats32, n_samples: int, random: np.random.Generator) -> Floats32:
-    """Posterior samples N × K × A: the head's probabilities under K dropout masks (Gal & Ghahramani 2016).
+    """Posterior samples N × K × A: the head's outputs under K dropout masks (Gal & Ghahramani 2016).
 
     All galaxies share the K masks, so that a sample is one network's view of all of them, as batches need.
     """

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from zoobot.errors import SettingsError
 
 STAGES = ("reduce", "master_catalog", "catalogs", "shards", "instructions", "iterate", "simulate", "report", "verify")
 SURVEY_KINDS = ("demo", "gz2", "decals", "custom")
-ORACLE_KINDS = ("simulated", "known")
+ORACLE_KINDS = ("simulated", "known", "panoptes")
 ACQUISITIONS = (
     "random", "entropy", "variance", "ensemble_disagreement", "mutual_information", "power_mutual_information",
     "softmax_mutual_information", "batch_mutual_information", "badge", "k_center", "lcmd", "typiclust",
 )  # fmt: skip
 TRACKING_MODES = ("online", "offline", "disabled")
+LIKELIHOODS = ("multinomial", "dirichlet_multinomial")
 ENCODINGS = ("raw", "png", "jpeg")
 SHARD_SOURCES = ("mock", "real")
 
@@ -52,8 +55,8 @@ class Survey:
 class Task:
     """What the model learns from the survey's questions."""
 
-    name: str = MISSING  # of the task, as in configs/task
-    questions: list[str] = MISSING  # of the survey, which the model learns together
+    name: str = MISSING  # also part of the names of catalogs, shards and experiments
+    questions: list[str] = MISSING  # of the survey's question set; a question left out is not learnt
     label: list[str] = field(
         default_factory=list
     )  # single question: answers counted as k of N; empty: learn the whole tree
@@ -67,6 +70,7 @@ class Catalogs:
     name: str = MISSING  # of their folder
     seed: int = 0  # shuffles the galaxies: which are labelled at the start, which are hidden
     mock_labelled: int = 0  # labelled galaxies that a simulation starts from: train + eval + test
+    max_galaxies: int = 0  # of the labelled and of the unlabelled ones each, the first in shuffled order; 0: all
 
 
 @dataclass(frozen=True)
@@ -87,21 +91,23 @@ class Shards:
 class Model:
     """The network, its training and its posterior samples."""
 
-    name: str = MISSING  # of the network, as in configs/model
+    name: str = MISSING  # of the option in configs/model
     blocks: list[list[int]] = MISSING  # filters of the 3x3 convolutions; 2x2 max-pooling after each inner list
     hidden: int = 128  # units of the dense layer in front of the dropout
-    dropout_rate: float = 0.5  # share of the hidden units that each posterior sample leaves out
+    dropout_rate: float = 0.5  # share of the hidden units left out, in training and for each posterior sample
+    likelihood: str = "multinomial"  # of a question's votes; dirichlet_multinomial: they may scatter more than that
     final_size_px: int = 64  # side of the images the network sees
     rotate: bool = True  # training images are rotated by any angle; flips are always on
     zoom: float = 0.2  # training images are magnified by up to this fraction
-    learning_rate: float = 0.001  # Adam's
+    learning_rate: float = 0.001  # of the Adam optimiser
     batch_size: int = 64  # galaxies in a training step
     steps_per_epoch: int = 15  # at least so many batches are an epoch: a small training set is passed several times
     max_epochs: int = 30  # training stops here at the latest
     patience: int = 8  # epochs without a better eval loss before training stops
     warm_start: bool = False  # start from the weights of the iteration before
     n_samples: int = 20  # posterior samples (Monte-Carlo dropout) per galaxy
-    predict_batch_size: int = 256  # galaxies in a step without training
+    predict_batch_size: int = 256  # galaxies predicted at a time
+    recalibrate: bool = False  # make the samples less or more sure by one temperature, fitted on the eval galaxies
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ class Acquisition:
     expected_votes: int = 40  # votes a galaxy is expected to get for the first question
     coldness: float = 1.0  # power_ and softmax_mutual_information: more is less noise
     skip_confident: float = 1.0  # leave out galaxies whose answers are sure with more than this probability; 1: none
-    random_share: float = 0.0  # of the galaxies asked about are drawn at random, to measure by
+    random_share: float = 0.0  # of the galaxies asked about are drawn at random, whatever their score
 
 
 @dataclass(frozen=True)
@@ -128,33 +134,50 @@ class Iterate:
 class Simulate:
     """How long a simulation runs."""
 
-    iterations: int = 4  # to make in all; those that exist count
+    iterations: int = 4  # in all, those that are there already included
 
 
 @dataclass(frozen=True)
 class Oracle:
     """Who answers a request for labels."""
 
-    kind: str = MISSING  # simulated: volunteers drawn from the hidden votes; known: the hidden votes themselves
+    kind: str = (
+        MISSING  # simulated: volunteers drawn from the hidden votes; known: the hidden votes; panoptes: real ones
+    )
     votes_per_galaxy: int = 40  # classifications after which a galaxy leaves Zooniverse
-    late_fraction: float = 0.1  # of the galaxies get only some of their classifications in the first iteration
-    anonymous_fraction: float = 0.2  # of the classifications are by volunteers who are not logged in
+    control_per_iteration: int = 0  # galaxies drawn at random and asked about too: their labels only test the model
+    control_votes: int = 5  # classifications of such a galaxy
+    late_fraction: float = 0.1  # simulated: galaxies that get only some of their classifications in the first iteration
+    anonymous_fraction: float = 0.2  # simulated: classifications by volunteers who are not logged in
+    # The rest is for panoptes. Credentials are no setting: see zoobot/credentials.py.
+    endpoint: str = ""  # the Panoptes server; https://www.zooniverse.org is the real one
+    project_id: str = ""  # the Zooniverse project, e.g. 5733
+    workflow_ids: list[str] = field(default_factory=list)  # the first shows the galaxies; the votes of all are read
+    last_classification_id: int = 0  # classifications after this id are read: the newest when the experiment begins
+    subjects: str = ""  # the project's subject export, CSV: galaxies in it are linked, not uploaded again
+    credentials_file: str = ""  # JSON with mode 600, outside the repository; empty: the environment (PANOPTES_…)
+    dry_run: bool = False  # stage=iterate prints what it would ask for, sends nothing and writes no iteration
+    overlap_ids: int = 50_000  # so many ids are read again each time, since a classification can become visible late
+    timeout_s: float = 60.0  # for every request
+    tries: int = 6  # of every request
+    retry_wait_s: float = 5.0  # before the second try; doubled for each one after, more or less
 
 
 @dataclass(frozen=True)
 class Tracking:
     """Weights & Biases."""
 
-    mode: str = "offline"  # online, offline or disabled
-    project: str = "zoobot"  # of Weights & Biases
-    entity: str = ""  # team or user of Weights & Biases; empty: the key's own
+    mode: str = "offline"  # offline, online (needs WANDB_API_KEY in the environment) or disabled
+    project: str = "zoobot"  # on Weights & Biases
+    entity: str = ""  # user or team there; empty: the key's own
     table_galaxies: int = 16  # galaxies per iteration shown with their images
 
 
 @dataclass(frozen=True)
 class Reduce:
-    """Where raw classifications come from."""
+    """Where raw classifications come from: one of the first three."""
 
+    pull: bool = False  # what is new in the project of oracle=panoptes
     export: str = ""  # a classification export of Zooniverse, CSV
     api_dump: str = ""  # rows of the Zooniverse API, JSON lines
     workflow_versions: str = ""  # the workflow's versions, JSON
@@ -182,12 +205,12 @@ class Verify:
 class Settings:
     """All settings of one run."""
 
-    stage: str = MISSING  # what to do; README.md lists the stages
-    data_dir: str = "data"  # all that the stages write lies below it
+    stage: str = MISSING  # what to do
+    data_dir: str = "data"  # all that is written goes below it
     seed: int = 0  # of the simulation: weights, dropout, data order, volunteers, random choices
     quick: bool = False  # test mode: a few galaxies, tiny images, an epoch; below {data_dir}/quick
     max_dropped_fraction: float = 0.01  # more bad rows or images than this are an error
-    experiment_name: str = MISSING  # of its folder below {data_dir}/experiments
+    experiment_name: str = MISSING  # of its folder; the group of its W&B runs
     survey: Survey = field(default_factory=Survey)
     task: Task = field(default_factory=Task)
     reduce: Reduce = field(default_factory=Reduce)
@@ -239,9 +262,13 @@ class Settings:
     @property
     def experiment_dir(self) -> Path:
         """This experiment."""
-        return self.experiments_dir / "simulations" / self.experiment_name
+        kind = "live" if self.oracle.kind == "panoptes" else "simulations"
+        return self.experiments_dir / kind / self.experiment_name
 
 
+# What an experiment asks, and whom: how it connects may change from day to day.
+ORACLE_FIXED = ("kind", "votes_per_galaxy", "control_per_iteration", "control_votes", "late_fraction",
+                "anonymous_fraction", "endpoint", "project_id", "workflow_ids", "last_classification_id")  # fmt: skip
 # What each stage's output depends on, besides its inputs. Folders of the user's own are left out, so that data can
 # move.
 _DEPENDS_ON = {
@@ -251,7 +278,8 @@ _DEPENDS_ON = {
     "catalogs": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "catalogs"),
     "shards": ("survey.name", "task", "shards"),
     "instructions": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "model", "acquisition",
-                     "oracle", "iterate.subjects_per_iteration", "iterate.shards_per_iteration", "seed"),
+                     *(f"oracle.{key}" for key in ORACLE_FIXED), "iterate.subjects_per_iteration",
+                     "iterate.shards_per_iteration", "seed"),
 }  # fmt: skip
 
 
@@ -291,10 +319,14 @@ def _set_writable(node: DictConfig) -> None:
 
 def from_config(cfg: DictConfig) -> Settings:
     """The checked settings of a composed config; all problems are reported together."""
-    missing = sorted(OmegaConf.missing_keys(cfg))
+    written: Any = OmegaConf.to_container(cfg)
+    missing = sorted(key for key, value in _flatten(written).items() if value == MISSING)
     if missing:
         raise SettingsError("These settings have no value: " + ", ".join(missing) + ". Give each as key=value.")
-    settings = OmegaConf.to_object(cfg)
+    try:
+        settings = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise SettingsError(f"{error.full_key} cannot be used: {error.msg}.") from error
     assert isinstance(settings, Settings)
     if settings.quick:
         settings = _quick(settings)
@@ -309,8 +341,14 @@ def _quick(s: Settings) -> Settings:
     return replace(
         s,
         data_dir=str(Path(s.data_dir) / "quick"),
-        survey=replace(s.survey, n_galaxies=min(s.survey.n_galaxies, 160), draw_size_px=min(s.survey.draw_size_px, 32)),
-        catalogs=replace(s.catalogs, mock_labelled=min(s.catalogs.mock_labelled, 72)),
+        survey=replace(
+            s.survey, n_galaxies=min(s.survey.n_galaxies, 160), draw_size_px=min(s.survey.draw_size_px, 32),
+            folder=s.survey.folder if s.survey.kind == "demo" else str(s.source_dir),  # its own files are not moved
+        ),
+        catalogs=replace(
+            s.catalogs, mock_labelled=min(s.catalogs.mock_labelled, 72),
+            max_galaxies=min(s.catalogs.max_galaxies or 160, 160),
+        ),
         shards=replace(
             s.shards, image_size_px=min(s.shards.image_size_px, 32), shard_size=min(s.shards.shard_size, 32),
             eval_size=min(s.shards.eval_size, 24), test_size=min(s.shards.test_size, 24),
@@ -332,6 +370,7 @@ def _problems(s: Settings) -> list[str]:
         *_choices(flat, "survey.kind", SURVEY_KINDS),
         *_choices(flat, "oracle.kind", ORACLE_KINDS),
         *_choices(flat, "acquisition.name", ACQUISITIONS),
+        *_choices(flat, "model.likelihood", LIKELIHOODS),
         *_choices(flat, "tracking.mode", TRACKING_MODES),
         *_choices(flat, "shards.source", SHARD_SOURCES),
         *_choices(flat, "shards.encoding", ENCODINGS),
@@ -339,11 +378,14 @@ def _problems(s: Settings) -> list[str]:
     ]
     at_least = {
         "seed": 0, "survey.retirement_votes": 0, "survey.draw_size_px": 16, "survey.draw_seed": 0, "catalogs.seed": 0,
-        "catalogs.mock_labelled": 3, "shards.image_size_px": 8, "shards.shard_size": 1, "shards.eval_size": 1,
+        "catalogs.mock_labelled": 3, "catalogs.max_galaxies": 0,
+        "shards.image_size_px": 8, "shards.shard_size": 1, "shards.eval_size": 1,
         "shards.test_size": 1, "model.hidden": 1, "model.final_size_px": 8, "model.batch_size": 1,
         "model.max_epochs": 1, "model.steps_per_epoch": 1,
         "model.patience": 1, "model.n_samples": 1, "model.predict_batch_size": 1, "acquisition.expected_votes": 1,
-        "oracle.votes_per_galaxy": 1, "iterate.subjects_per_iteration": 1, "iterate.shards_per_iteration": 1,
+        "oracle.votes_per_galaxy": 1, "oracle.control_per_iteration": 0, "oracle.control_votes": 1,
+        "oracle.last_classification_id": 0, "oracle.overlap_ids": 0, "oracle.tries": 1,
+        "iterate.subjects_per_iteration": 1, "iterate.shards_per_iteration": 1,
         "simulate.iterations": 1, "tracking.table_galaxies": 0, "report.galaxies": 0,
     }  # fmt: skip
     problems += [f"{key}={flat[key]}: must be at least {low}" for key, low in at_least.items() if flat[key] < low]
@@ -352,6 +394,7 @@ def _problems(s: Settings) -> list[str]:
         "model.learning_rate": (1e-9, 10), "acquisition.coldness": (1e-6, 1e6), "acquisition.skip_confident": (0, 1),
         "acquisition.random_share": (0, 1),
         "oracle.late_fraction": (0, 1), "oracle.anonymous_fraction": (0, 1), "reduce.max_age_days": (0, math.inf),
+        "oracle.timeout_s": (0.01, 3600), "oracle.retry_wait_s": (0, 600),
     }  # fmt: skip
     problems += [
         f"{key}={flat[key]}: must be between {low} and {high}"
@@ -398,15 +441,43 @@ def _misfits(s: Settings) -> list[str]:
         )
     elif s.model.final_size_px < smallest:
         problems.append(f"model.blocks: {len(s.model.blocks)} poolings need model.final_size_px of at least {smallest}")
-    if s.oracle.kind == "simulated" and s.oracle.votes_per_galaxy <= s.survey.retirement_votes:
+    if s.oracle.kind != "known" and s.stage != "reduce" and s.oracle.votes_per_galaxy <= s.survey.retirement_votes:
         problems.append(
             f"oracle.votes_per_galaxy={s.oracle.votes_per_galaxy}: must exceed survey.retirement_votes"
             f"={s.survey.retirement_votes}, or no galaxy is ever labelled"
         )
+    problems += _live_misfits(s) if s.oracle.kind == "panoptes" else []
     if s.stage == "verify" and not s.verify.path:
         problems.append("verify.path: name the folder to verify, e.g. verify.path=data/demo/shards/smooth")
-    if s.stage == "reduce" and bool(s.reduce.export) == bool(s.reduce.api_dump):
-        problems.append("reduce: give either reduce.export=FILE.csv or reduce.api_dump=FILE.jsonl")
-    if s.stage == "reduce" and not s.reduce.workflow_versions:
+    if s.stage == "reduce" and [s.reduce.pull, bool(s.reduce.export), bool(s.reduce.api_dump)].count(True) != 1:
+        problems.append("reduce: give one of reduce.pull=true, reduce.export=FILE.csv and reduce.api_dump=FILE.jsonl")
+    if s.stage == "reduce" and s.reduce.pull and s.oracle.kind != "panoptes":
+        problems.append("reduce.pull=true: say from where: oracle=panoptes oracle.project_id=… oracle.workflow_ids=[…]")
+    if s.stage == "reduce" and not s.reduce.pull and not s.reduce.workflow_versions:
         problems.append("reduce.workflow_versions: name the JSON file with the workflow's versions")
     return problems
+
+
+def _live_misfits(s: Settings) -> list[str]:
+    """What is wrong with live work."""
+    problems = [
+        f"oracle.{key}: oracle=panoptes needs {what}"
+        for key, what, given in (
+            ("project_id", "the number of the Zooniverse project", s.oracle.project_id.isdecimal()),
+            ("workflow_ids", "the numbers of its workflows, e.g. [6122]", _are_numbers(s.oracle.workflow_ids)),
+        )
+        if not given
+    ]
+    if not re.fullmatch(r"https://[^/]+|http://127\.0\.0\.1:\d+", s.oracle.endpoint):
+        problems.append(
+            f"oracle.endpoint={s.oracle.endpoint}: must be https://NAME, without a / at its end; credentials go there"
+        )
+    if s.stage == "simulate":
+        problems.append("oracle=panoptes: volunteers need days; run stage=instructions, then stage=iterate each time")
+    if s.stage in ("shards", "instructions", "iterate") and s.shards.source != "real":
+        problems.append(f"shards.source={s.shards.source}: live work needs shards.source=real")
+    return problems
+
+
+def _are_numbers(ids: list[str]) -> bool:
+    return bool(ids) and all(id_.isdecimal() for id_ in ids)

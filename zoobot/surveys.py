@@ -4,6 +4,8 @@ the survey's own columns.
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import warnings
 from collections.abc import Sequence
@@ -21,6 +23,7 @@ log = logging.getLogger("zoobot")
 
 # Text everywhere: an 18-digit id, or a picture named 0012, must not pass through a number.
 TEXT_COLUMNS = ("id_str", "dr7objid", "iauname", "subject_id", "file_loc", "png_loc", "fits_loc")
+GALAXY_NAMES = ("iauname", "id_str")  # metadata of a subject that tell which galaxy it shows
 # GZ2 names each count tNN_question_aNN_answer_count (Willett et al. 2013); ours are {question}_{answer}. t08,
 # multiple choice, is left out.
 _GZ2_VOTES = {
@@ -89,13 +92,21 @@ def _read_fits_table(path: Path) -> pd.DataFrame:
     from astropy.table import Table
 
     try:
-        table = Table.read(path, format="fits")
+        content = path.read_bytes()  # astropy would leave a damaged file open
+        table = Table.read(io.BytesIO(content), format="fits")
     except Exception as error:  # astropy raises nearly anything on damaged bytes
         raise InputError(f"{path} is not a readable FITS table: {error}") from error
     table.convert_bytestring_to_unicode()
     flat = [name for name in table.colnames if table[name].ndim == 1]
     frame: pd.DataFrame = table[flat].to_pandas()
-    return frame.astype({name: "string" for name in TEXT_COLUMNS if name in frame})
+    texts = [name for name in TEXT_COLUMNS if name in frame]
+    floats = [name for name in texts if pd.api.types.is_float_dtype(frame[name])]
+    if floats:
+        raise InputError(
+            f"{path}: {', '.join(floats)} holds numbers with a fraction, which cannot hold an id of 18 digits: the last"
+            " digits are lost. Store ids as text."
+        )
+    return frame.astype(dict.fromkeys(texts, "string"))
 
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
@@ -244,3 +255,28 @@ def _read_custom(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, di
     table = read_table(path)
     require_columns(table, ["id_str", "file_loc"], path)
     return table, {}, [path]
+
+
+def read_subjects(path: Path) -> pd.DataFrame:
+    """``subject_id`` and the galaxy's name, from a subject export of Zooniverse (its metadata is JSON)."""
+    table = read_table(path)
+    require_columns(table, ["subject_id", "metadata"], path)
+    table = table.drop_duplicates("subject_id")
+    try:
+        metadata = [
+            {key.lstrip("!#/").lower(): value for key, value in json.loads(text).items()} for text in table["metadata"]
+        ]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{path}: column metadata is not JSON in every row ({error}). Is it a subject export?"
+        ) from error
+    names = {
+        name: pd.array([str(entry[name]) if entry.get(name) else None for entry in metadata], dtype="string")
+        for name in GALAXY_NAMES
+        if any(name in entry for entry in metadata)
+    }
+    if not names:
+        raise InputError(
+            f"{path}: no subject's metadata has {' or '.join(GALAXY_NAMES)}, so its galaxies are not known."
+        )
+    return pd.DataFrame({"subject_id": table["subject_id"].to_numpy(), **names})

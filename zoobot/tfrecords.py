@@ -10,11 +10,24 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from zoobot import folders
 from zoobot.errors import FolderError
 from zoobot.tasks import Task
 
 Pixels = npt.NDArray[np.uint8]
+FORMAT_VERSION = 1  # of shard_config.json
 SHUFFLE_BUFFER = 4096  # records
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    """The shard_config.json of a finished folder; refuses a version that this program does not read."""
+    config = folders.read_json(folder / "shard_config.json")
+    if not isinstance(config, dict) or config.get("version") != FORMAT_VERSION:
+        raise FolderError(
+            f"{folder}/shard_config.json has a version this program does not read; it reads version"
+            f" {FORMAT_VERSION}. Run stage=shards under a new shards.name."
+        )
+    return config
 
 
 def encode(id_str: str, pixels: Pixels, votes: Mapping[str, int], encoding: str) -> bytes:

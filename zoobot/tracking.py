@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def _log(settings: Settings, iterations: Sequence[Path]) -> None:
     newest, number = iterations[-1], len(iterations) - 1
     folder = settings.experiment_dir / "tracking"
     folder.mkdir(exist_ok=True)
+    os.environ["WANDB_DATA_DIR"] = str(folder)  # pictures wait here for `wandb sync`, not in the user's home
     instructions = folders.read_json(settings.experiment_dir / "instructions" / "instructions.json")
     with wandb.init(
         mode=settings.tracking.mode,  # type: ignore[arg-type]  # checked against TRACKING_MODES
@@ -61,7 +63,7 @@ def _log(settings: Settings, iterations: Sequence[Path]) -> None:
 
 
 def _values(iteration: Path) -> dict[str, Any]:
-    """The metrics and counts of one iteration, flat."""
+    """The metrics and counts of one iteration, flat; without the lists (histograms, curves), which metrics.json has."""
     summary = folders.read_json(iteration / "iteration.json")
     counts = (
         "number",
@@ -76,7 +78,10 @@ def _values(iteration: Path) -> dict[str, Any]:
     values |= {f"timings_s/{step}": seconds for step, seconds in summary["timings_s"].items()}
     for split, questions in folders.read_json(iteration / "metrics.json").items():
         values |= {
-            f"{split}/{question}/{name}": v for question, metrics in questions.items() for name, v in metrics.items()
+            f"{split}/{question}/{name}": v
+            for question, metrics in questions.items()
+            for name, v in metrics.items()
+            if not isinstance(v, list)
         }
     return values
 

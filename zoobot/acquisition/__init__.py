@@ -56,10 +56,10 @@ ACQUISITIONS: dict[str, Strategy] = {
 class Choice:
     """What to ask about, and how all candidates compare."""
 
-    picks: Rows  # rows of the batch, in order: first those of the strategy, then the control galaxies
+    picks: Rows  # rows of the batch, in order: first those of the strategy, then those drawn at random
     scores_N: Floats
     rank_N: Rows  # 0 for the first: the batch in its order, then the others by falling score
-    control_N: npt.NDArray[np.bool_]  # picked at random, whatever their score
+    at_random_N: npt.NDArray[np.bool_]  # picked at random, whatever their score
 
 
 def strategy(name: str) -> Strategy:
@@ -85,7 +85,7 @@ def choose(
         name: of the acquisition function.
         skip_confident: leave out galaxies about which at least 8 of 10 volunteers would agree with more than this
             probability; 1 leaves out none. The batch is then smaller, if few are left: the log says so.
-        random_share: this share of the batch are control galaxies, drawn at random from all candidates.
+        random_share: this share of the batch is drawn at random from all candidates.
 
     Raises:
         SettingsError: no function has this name.
@@ -95,27 +95,27 @@ def choose(
     # Sorted, then shuffled: neither the order of the candidates nor a tie without a seed can decide.
     order = np.argsort(np.asarray(candidates.ids_N, dtype=np.str_), kind="stable")[random.permutation(len(candidates))]
     shuffled = candidates.take(order)
-    n_control = round(random_share * min(n, len(order)))
-    control = np.arange(n_control)  # shuffled: the first are as good a draw as any
-    free_N = np.arange(len(order)) >= n_control
+    n_at_random = round(random_share * min(n, len(order)))
+    at_random = np.arange(n_at_random)  # shuffled: the first are as good a draw as any
+    free_N = np.arange(len(order)) >= n_at_random
     if skip_confident < 1 and len(order):
         free_N &= scores.confidence(shuffled) <= skip_confident
-    n_picks = min(n - n_control, int(free_N.sum()))
+    n_picks = min(n - n_at_random, int(free_N.sum()))
     picks, scores_N = chosen.choose(replace(shuffled, allowed_N=free_N), n_picks, random)
     assert len(set(picks)) == n_picks and free_N[picks].all(), f"{name} must pick {n_picks} different free galaxies"
     shuffled.check_finite(scores_N, "scores")
-    if n_picks + n_control < min(n, len(order)):
-        log.warning("only %d of %d galaxies to ask about: the others are confident", n_picks + n_control, n)
-    batch = np.concatenate([picks, control])
+    if n_picks + n_at_random < min(n, len(order)):
+        log.warning("only %d of %d galaxies to ask about: the others are confident", n_picks + n_at_random, n)
+    batch = np.concatenate([picks, at_random])
     others = np.setdiff1d(np.arange(len(order)), batch)
     others = others[np.argsort(-scores_N[others], kind="stable")]
-    return _in_order_given(order, batch, others, scores_N, n_control)
+    return _in_order_given(order, batch, others, scores_N, n_at_random)
 
 
-def _in_order_given(order: Rows, batch: Rows, others: Rows, scores_N: Floats, n_control: int) -> Choice:
+def _in_order_given(order: Rows, batch: Rows, others: Rows, scores_N: Floats, n_at_random: int) -> Choice:
     """The choice in rows of the candidates as they came: row i of the shuffled ones is row ``order[i]``."""
-    given_N, rank_N, control_N = np.empty(len(order)), np.empty(len(order), np.int64), np.zeros(len(order), np.bool_)
+    given_N, rank_N, at_random_N = np.empty(len(order)), np.empty(len(order), np.int64), np.zeros(len(order), np.bool_)
     given_N[order] = scores_N
     rank_N[order[np.concatenate([batch, others])]] = np.arange(len(order))
-    control_N[order[batch[len(batch) - n_control :]]] = True
-    return Choice(order[batch], given_N, rank_N, control_N)
+    at_random_N[order[batch[len(batch) - n_at_random :]]] = True
+    return Choice(order[batch], given_N, rank_N, at_random_N)

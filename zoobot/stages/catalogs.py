@@ -18,7 +18,7 @@ from zoobot.questions import QuestionTree, load_questions
 from zoobot.seeds import stream
 from zoobot.settings import Settings, stage_settings
 from zoobot.surveys import read_table
-from zoobot.tasks import Task, build_task, check_columns
+from zoobot.tasks import LABEL, TOTAL_VOTES, Task, build_task, check_columns
 
 log = logging.getLogger("zoobot")
 PUBLIC_COLUMNS = ("id_str", "file_loc", "ra", "dec")
@@ -38,6 +38,8 @@ def run(settings: Settings) -> Path:
         return settings.catalog_dir
     master = read_master(path, questions)
     check_columns(master, task, str(path))
+    for column in {LABEL, TOTAL_VOTES} & set(master.columns) if task.label_columns else ():
+        log.warning("%s: column %s of the survey gives way to the task's; rename it to keep it", path, column)
     tables, lost = split(master, questions, task, settings)
     with folders.create(settings.catalog_dir, used, inputs) as staging:
         for name, table in tables.items():
@@ -70,20 +72,21 @@ def split(
     retired_count = len(labelled)
     labelled, lost = task.apply_filters(labelled)
     labelled = task.add_label(labelled)
-    size = settings.catalogs.mock_labelled
+    size, most = settings.catalogs.mock_labelled, settings.catalogs.max_galaxies
     if len(labelled) < 2:
         raise InputError(
-            f"No galaxy is labelled for task {task.name}: {retired_count} of {len(master)} have more than"
-            f" survey.retirement_votes={settings.survey.retirement_votes} votes for {questions.root.name}"
-            f" (half of all have {votes.median():g} or more), and filters took {sum(lost.values())} of them."
+            f"{len(labelled)} galaxies are labelled for task {task.name}, too few: {retired_count} of {len(master)}"
+            f" have more than survey.retirement_votes={settings.survey.retirement_votes}"
+            f" votes for {questions.root.name} (half of all have {votes.median():g} or more),"
+            f" and filters took {sum(lost.values())} of them."
             " Lower survey.retirement_votes, or choose another task."
         )
+    labelled, unlabelled = _first(most, labelled, "labelled"), _first(most, unlabelled, "unlabelled")
     if size >= len(labelled):
         log.warning(
             "catalogs.mock_labelled=%d, but only %d galaxies are labelled: a simulation has none to hide",
-            size,
-            len(labelled),
-        )
+            size, len(labelled),
+        )  # fmt: skip
     hidden = labelled.iloc[size:]
     return {
         "labelled": labelled,
@@ -92,3 +95,10 @@ def split(
         "mock_unlabelled": hidden[[c for c in PUBLIC_COLUMNS if c in hidden.columns]],
         "oracle": hidden[["id_str", *columns]].sort_values("id_str"),
     }, lost
+
+
+def _first(most: int, table: pd.DataFrame, what: str) -> pd.DataFrame:
+    if most and len(table) > most:
+        log.info("left out by catalogs.max_galaxies=%d: %d %s galaxies", most, len(table) - most, what)
+        return table.iloc[:most]
+    return table

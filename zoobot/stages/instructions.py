@@ -11,7 +11,7 @@ from typing import Any
 
 from zoobot import folders
 from zoobot.questions import load_questions
-from zoobot.settings import Settings, stage_settings
+from zoobot.settings import ORACLE_FIXED, Settings, stage_settings
 from zoobot.tasks import build_task
 
 log = logging.getLogger("zoobot")
@@ -45,7 +45,7 @@ def run(settings: Settings) -> Path:
         "answers": list(task.answers),
         "model": dataclasses.asdict(settings.model),
         "acquisition": dataclasses.asdict(settings.acquisition),
-        "oracle": dataclasses.asdict(settings.oracle),
+        "oracle": {key: getattr(settings.oracle, key) for key in ORACLE_FIXED},
         "iterations": settings.simulate.iterations,
         "subjects_per_iteration": settings.iterate.subjects_per_iteration,
         "shards_per_iteration": settings.iterate.shards_per_iteration,
@@ -54,7 +54,7 @@ def run(settings: Settings) -> Path:
         "warm_start": settings.model.warm_start,
         "seed": settings.seed,
         "catalog_seed": settings.catalogs.seed,
-        "last_classification_id": 0,
+        "last_classification_id": settings.oracle.last_classification_id,
     }
     with folders.create(path, used, inputs) as staging:
         folders.write_json(staging / "instructions.json", content)

@@ -12,7 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from zoobot import acquisition, database, folders, metrics, model, tfrecords, tracking
+from zoobot import acquisition, database, folders, metrics, model, recalibration, streams, tfrecords, tracking
 from zoobot.errors import FolderError
-from zoobot.oracle import build_oracle
+from zoobot.live import LiveProject
+from zoobot.oracle import KnownVotes, Oracle, Received, SimulatedVolunteers
 from zoobot.progress import track
 from zoobot.questions import QuestionTree, load_questions
 from zoobot.seeds import stream
 from zoobot.settings import Settings, stage_settings
-from zoobot.stages.shards import load_config
+from zoobot.streams import CHOSEN, CONTROL
+from zoobot.surveys import read_table
 from zoobot.tasks import LABEL, TOTAL_VOTES, Task, build_task
 
 log = logging.getLogger("zoobot")
@@ -49,14 +51,20 @@ class _Iteration:
     task: Task
     shard_dir: Path
     shard_config: dict[str, Any]
-    hidden_votes: Path
+    catalog_dir: Path
     before: list[Path]  # folders of the iterations before, in order
     folder: Path  # where this one is being written
     timings_s: dict[str, float] = field(default_factory=dict)
+    temperature: float = 1.0  # of the posterior samples, once the network is trained
 
     @property
     def db(self) -> Path:
         return self.folder / "iteration.db"
+
+    @property
+    def unfinished(self) -> Path:
+        """A hidden folder beside this one that outlives a crash, until the iteration is finished."""
+        return self.settings.experiment_dir / f".iteration_{self.number}.unfinished"
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -71,7 +79,7 @@ def run(settings: Settings) -> Path:
     folders.require(instructions_dir, "instructions")
     questions = load_questions(settings.survey.questions)
     folders.exists_with(
-        instructions_dir, stage_settings(settings, "instructions") | {"questions": questions.as_dict()}, inputs={}
+        instructions_dir, stage_settings(settings, "instructions") | {"questions": questions.as_dict()}, inputs=None
     )
     instructions = folders.read_json(instructions_dir / "instructions.json")
     shard_dir, catalog_dir = _input_dirs(instructions_dir, instructions)
@@ -82,12 +90,19 @@ def run(settings: Settings) -> Path:
         _check_previous(settings, before)
         path = settings.experiment_dir / f"iteration_{len(before)}"
         inputs = {"instructions": instructions_dir} | ({"previous": before[-1]} if before else {})
-        with folders.create(path, {"number": len(before)}, inputs, varying=["iteration.json"]) as staging:
+        with (
+            suppress(_NothingSent),
+            folders.create(path, {"number": len(before)}, inputs, varying=["iteration.json"]) as staging,
+        ):
             iteration = _Iteration(
                 len(before), settings, questions, build_task(settings.task, questions), shard_dir,
-                load_config(shard_dir), catalog_dir / "oracle.csv", before, staging,
+                tfrecords.load_config(shard_dir), catalog_dir, before, staging,
             )  # fmt: skip
             summary = _work(iteration, instructions_dir)
+        if settings.oracle.dry_run:
+            log.info("oracle.dry_run: nothing was sent, and %s was not written", path.name)
+            return settings.experiment_dir
+        shutil.rmtree(iteration.unfinished, ignore_errors=True)
     log.info(
         "%s: %d labels received, %d galaxies trained on, test loss %.3f, %d galaxies asked about",
         path.name, summary["labels_received"], summary["train_galaxies"], summary["test_loss"], summary["requested"],
@@ -124,14 +139,18 @@ def _check_previous(settings: Settings, before: Sequence[Path]) -> None:
 def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
     shutil.copyfile((it.before[-1] if it.before else instructions_dir) / "iteration.db", it.db)
     it.db.chmod(0o644)
-    oracle = build_oracle(it.settings.oracle, it.hidden_votes, it.questions, it.settings.seed)
+    oracle = _build_oracle(it)
     with it.timed("receive"):
-        waiting = _waiting(it)
-        last_id = folders.read_json(it.before[-1] / "iteration.json")["last_classification_id"] if it.before else 0
-        received = oracle.receive(waiting, _earlier_classifications(it), last_id)
-        labels = _new_labels(it, received.votes)
-        _write_classifications(it, received.classifications)
-        _write_acquired(it, labels)
+        waiting = streams.waiting(it.before, it.db)
+        last_id = folders.read_json((it.before[-1] / "iteration.json") if it.before else
+                                    instructions_dir / "instructions.json")["last_classification_id"]  # fmt: skip
+        received = oracle.receive({**waiting[CHOSEN], **waiting[CONTROL]}, streams.classifications(it.before), last_id)
+        labels = _new_labels(it, received.votes.loc[list(waiting[CHOSEN])])
+        control_labels = _new_control_labels(it, received.votes.loc[list(waiting[CONTROL])])
+        _write_received(it, received)
+        _write_labelled(it, labels, "acquired")
+        if control_labels:
+            _write_labelled(it, control_labels, CONTROL)
     with it.timed("train"):
         network = model.build(
             it.settings.model,
@@ -146,20 +165,18 @@ def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
         history = _train(it, network, train_files)
         weights_digest = model.save(network, it.folder / "model", history)
     with it.timed("evaluate"):
-        measured = {split: _evaluate(it, network, split) for split in ("eval", "test")}
+        measured = _evaluate(it, network)
         folders.write_json(it.folder / "metrics.json", measured)
     with it.timed("predict"):
-        still_waiting = [id_str for id_str in waiting if id_str not in labels]
-        shards = _next_shards(it, set(still_waiting))
-        predictions = _predict(it, network, shards, set(still_waiting))
+        random = stream(it.settings.seed, "control", it.number)
+        control = streams.draw_control(it.before, it.db, it.settings.oracle.control_per_iteration, random)
+        still_waiting = [id_str for id_str in waiting[CHOSEN] if id_str not in labels]
+        closed = {*still_waiting, *streams.asked(it.before, CONTROL), *control}
+        shards = _next_shards(it, closed)
+        predictions = _predict(it, network, shards, closed)
     with it.timed("request"):
         chosen = predictions[predictions["picked"]].sort_values("rank")
-        name = f"{it.settings.experiment_name}_iteration_{it.number}"
-        receipt = oracle.request(list(chosen["id_str"]), name)
-        folders.write_json(
-            it.folder / "requests.json",
-            {"ids": list(chosen["id_str"]), "control": list(chosen["id_str"][chosen["control"]]), "receipt": receipt},
-        )
+        _request(it, oracle, {CHOSEN: list(chosen["id_str"]), CONTROL: control})
         _write_pictures(it, chosen)
     summary = {
         "format_version": FORMAT_VERSION,
@@ -168,6 +185,7 @@ def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
         "train_files": [str(name) for _, name in train_files],
         "train_galaxies": _count_train(it),
         "labels_received": len(labels),
+        "control_labels_received": len(control_labels),
         "classifications_received": len(received.classifications),
         "still_waiting": len(still_waiting),
         "predicted_shards": shards,
@@ -175,51 +193,92 @@ def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
         "requested": len(chosen),
         "epochs": history["epochs"],
         "weights_sha256": weights_digest,
+        "temperature": it.temperature,
         "test_loss": measured["test"]["all"]["loss"],
-        "last_classification_id": last_id + len(received.classifications),
+        "requested_control": len(control),
+        "last_classification_id": received.last_classification_id,
         "timings_s": it.timings_s,
     }
     folders.write_json(it.folder / "iteration.json", summary)
     return summary
 
 
-# --------------------------------------------------------------- receive
+# --------------------------------------------------------------- ask and receive
 
 
-def _waiting(it: _Iteration) -> list[str]:
-    """The galaxies asked about in earlier iterations and not labelled yet, in the order they were asked."""
-    asked = [id_str for path in it.before for id_str in folders.read_json(path / "requests.json")["ids"]]
-    with database.connect(it.db) as connection:
-        labelled = database.labelled_ids(connection)
-    return [id_str for id_str in asked if id_str not in labelled]
+class _NothingSent(Exception):
+    """The end of a dry run: the iteration is not written, since nobody was asked."""
 
 
-def _earlier_classifications(it: _Iteration) -> Iterator[dict[str, Any]]:
-    for path in it.before:
-        with (path / "classifications" / "classifications.jsonl").open(encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
+def _request(it: _Iteration, oracle: Oracle, ids: dict[str, list[str]]) -> None:
+    """Ask about both streams and write requests.json.
+
+    A live choice is kept until the iteration is finished, so that one which is made again after a crash asks about
+    what is on Zooniverse already, even if other hardware now ranks galaxies a little differently.
+    """
+    kept, chosen = it.unfinished / "choice.json", it.settings.oracle
+    if kept.is_file():
+        ids = folders.read_json(kept)
+    elif it.unfinished.is_dir() and not chosen.dry_run:
+        folders.publish_file(kept, json.dumps(ids).encode())
+    name = f"{it.settings.experiment_name}_iteration_{it.number}"
+    requests: dict[str, dict[str, Any]] = {}
+    for kind, n_votes in ((CHOSEN, chosen.votes_per_galaxy), (CONTROL, chosen.control_votes)):
+        stream_name = name if kind == CHOSEN else f"{name}_{kind}"
+        receipt = oracle.request(ids[kind], stream_name, n_votes) if ids[kind] or kind == CHOSEN else {}
+        requests[kind] = {"ids": ids[kind], "votes": n_votes, "receipt": receipt}
+    if chosen.dry_run:
+        raise _NothingSent
+    folders.write_json(it.folder / "requests.json", {**requests[CHOSEN], CONTROL: requests[CONTROL]})
 
 
-def _write_classifications(it: _Iteration, rows: Sequence[dict[str, Any]]) -> None:
-    (it.folder / "classifications").mkdir()
-    with (it.folder / "classifications" / "classifications.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def _write_received(it: _Iteration, received: Received) -> None:
+    folder = it.folder / "classifications"
+    folder.mkdir()
+    with (folder / "classifications.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in received.classifications)
+    if received.workflow_versions is not None:
+        folders.write_json(folder / "workflow_versions.json", {"workflow_versions": received.workflow_versions})
+    if received.rejected is not None:
+        received.rejected.to_csv(folder / "rejected.csv", index=False)
+
+
+def _build_oracle(it: _Iteration) -> Oracle:
+    if it.settings.oracle.kind == "panoptes":
+        return LiveProject(it.settings, it.catalog_dir / "unlabelled.csv", it.questions, it.unfinished)
+    hidden = read_table(it.catalog_dir / "oracle.csv").set_index("id_str")
+    if it.settings.oracle.kind == "known":
+        return KnownVotes(hidden)
+    return SimulatedVolunteers(hidden, it.questions, it.settings.oracle, it.settings.seed)
 
 
 def _new_labels(it: _Iteration, votes: pd.DataFrame) -> dict[str, dict[str, int]]:
     """The votes of galaxies that are retired now, in the pool and not yet labelled; they enter the database."""
-    root_total = votes[list(it.questions.root.columns)].sum(axis=1)
-    retired = it.task.add_label(votes[root_total > it.settings.survey.retirement_votes])
-    stored = [c for c in (LABEL, TOTAL_VOTES, *it.questions.columns) if c in retired.columns]
+    retired = _with_more_votes(it, votes, it.settings.survey.retirement_votes)
     with database.connect(it.db) as connection:
         new = database.ids_in_split(connection, "pool") - database.labelled_ids(connection)
-        labels = {str(i): {c: int(row[c]) for c in stored} for i, row in retired.iterrows() if i in new}
+        labels = {id_str: counts for id_str, counts in retired.items() if id_str in new}
         database.add_labels(connection, labels, it.number)
     return labels
 
 
-def _write_acquired(it: _Iteration, labels: dict[str, dict[str, int]]) -> None:
-    """Write the newly labelled galaxies as TFRecords, with the pixels of the pool's own shards."""
+def _new_control_labels(it: _Iteration, votes: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """The votes of control galaxies that have all they were to get; kept apart from labels, which train."""
+    labels = _with_more_votes(it, votes, it.settings.oracle.control_votes - 1)
+    with database.connect(it.db) as connection:
+        database.add_labels(connection, labels, it.number, control=True)
+    return labels
+
+
+def _with_more_votes(it: _Iteration, votes: pd.DataFrame, than: int) -> dict[str, dict[str, int]]:
+    root_total = votes[list(it.questions.root.columns)].sum(axis=1)
+    table = it.task.add_label(votes[root_total > than])
+    stored = [c for c in (LABEL, TOTAL_VOTES, *it.questions.columns) if c in table.columns]
+    return {str(id_str): {c: int(row[c]) for c in stored} for id_str, row in table.iterrows()}
+
+
+def _write_labelled(it: _Iteration, labels: dict[str, dict[str, int]], name: str) -> None:
+    """Write galaxies with their new labels as TFRecords, with the pixels of the pool's own shards."""
     with database.connect(it.db) as connection:
         places = database.shards_of(connection, list(labels))
     records = []
@@ -232,9 +291,13 @@ def _write_acquired(it: _Iteration, labels: dict[str, dict[str, int]]) -> None:
             f"{it.shard_dir}: {len(labels) - len(records)} labelled galaxies are not in the shards the index names."
         )
     size = it.shard_config["shard_size"]
-    (it.folder / "acquired").mkdir()
+    (it.folder / name).mkdir()
     for number, start in enumerate(range(0, len(records), size)):
-        tfrecords.write(it.folder / "acquired" / f"acquired_{number:05d}.tfrecord", records[start : start + size])
+        tfrecords.write(it.folder / name / f"{name}_{number:05d}.tfrecord", records[start : start + size])
+
+
+def _labelled_files(folder: Path, name: str) -> list[Path]:
+    return sorted((folder / name).glob("*.tfrecord"))
 
 
 # --------------------------------------------------------------- train
@@ -244,7 +307,7 @@ def _train_files(it: _Iteration) -> list[tuple[Path, Path]]:
     """Every file to train on: its path, and its name relative to the shards or to the experiment."""
     files = [(it.shard_dir / name, Path(name)) for name in it.shard_config["splits"]["train"]]
     for number, folder in enumerate([*it.before, it.folder]):
-        for path in sorted((folder / "acquired").glob("*.tfrecord")):
+        for path in _labelled_files(folder, "acquired"):
             files.append((path, Path(f"iteration_{number}") / "acquired" / path.name))
     return files
 
@@ -275,7 +338,7 @@ def _count_train(it: _Iteration) -> int:
 
 
 def _sample_shard(it: _Iteration, network: model.Network, path: Path, n_galaxies: int) -> npt.NDArray[np.float32]:
-    """Posterior samples N × K × A of one shard; they depend on weights and seed alone."""
+    """Posterior samples N × K × A of one shard."""
     return _sample(it, network, _encode_shard(it, network, path, n_galaxies))
 
 
@@ -285,42 +348,59 @@ def _encode_shard(it: _Iteration, network: model.Network, path: Path, n_galaxies
 
 
 def _sample(it: _Iteration, network: model.Network, hidden_N_H: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Posterior samples N × K × A: the same K networks for every shard."""
-    return model.sample(
-        network, hidden_N_H, it.settings.model.n_samples, stream(it.settings.seed, "dropout", it.number)
-    )
+    """Posterior samples N × K × A at the iteration's temperature: the same K networks for every shard."""
+    random = stream(it.settings.seed, "dropout", it.number)
+    samples = model.sample(network, hidden_N_H, it.settings.model.n_samples, random)
+    tempered = recalibration.temper(it.settings.model.likelihood, samples, it.task.groups, it.temperature)
+    return tempered.astype(np.float32)
 
 
-def _evaluate(it: _Iteration, network: model.Network, split: str) -> dict[str, dict[str, float]]:
+def _evaluate(it: _Iteration, network: model.Network) -> dict[str, dict[str, metrics.Values]]:
+    """The metrics on eval, test and control, after setting the temperature on eval if the settings say so."""
+    likelihood, groups = it.settings.model.likelihood, it.task.groups
+    files = {split: _split_files(it, split) for split in ("eval", "test")}
+    control = [path for folder in [*it.before, it.folder] for path in _labelled_files(folder, CONTROL)]
+    if it.settings.model.recalibrate:
+        it.temperature = recalibration.fit_temperature(
+            likelihood, *_sample_labelled(it, network, files["eval"]), groups
+        )
+    return {
+        name: metrics.evaluate(*_sample_labelled(it, network, paths), groups, likelihood)
+        for name, paths in (files | ({CONTROL: control} if control else {})).items()
+    }
+
+
+def _sample_labelled(
+    it: _Iteration, network: model.Network, files: Sequence[Path]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The posterior samples N × K × A and the vote counts N × A of the labelled galaxies in these files."""
     samples, votes_of = [], []
-    for path in _split_files(it, split):
+    for path in files:
         records = [tfrecords.decode(record, it.shard_config["encoding"])[2] for record in tfrecords.read(path)]
         samples.append(_sample_shard(it, network, path, len(records)))
         votes_of += records
     votes = pd.DataFrame(votes_of)
-    return metrics.evaluate(
-        np.concatenate(samples), it.task.counts({c: votes[c].to_numpy() for c in votes.columns}), it.task.groups
-    )
+    return np.concatenate(samples), it.task.counts({c: votes[c].to_numpy() for c in votes.columns})
 
 
-def _next_shards(it: _Iteration, still_waiting: set[str]) -> list[str]:
+def _next_shards(it: _Iteration, asked: set[str]) -> list[str]:
     """This iteration's pool shards: the next in turn that still hold a galaxy to ask about."""
     pool: list[str] = it.shard_config["splits"]["pool"]
     wanted = min(it.settings.iterate.shards_per_iteration, len(pool))
     start = it.number * wanted
     with database.connect(it.db) as connection:
-        ids = database.ids_in_split(connection, "pool") - database.labelled_ids(connection) - still_waiting
+        ids = database.ids_in_split(connection, "pool") - database.labelled_ids(connection) - asked
         open_shards = database.shards_of(connection, sorted(ids))
     in_turn = [pool[(start + i) % len(pool)] for i in range(len(pool))]
     return [shard for shard in in_turn if shard in open_shards][:wanted]
 
 
-def _predict(it: _Iteration, network: model.Network, shards: Sequence[str], still_waiting: set[str]) -> pd.DataFrame:
+def _predict(it: _Iteration, network: model.Network, shards: Sequence[str], asked: set[str]) -> pd.DataFrame:
     """Score every galaxy of the shards that may be asked about, and write predictions.parquet: id_str, shard,
-    posterior samples per answer, acquisition, rank, control. Those to ask about are marked as ``picked``.
+    posterior samples per answer, acquisition, rank, at_random. Those to ask about are marked as ``picked``.
     """
     with database.connect(it.db) as connection:
-        closed = database.labelled_ids(connection) | still_waiting
+        closed = database.labelled_ids(connection) | asked
     ids, names, features = [], [], [np.zeros((0, it.settings.model.hidden), np.float32)]
     for shard in track(shards, "predicting shards", len(shards)):
         shard_ids = np.array(tfrecords.read_ids(it.shard_dir / shard))
@@ -335,7 +415,7 @@ def _predict(it: _Iteration, network: model.Network, shards: Sequence[str], stil
         answer: pa.FixedSizeListArray.from_arrays(pa.array(samples_N_K_A[:, :, a].ravel()), samples_N_K_A.shape[1])
         for a, answer in enumerate(it.task.answers)
     }
-    result = {"acquisition": choice.scores_N, "rank": choice.rank_N, "control": choice.control_N}
+    result = {"acquisition": choice.scores_N, "rank": choice.rank_N, "at_random": choice.at_random_N}
     table = pa.table({"id_str": ids, "shard": names, **columns, **result})
     pq.write_table(table, it.folder / "predictions.parquet")
     return pd.DataFrame({"id_str": ids, "shard": names, **result, "picked": choice.rank_N < len(choice.picks)})
@@ -354,7 +434,7 @@ def _choose(
         labelled = [_encode_shard(it, network, path, len(tfrecords.read_ids(path))) for path, _ in _train_files(it)]
     candidates = acquisition.Candidates(
         ids, samples_N_K_A, it.task.groups, chosen.expected_votes, features_N_H,
-        np.concatenate([features_N_H[:0], *labelled]), coldness=chosen.coldness,
+        np.concatenate([features_N_H[:0], *labelled]), it.settings.model.likelihood, coldness=chosen.coldness,
     )  # fmt: skip
     random = stream(it.settings.seed, "acquisition", it.number)
     return acquisition.choose(

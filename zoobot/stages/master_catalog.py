@@ -36,7 +36,8 @@ def run(settings: Settings) -> Path:
     questions = load_questions(settings.survey.questions)
     used = stage_settings(settings, "master_catalog") | {"questions": questions.as_dict()}
     table, excluded, sources = read_survey(settings, questions)
-    _warn_of_age(settings)
+    for votes in sources[1:]:
+        _warn_of_age(votes, settings.reduce.max_age_days)
     inputs = {role: folders.digest_file(file) for role, file in zip(("catalog", "votes"), sources, strict=False)}
     if path.exists():
         _check_existing(path, used, inputs)
@@ -169,11 +170,7 @@ def _note(reason: pd.Series, where: pd.Series, text: str) -> None:
 
 def _check_existing(path: Path, used: dict[str, object], inputs: dict[str, str]) -> None:
     record = folders.read_json(path.with_suffix(".json"))
-    differences = [
-        f"{key}: {record['settings'].get(key)!r} there, {used.get(key)!r} now"
-        for key in sorted({*record["settings"], *used})
-        if record["settings"].get(key) != used.get(key)
-    ]
+    differences = folders.differing_keys(record["settings"], used)
     differences += [
         f"{name}: the file has changed since"
         for name in sorted({*inputs, *record["inputs"]})
@@ -198,17 +195,13 @@ def _warn_of_missing_images(settings: Settings, catalog: pd.DataFrame) -> None:
         )  # fmt: skip
 
 
-def _warn_of_age(settings: Settings) -> None:
-    path = settings.survey_dir / "classifications" / "classifications.csv"
-    if settings.survey.kind == "decals" and path.is_file():
-        age_days = (time.time() - path.stat().st_mtime) / 86400
-        if age_days > settings.reduce.max_age_days:
-            log.warning(
-                "%s is %.1f days old (reduce.max_age_days=%g): run stage=reduce for newer votes",
-                path,
-                age_days,
-                settings.reduce.max_age_days,
-            )
+def _warn_of_age(votes: Path, max_age_days: float) -> None:
+    age_days = (time.time() - votes.stat().st_mtime) / 86400
+    if age_days > max_age_days:
+        log.warning(
+            "%s is %.1f days old (reduce.max_age_days=%g): run stage=reduce for newer votes",
+            votes, age_days, max_age_days,
+        )  # fmt: skip
 
 
 def _json(value: object) -> bytes:

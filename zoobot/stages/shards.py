@@ -7,7 +7,6 @@ shards only.
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from zoobot import database, folders, tfrecords
-from zoobot.errors import FolderError, InputError
+from zoobot.errors import InputError
 from zoobot.images import Pixels, read_image, resize
 from zoobot.progress import track
 from zoobot.questions import load_questions
@@ -27,7 +26,6 @@ from zoobot.tasks import LABEL, TOTAL_VOTES, build_task
 
 log = logging.getLogger("zoobot")
 SPLITS = ("train", "eval", "test", "pool")
-FORMAT_VERSION = 1
 READ_THREADS = 4  # decoding pictures releases Python's lock
 
 
@@ -35,6 +33,7 @@ READ_THREADS = 4  # decoding pictures releases Python's lock
 class _Written:
     """What became of the galaxies, so far."""
 
+    total: int
     files: dict[str, list[str]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     dropped: list[dict[str, str]] = field(default_factory=list)
@@ -51,16 +50,19 @@ def run(settings: Settings) -> Path:
     splits = split_galaxies(settings)
     questions = load_questions(settings.survey.questions)
     task = build_task(settings.task, questions)
-    vote_columns = [c for c in (LABEL, TOTAL_VOTES, *questions.columns) if c in splits["train"].columns]
+    label_columns = (LABEL, TOTAL_VOTES) if task.label_columns else ()
+    vote_columns = [c for c in (*label_columns, *questions.columns) if c in splits["train"].columns]
+    _check_unique(splits, settings.catalog_dir)
     _check_images_exist(splits, settings)
     with folders.create(settings.shard_dir, used, inputs) as staging:
         database.create(staging / "shards.db")
-        written = _Written()
+        written = _Written(sum(map(len, splits.values())))
         for split, galaxies in splits.items():
             _write_split(split, galaxies, [] if split == "pool" else vote_columns, settings, staging, written)
-        _check_dropped(written, settings)
+        for entry in written.dropped:
+            log.warning("dropped %s: %s", entry["id_str"], entry["reason"])
         config = {
-            "version": FORMAT_VERSION,
+            "version": tfrecords.FORMAT_VERSION,
             "survey": settings.survey.name,
             "task": task.name,
             "image_size_px": settings.shards.image_size_px,
@@ -78,17 +80,6 @@ def run(settings: Settings) -> Path:
     counts = ", ".join(f"{count} {split}" for split, count in written.counts.items())
     log.info("%s: %s, %d dropped", settings.shard_dir, counts, len(written.dropped))
     return settings.shard_dir
-
-
-def load_config(folder: Path) -> dict[str, Any]:
-    """The shard_config.json of a finished folder; refuses a version that this program does not read."""
-    config = folders.read_json(folder / "shard_config.json")
-    if not isinstance(config, dict) or config.get("version") != FORMAT_VERSION:
-        raise FolderError(
-            f"{folder}/shard_config.json has a version this program does not read; it reads version"
-            f" {FORMAT_VERSION}. Run stage=shards under a new shards.name."
-        )
-    return config
 
 
 def split_galaxies(settings: Settings) -> dict[str, pd.DataFrame]:
@@ -137,29 +128,25 @@ def _write_split(
             rows.clear()
             votes.clear()
 
-    try:
-        for row, pixels in track(_read_images(galaxies, settings), f"writing {split} shards", len(galaxies)):
-            if isinstance(pixels, str):
-                written.dropped.append({"id_str": row["id_str"], "reason": pixels})
-                continue
-            if not records:
-                written.files[split].append(f"{split}/{split}_{len(written.files[split]):05d}.tfrecord")
-            counts = {column: int(row[column]) for column in vote_columns}
-            records.append(tfrecords.encode(row["id_str"], pixels, counts, settings.shards.encoding))
-            rows.append((row["id_str"], row["file_loc"], split, written.files[split][-1], len(rows)))
-            if counts:
-                votes[row["id_str"]] = counts
-            written.counts[split] += 1
-            if len(records) == settings.shards.shard_size:
-                finish_shard()
-        finish_shard()
-    except sqlite3.IntegrityError as error:
-        raise InputError(
-            f"A galaxy of split {split} is there twice ({error}). Ids must be unique over {settings.catalog_dir}."
-        ) from error
+    for row, pixels in track(_read_images(galaxies, settings), f"writing {split} shards", len(galaxies)):
+        if isinstance(pixels, str):
+            written.dropped.append({"id_str": row["id_str"], "reason": pixels})
+            _check_dropped(written, settings)
+            continue
+        if not records:
+            written.files[split].append(f"{split}/{split}_{len(written.files[split]):05d}.tfrecord")
+        counts = {column: int(row[column]) for column in vote_columns}
+        records.append(tfrecords.encode(row["id_str"], pixels, counts, settings.shards.encoding))
+        rows.append((row["id_str"], row["file_loc"], split, written.files[split][-1], len(rows)))
+        if counts:
+            votes[row["id_str"]] = counts
+        written.counts[split] += 1
+        if len(records) == settings.shards.shard_size:
+            finish_shard()
+    finish_shard()
     if not written.counts[split]:
         raise InputError(
-            f"No galaxy of split {split} has a readable picture; the first: {written.dropped[-1]['reason']}."
+            f"No galaxy of split {split} has a readable picture; for example: {written.dropped[-1]['reason']}."
         )
 
 
@@ -190,23 +177,31 @@ def _check_images_exist(splits: Mapping[str, pd.DataFrame], settings: Settings) 
         )
 
 
+def _check_unique(splits: Mapping[str, pd.DataFrame], where: Path) -> None:
+    ids = pd.concat([table["id_str"] for table in splits.values()])
+    repeated = ids[ids.duplicated()]
+    if len(repeated):
+        raise InputError(
+            f"{where}: galaxy {repeated.iloc[0]} is there more than once, and so are {repeated.nunique() - 1} others."
+            " The catalogs were changed by hand; make them again under another catalogs.name."
+        )
+
+
 def _check_dropped(written: _Written, settings: Settings) -> None:
-    total = sum(written.counts.values()) + len(written.dropped)
-    if len(written.dropped) > settings.max_dropped_fraction * total:
+    """Refuse as soon as too many pictures turn out bad, not after hours of work."""
+    if len(written.dropped) > settings.max_dropped_fraction * written.total:
         first = "; ".join(f"{d['id_str']}: {d['reason']}" for d in written.dropped[:5])
         raise InputError(
-            f"{len(written.dropped)} of {total} images cannot be used, more than max_dropped_fraction="
+            f"{len(written.dropped)} of {written.total} images cannot be used so far, more than max_dropped_fraction="
             f"{settings.max_dropped_fraction}. The first: {first}. Mend them, or allow more."
         )
-    for entry in written.dropped:
-        log.warning("dropped %s: %s", entry["id_str"], entry["reason"])
 
 
 def check_agreement(folder: Path, expected: Mapping[str, list[str]]) -> None:
     """Read every shard back: each galaxy is in exactly one, where the database says, and none of the catalog's is
     lost.
     """
-    config = load_config(folder)
+    config = tfrecords.load_config(folder)
     dropped = {entry["id_str"] for entry in config["dropped"]}
     seen: set[str] = set()
     with database.connect(folder / config["database"]) as connection:

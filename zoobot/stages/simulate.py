@@ -6,14 +6,17 @@ import logging
 from pathlib import Path
 
 from zoobot import folders
+from zoobot.questions import load_questions
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards
+from zoobot.tasks import build_task
 
 log = logging.getLogger("zoobot")
 
 
 def run(settings: Settings) -> Path:
     """Bring the experiment to ``simulate.iterations`` iterations and return its folder."""
+    build_task(settings.task, load_questions(settings.survey.questions))  # does it fit? before hours of work
     for stage in (master_catalog, catalogs, shards, instructions):
         stage.run(settings)
     done = len(folders.list_numbered(settings.experiment_dir, "iteration"))

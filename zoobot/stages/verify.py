@@ -17,7 +17,8 @@ def run(settings: Settings) -> Path:
     differs.
     """
     path = Path(settings.verify.path)
-    found = sorted(manifest.parent for manifest in path.rglob(folders.MANIFEST) if ".staging" not in str(manifest))
+    found = sorted(manifest.parent for manifest in path.rglob(folders.MANIFEST))
+    found = [folder for folder in found if not folder.name.endswith(".staging")]  # being written, or left by a crash
     if not found:
         raise FolderError(f"{path} holds no folder with a {folders.MANIFEST}.")
     chain = folders.with_inputs(found)

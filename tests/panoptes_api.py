@@ -1,0 +1,443 @@
+"""What the stand-in for Zooniverse knows (``World``), and how it answers each request (``Api``)."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from zoobot import classifications
+from zoobot.oracle import WORKFLOW_VERSION, classification, walk_down_the_tree
+from zoobot.questions import QuestionTree
+from zoobot.seeds import stream
+
+Json = dict[str, Any]
+PROJECT, WORKFLOW = "1", "1"
+ACCEPT = "application/vnd.api+json; version=1"
+CLIENTS = {"rehearsal": "rehearsal-secret"}
+USERS = {"volunteer-wrangler": "rehearsal-password"}
+PAGE_SIZE, LARGEST_PAGE = 20, 100
+SCALE = 10_000  # vote fractions as whole numbers
+EXPORT_HEADER = ["classification_id", "user_name", "user_id", "user_ip", "workflow_id", "workflow_name",
+                 "workflow_version", "created_at", "gold_standard", "expert", "metadata", "annotations",
+                 "subject_data", "subject_ids"]  # fmt: skip
+
+
+class Refused(Exception):
+    """An answer that is an error."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+
+
+@dataclass
+class Answer:
+    """Status, body (JSON, or bytes as they are) and headers."""
+
+    status: int
+    body: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def content(self) -> bytes:
+        """The body as it goes over the wire."""
+        if self.body is None:
+            return b""
+        return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
+
+
+class World:
+    """Everything there is, kept in a file if ``state`` names one."""
+
+    def __init__(
+        self, questions: QuestionTree, fractions: Mapping[str, Mapping[str, float]], seed: int, state: Path | None
+    ) -> None:
+        self.questions, self.seed, self.state = questions, seed, state
+        self.fractions = {
+            id_str: {column: round(SCALE * share) for column, share in row.items()} for id_str, row in fractions.items()
+        }
+        version = classifications.workflow_of(questions, WORKFLOW_VERSION)
+        self.versions = [{"id": "11", "href": "/workflow_versions/11", **version, "links": {"workflow": WORKFLOW}}]
+        self.workflows: dict[str, Json] = {WORKFLOW: {"subject_sets": [], "retired": []}}
+        self.sets: dict[str, Json] = {}
+        self.subjects: dict[str, Json] = {}
+        self.media: dict[str, str] = {}  # key -> base64
+        self.rows: list[Json] = []
+        self.late: list[str] = []  # ids of rows that cannot be seen yet
+        self.tokens: dict[str, float] = {}
+        self.lifetime_s = 7200
+        self.last_number = 1000
+        self.last_row = 500_000_000
+        if state and state.is_file():
+            vars(self).update(json.loads(state.read_text(encoding="utf-8")))
+
+    def save(self) -> None:
+        """Write what has to survive a restart."""
+        if self.state:
+            names = ("workflows", "sets", "subjects", "media", "rows", "late", "last_number", "last_row")
+            self.state.write_text(json.dumps({name: getattr(self, name) for name in names}), encoding="utf-8")
+
+    def number(self) -> str:
+        """A new id."""
+        self.last_number += 1
+        return str(self.last_number)
+
+    def reveal(self) -> None:
+        """What was late can be seen now."""
+        self.late = []
+
+    def linked(self) -> list[str]:
+        """The subjects that the workflow shows, each once."""
+        sets = self.workflows[WORKFLOW]["subject_sets"]
+        return sorted({subject for set_id in sets for subject in self.sets[set_id]["members"]}, key=int)
+
+    def has_image(self, subject_id: str) -> bool:
+        """Whether volunteers have something to look at."""
+        return self.subjects[subject_id]["media"] in self.media
+
+    def classify(self) -> int:
+        """Volunteers classify every linked subject: up to half its retirement limit at first, then all of it.
+
+        What a galaxy gets depends on seed and galaxy alone, so that two runs with other ids get the same votes.
+        """
+        before = len(self.rows)
+        seen: dict[str, int] = {}
+        for row in self.rows:
+            seen[row["links"]["subjects"][0]] = seen.get(row["links"]["subjects"][0], 0) + 1
+        for subject in self.linked():
+            limit, n_seen = int(self.subjects[subject]["metadata"].get("#retirement_limit", 40)), seen.get(subject, 0)
+            if not self.has_image(subject) or subject in self.workflows[WORKFLOW]["retired"]:
+                continue
+            until = limit if n_seen else (limit + 1) // 2
+            for volunteer, answers in self._volunteers(subject, limit)[n_seen:until]:
+                self.last_row += 3  # other projects' classifications lie in between
+                row = classification(self.last_row, subject, volunteer, answers, PROJECT, WORKFLOW)
+                self.rows.append(row)
+            if until >= limit:
+                self.workflows[WORKFLOW]["retired"].append(subject)
+        self.save()
+        return len(self.rows) - before
+
+    def _volunteers(self, subject: str, limit: int) -> list[tuple[int | None, list[Json]]]:
+        id_str = self.subjects[subject]["metadata"].get("id_str", "")
+        random = stream(self.seed, "volunteers", id_str)
+        everybody = random.choice(5000, size=limit, replace=False)
+        shares = self.fractions.get(id_str) or {c: 1 for q in self.questions for c in q.columns}
+        return [
+            (None if random.random() < 0.2 else int(v), walk_down_the_tree(self.questions, shares, random))
+            for v in everybody
+        ]
+
+
+class Api:
+    """Answers one request; ``fault`` is the kind of fault that it must build in ("" for none)."""
+
+    def __init__(self, world: World, endpoint: str, fault: str) -> None:
+        self.world, self.endpoint, self.fault = world, endpoint, fault
+
+    def answer(self, method: str, path: str, query: Json, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Find who answers, and check what Panoptes checks first: headers and token."""
+        if path.startswith("/api/"):
+            if headers.get("Accept") != ACCEPT:
+                raise Refused(404, "Not Found")
+            if method != "GET" and headers.get("Content-Type", "").split(";")[0] != "application/json":
+                raise Refused(415, "Unsupported Media Type")
+            token = headers.get("Authorization", "").removeprefix("Bearer ")
+            if self.world.tokens.get(token, 0) < time.time():
+                raise Refused(401, "The access token is invalid or has expired")
+        for verb, pattern, answerer in self._routes():
+            match = re.fullmatch(pattern, path)
+            if match and verb == method:
+                return answerer(*match.groups(), query=query, headers=headers, body=body)
+        raise Refused(404, f"No route for {method} {path}")
+
+    def _routes(self) -> list[tuple[str, str, Callable[..., Answer]]]:
+        return [
+            ("GET", "/users/sign_in", self._csrf),
+            ("POST", "/users/sign_in", self._sign_in),
+            ("POST", "/oauth/token", self._token),
+            ("GET", "/api/classifications/project", self._classifications),
+            ("GET", "/api/subjects(?:/(\\d+))?", self._subjects),
+            ("POST", "/api/subjects", self._create_subject),
+            ("PUT", "/api/subjects/(\\d+)", self._update_subject),
+            ("PUT", "/storage/([0-9a-f]+)", self._store),
+            ("GET", "/media/([0-9a-f]+)", self._media),
+            ("HEAD", "/media/([0-9a-f]+)", self._media),
+            ("GET", "/api/subject_sets(?:/(\\d+))?", self._subject_sets),
+            ("POST", "/api/subject_sets", self._create_set),
+            ("POST", "/api/subject_sets/(\\d+)/links/subjects", self._link),
+            ("DELETE", "/api/subject_sets/(\\d+)/links/subjects/([\\d,]+)", self._unlink),
+            ("GET", "/api/set_member_subjects", self._members),
+            ("GET", "/api/workflows/(\\d+)", self._workflow),
+            ("POST", "/api/workflows/(\\d+)/links/subject_sets", self._link_sets),
+            ("POST", "/api/workflows/(\\d+)/retired_subjects", self._retire),
+            ("GET", "/api/workflow_versions", self._versions),
+            ("GET", "/api/(?:projects|workflows)/(\\d+)/(classifications|subjects)_export", self._export),
+            ("POST", "/api/(?:projects|workflows)/(\\d+)/(classifications|subjects)_export", self._export),
+            ("GET", "/exports/(classifications|subjects).csv", self._export_file),
+        ]
+
+    # ----------------------------------------------------------- who is asking
+
+    def _csrf(self, query: Json, headers: Mapping[str, str], body: bytes) -> Answer:
+        return Answer(200, {}, {"X-CSRF-Token": "csrf-1", "Set-Cookie": "_Panoptes_session=new; path=/"})
+
+    def _sign_in(self, query: Json, headers: Mapping[str, str], body: bytes) -> Answer:
+        given = json.loads(body)
+        user = given["user"]
+        if given["authenticity_token"] != "csrf-1" or "_Panoptes_session=" not in headers.get("Cookie", ""):
+            raise Refused(422, "Invalid authenticity token")
+        if USERS.get(user["login"]) != user["password"]:
+            return Answer(401, {"error": "Invalid email or password."})
+        return Answer(200, {"users": [{"id": "7"}]}, {"Set-Cookie": "_Panoptes_session=in; path=/"})
+
+    def _token(self, query: Json, headers: Mapping[str, str], body: bytes) -> Answer:
+        form = dict(parse_qsl(body.decode()))
+        signed_in = "_Panoptes_session=in" in headers.get("Cookie", "")
+        allowed = {
+            "client_credentials": CLIENTS.get(form.get("client_id", "")) == form.get("client_secret", "none"),
+            "password": signed_in,
+            "refresh_token": form.get("refresh_token") == "refresh-1",
+        }
+        if not allowed.get(form.get("grant_type", "")):
+            return Answer(401, {"error": "invalid_client"})
+        token = secrets.token_hex(16)
+        self.world.tokens[token] = time.time() + self.world.lifetime_s
+        refresh = {} if form["grant_type"] == "client_credentials" else {"refresh_token": "refresh-1"}
+        return Answer(200, {"access_token": token, "expires_in": self.world.lifetime_s, **refresh})
+
+    # ----------------------------------------------------------- classifications
+
+    def _classifications(self, query: Json, **_: Any) -> Answer:
+        if "last_id" in query and "project_id" not in query:
+            raise Refused(422, "Project ID required if last_id is included")
+        size, last_id = _page_size(query), int(query.get("last_id", 0))
+        mine = query.get("project_id", PROJECT) == PROJECT
+        rows = [
+            row for row in self.world.rows if mine and int(row["id"]) > last_id and row["id"] not in self.world.late
+        ]
+        rows = sorted(rows, key=lambda row: int(row["id"]))[:size]
+        next_id = max((row["id"] for row in rows), default="")  # the largest TEXT, as the real server has it
+        if self.fault == "late":
+            self.world.late += [row["id"] for row in rows[:-1]]
+            rows = rows[-1:]
+        if self.fault == "repeat":
+            rows = [*rows, *rows]
+        following = urlencode({**query, "last_id": next_id})
+        meta = {"page": 1, "page_size": size, "count": 0, "page_count": 0,
+                "next_href": f"/classifications/project?{following}" if rows else None}  # fmt: skip
+        return Answer(200, {"classifications": rows, "links": {}, "meta": {"classifications": meta}})
+
+    # ----------------------------------------------------------- subjects and their pictures
+
+    def _subject(self, subject_id: str, *, put: bool = False) -> Json:
+        subject = self.world.subjects[subject_id]
+        key = subject["media"]
+        signature = hashlib.sha256(key.encode()).hexdigest()[:16]
+        url = f"{self.endpoint}/storage/{key}?sig={signature}" if put else f"{self.endpoint}/media/{key}"
+        sets = [set_id for set_id, one in self.world.sets.items() if subject_id in one["members"]]
+        return {"id": subject_id, "metadata": subject["metadata"], "locations": [{subject["mime"]: url}],
+                "href": f"/subjects/{subject_id}", "links": {"project": PROJECT, "subject_sets": sets}}  # fmt: skip
+
+    def _subjects(self, subject_id: str | None, query: Json, **_: Any) -> Answer:
+        ids = query.get("id") or subject_id
+        found = sorted(self.world.subjects, key=int) if query.get("project_id", PROJECT) == PROJECT else []
+        if ids:
+            found = [id_ for id_ in found if id_ in ids.split(",")]
+        if "subject_set_id" in query:
+            found = [id_ for id_ in found if id_ in self._set(query["subject_set_id"])["members"]]
+        if subject_id and not found:
+            raise Refused(404, f"Could not find subject with id='{subject_id}'")
+        return self._page("subjects", [self._subject(id_) for id_ in found], query, etag=bool(subject_id))
+
+    def _create_subject(self, body: bytes, **_: Any) -> Answer:
+        given = json.loads(body)["subjects"]
+        links = given["links"]
+        if str(links["project"]) != PROJECT:
+            raise Refused(422, "Couldn't find linked project for current user")
+        subject_id = self.world.number()
+        self.world.subjects[subject_id] = {"metadata": given.get("metadata", {})}
+        self._new_media(subject_id, given["locations"])
+        for set_id in links.get("subject_sets", []):
+            self._set(str(set_id))["members"].append(subject_id)
+        return Answer(201, {"subjects": [self._subject(subject_id, put=True)]})
+
+    def _update_subject(self, subject_id: str, headers: Mapping[str, str], body: bytes, **_: Any) -> Answer:
+        if subject_id not in self.world.subjects:
+            raise Refused(404, f"Could not find subject with id='{subject_id}'")
+        self._check_etag(headers, self._subject(subject_id))
+        given = json.loads(body)["subjects"]
+        self.world.subjects[subject_id] |= {"metadata": given["metadata"]} if "metadata" in given else {}
+        if "locations" in given:
+            self._new_media(subject_id, given["locations"])
+        return Answer(200, {"subjects": [self._subject(subject_id, put=True)]})
+
+    def _new_media(self, subject_id: str, locations: list[str]) -> None:
+        self.world.subjects[subject_id] |= {"mime": locations[0], "media": secrets.token_hex(8)}
+
+    def _store(self, key: str, query: Json, headers: Mapping[str, str], body: bytes) -> Answer:
+        if query.get("sig") != hashlib.sha256(key.encode()).hexdigest()[:16]:
+            raise Refused(403, "Signature did not match")
+        if headers.get("x-ms-blob-type") != "BlockBlob":
+            raise Refused(400, "x-ms-blob-type is missing")
+        if headers.get("Authorization"):
+            raise Refused(400, "two ways of authorization")
+        if self.fault != "lost_upload":
+            self.world.media[key] = base64.b64encode(body).decode()
+        return Answer(201)
+
+    def _media(self, key: str, **_: Any) -> Answer:
+        if key not in self.world.media:
+            raise Refused(404, "BlobNotFound")
+        return Answer(200, base64.b64decode(self.world.media[key]), {"Content-Type": "image/png"})
+
+    # ----------------------------------------------------------- subject sets
+
+    def _set(self, set_id: str) -> Json:
+        if set_id not in self.world.sets:
+            raise Refused(404, f"Could not find subject_set with id='{set_id}'")
+        found: Json = self.world.sets[set_id]
+        return found
+
+    def _show_set(self, set_id: str) -> Json:
+        one = self._set(set_id)
+        workflows = [w for w, value in self.world.workflows.items() if set_id in value["subject_sets"]]
+        return {"id": set_id, "display_name": one["display_name"], "metadata": one["metadata"],
+                "set_member_subjects_count": len(one["members"]), "href": f"/subject_sets/{set_id}",
+                "links": {"project": PROJECT, "workflows": workflows}}  # fmt: skip
+
+    def _subject_sets(self, set_id: str | None, query: Json, **_: Any) -> Answer:
+        if set_id:
+            return self._page("subject_sets", [self._show_set(set_id)], query, etag=True)
+        found = [self._show_set(one) for one in self.world.sets if query.get("project_id", PROJECT) == PROJECT]
+        if "display_name" in query:
+            found = [one for one in found if one["display_name"] == query["display_name"]]
+        return self._page("subject_sets", found, query)
+
+    def _create_set(self, body: bytes, **_: Any) -> Answer:
+        given = json.loads(body)["subject_sets"]
+        if any(one["display_name"] == given["display_name"] for one in self.world.sets.values()):
+            raise Refused(400, "Validation failed: Display name has already been taken")
+        set_id = self.world.number()
+        self.world.sets[set_id] = {"display_name": given["display_name"], "members": [],
+                                   "metadata": given.get("metadata", {})}  # fmt: skip
+        return Answer(201, {"subject_sets": [self._show_set(set_id)]}, {"ETag": _etag(self._show_set(set_id))})
+
+    def _link(self, set_id: str, body: bytes, **_: Any) -> Answer:
+        one, ids = self._set(set_id), [str(id_) for id_ in json.loads(body)["subjects"]]
+        if len(set(ids)) != len(ids) or not set(ids) <= set(self.world.subjects):
+            raise Refused(422, "Error: check the subject set and all the subjects exist.")
+        one["members"] += [id_ for id_ in ids if id_ not in one["members"]]
+        return Answer(200, {"subject_sets": [self._show_set(set_id)]})
+
+    def _unlink(self, set_id: str, ids: str, **_: Any) -> Answer:
+        one = self._set(set_id)
+        one["members"] = [id_ for id_ in one["members"] if id_ not in ids.split(",")]
+        return Answer(204)
+
+    def _members(self, query: Json, **_: Any) -> Answer:
+        found = [
+            {"id": f"{set_id}{id_}", "links": {"subject_set": set_id, "subject": id_}}
+            for set_id, one in self.world.sets.items()
+            for id_ in one["members"]
+            if query.get("subject_set_id", set_id) == set_id and query.get("subject_id", id_) == id_
+        ]
+        return self._page("set_member_subjects", found, query)
+
+    # ----------------------------------------------------------- workflows
+
+    def _show_workflow(self, workflow_id: str) -> Json:
+        if workflow_id not in self.world.workflows:
+            raise Refused(404, f"Could not find workflow with id='{workflow_id}'")
+        links = {"project": PROJECT, "subject_sets": self.world.workflows[workflow_id]["subject_sets"]}
+        return {"id": workflow_id, "display_name": "Galaxies", "version": WORKFLOW_VERSION, "links": links}
+
+    def _workflow(self, workflow_id: str, query: Json, **_: Any) -> Answer:
+        return self._page("workflows", [self._show_workflow(workflow_id)], query, etag=True)
+
+    def _link_sets(self, workflow_id: str, body: bytes, **_: Any) -> Answer:
+        self._show_workflow(workflow_id)
+        linked = self.world.workflows[workflow_id]["subject_sets"]
+        linked += [id_ for id_ in json.loads(body)["subject_sets"] if self._set(id_) and id_ not in linked]
+        return Answer(200, {"workflows": [self._show_workflow(workflow_id)]})
+
+    def _retire(self, workflow_id: str, body: bytes, **_: Any) -> Answer:
+        self._show_workflow(workflow_id)
+        self.world.workflows[workflow_id]["retired"] += [str(id_) for id_ in json.loads(body)["subject_ids"]]
+        return Answer(204)
+
+    def _versions(self, query: Json, **_: Any) -> Answer:
+        wanted = query.get("workflow_id", WORKFLOW)
+        found = [one for one in self.world.versions if one["links"]["workflow"] == wanted]
+        return self._page("workflow_versions", found, query)
+
+    # ----------------------------------------------------------- exports
+
+    def _export(self, _id: str, what: str, **_: Any) -> Answer:
+        medium = {"id": "1", "src": f"{self.endpoint}/exports/{what}.csv", "metadata": {"state": "ready"}}
+        return Answer(200, {"media": [medium]})
+
+    def _export_file(self, what: str, **_: Any) -> Answer:
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerows(self._export_rows() if what == "classifications" else self._subject_rows())
+        return Answer(200, text.getvalue().encode(), {"Content-Type": "text/csv"})
+
+    def _export_rows(self) -> list[list[Any]]:
+        strings, rows = self.world.versions[0]["strings"], [EXPORT_HEADER]
+        for row in self.world.rows:
+            answers = [
+                {
+                    "task": a["task"],
+                    "task_label": a["task"],
+                    "value": strings[f"{a['task']}.answers.{a['value']}.label"],
+                }
+                for a in row["annotations"]
+            ]
+            user, subject = row["links"]["user"], row["links"]["subjects"][0]
+            about = [json.dumps(part) for part in (row["metadata"], answers, {subject: {"retired": None}})]
+            who = [f"user-{user}" if user else "not-logged-in-1", user or "", ""]
+            what = [WORKFLOW, "Galaxies", WORKFLOW_VERSION, row["created_at"], "", ""]
+            rows.append([row["id"], *who, *what, *about, subject])
+        return rows
+
+    def _subject_rows(self) -> list[list[Any]]:
+        return [["subject_id", "project_id", "workflow_id", "subject_set_id", "metadata", "locations"]] + [
+            [subject, PROJECT, WORKFLOW, set_id, json.dumps(self.world.subjects[subject]["metadata"]), "{}"]
+            for set_id, one in self.world.sets.items()
+            for subject in one["members"]
+        ]
+
+    # ----------------------------------------------------------- shared by all
+
+    def _page(self, slug: str, found: list[Json], query: Json, *, etag: bool = False) -> Answer:
+        size, page = _page_size(query), int(query.get("page", 1))
+        pages = max(1, -(-len(found) // size))
+        following = f"/{slug}?{urlencode({**query, 'page': page + 1})}" if page < pages else None
+        meta = {"page": page, "page_size": size, "count": len(found), "page_count": pages, "next_href": following}
+        body = {slug: found[(page - 1) * size : page * size], "links": {}, "meta": {slug: meta}}
+        return Answer(200, body, {"ETag": _etag(found[0])} if etag else {})
+
+    def _check_etag(self, headers: Mapping[str, str], now: Json) -> None:
+        if "If-Match" not in headers:
+            raise Refused(428, "Request requires If-Match header to be present")
+        if headers["If-Match"] != _etag(now):
+            raise Refused(412, "Precondition failed")
+
+
+def _page_size(query: Json) -> int:
+    return min(int(query.get("page_size", PAGE_SIZE)), LARGEST_PAGE)
+
+
+def _etag(value: Json) -> str:
+    return f'W/"{hashlib.md5(json.dumps(value, sort_keys=True).encode()).hexdigest()}"'

@@ -1,0 +1,188 @@
+"""A stand-in for Zooniverse: a real HTTP server on this machine that the unmodified panoptes_client talks to.
+
+    python -m tests.panoptes_server --truth data/demo/galaxies/truth.csv --questions demo --state /tmp/zooniverse.json
+
+It keeps Panoptes' rules as its source has them (zooniverse/panoptes): headers, OAuth both ways, paging by last_id,
+ETags, one bad id fails a whole link, names of subject sets unique in a project. Simulated volunteers classify what is
+linked to the workflow, and ``Fault`` makes it misbehave. tests/panoptes_api.py holds the answers; this file the
+transport.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pandas as pd
+
+from tests.panoptes_api import Answer, Api, Refused, World
+from zoobot.questions import QuestionTree, load_questions
+
+Fractions = Mapping[str, Mapping[str, float]]  # id_str -> answer column -> share of the votes
+
+
+@dataclass
+class Fault:
+    """What goes wrong with the requests whose method and path match: the first ``skip`` pass, the next ``times`` fail.
+
+    kind: ``status`` answers with ``status`` and does nothing; ``lost_answer`` does it and then answers with ``status``;
+    ``cut`` ends the connection in the middle of the answer; ``slow`` answers after ``seconds``; ``expired_token``
+    forgets all tokens; ``lost_upload`` says that an image was stored, and drops it; ``repeat`` gives a page's rows
+    twice; ``late`` hides a page's rows until ``World.reveal``.
+    """
+
+    kind: str
+    path: str
+    method: str = "GET"
+    skip: int = 0
+    times: int = 1
+    status: int = 500
+    retry_after: str = ""
+    seconds: float = 0.0
+
+    def strikes(self, method: str, path: str) -> bool:
+        """Whether this request is one of those that fail; counts it."""
+        if self.times <= 0 or method != self.method or not re.fullmatch(self.path, path):
+            return False
+        self.skip -= 1
+        self.times -= self.skip < 0
+        return self.skip < 0
+
+
+class PanoptesServer:
+    """``with PanoptesServer(questions, fractions) as server:`` serves at ``server.endpoint`` until the block ends."""
+
+    def __init__(
+        self, questions: QuestionTree, fractions: Fractions, state: Path | None = None, port: int = 0, seed: int = 0
+    ) -> None:
+        self.world = World(questions, fractions, seed, state)
+        self.faults: list[Fault] = []
+        self.struck: list[str] = []  # the faults that came true: a test can see that they did
+        self.requests: list[str] = []  # "METHOD /path?query", in order
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
+        self._server.daemon_threads = True
+        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> PanoptesServer:
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def classify(self) -> int:
+        """Volunteers classify what is linked; how many classifications they made."""
+        with self._lock:
+            return self.world.classify()
+
+    def count(self, pattern: str) -> int:
+        """How many requests ("METHOD /path?query") matched."""
+        return sum(bool(re.fullmatch(pattern, request)) for request in self.requests)
+
+    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> tuple[Answer, str]:
+        """The answer to one request, and the kind of fault that spoils its way back ("" for none)."""
+        url = urlsplit(target)
+        with self._lock:
+            self.requests.append(f"{method} {target}")
+            fault = next((f for f in self.faults if f.strikes(method, url.path)), None)
+            kind = fault.kind if fault else ""
+            if fault:
+                self.struck.append(kind)
+            if fault and kind == "status":
+                wait = {"Retry-After": fault.retry_after} if fault.retry_after else {}
+                return Answer(fault.status, {"errors": [{"message": "told to fail"}]}, wait), ""
+            if kind == "expired_token":
+                self.world.tokens.clear()
+            try:
+                query = dict(parse_qsl(url.query))
+                answer = Api(self.world, self.endpoint, kind).answer(method, url.path, query, headers, body)
+            except Refused as refused:
+                answer = Answer(refused.status, {"errors": [{"message": refused.message}]})
+            self.world.save()
+        if fault and kind == "lost_answer":
+            return Answer(fault.status, {"errors": [{"message": "told to fail after it was done"}]}), ""
+        if fault and kind == "slow":
+            time.sleep(fault.seconds)
+        return answer, kind
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _serve(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                answer, fault = outer.answer(self.command, self.path, self.headers, body)
+                content = answer.content()
+                try:
+                    self.send_response(answer.status)
+                    for name, value in {"Content-Length": str(len(content)), **answer.headers}.items():
+                        self.send_header(name, value)
+                    self.end_headers()
+                    if self.command != "HEAD":
+                        self.wfile.write(content[: len(content) // 2] if fault == "cut" else content)
+                    if fault == "cut":
+                        self.wfile.flush()
+                        self.close_connection = True
+                        self.connection.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    self.close_connection = True  # whoever asked has gone: a time-out
+
+            do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _serve
+
+            def log_message(self, format: str, *args: Any) -> None:
+                return
+
+        return Handler
+
+
+def read_truth(path: Path, questions: QuestionTree) -> dict[str, dict[str, float]]:
+    """Vote fractions, or counts, of each galaxy in a CSV with id_str and a column per answer."""
+    table = pd.read_csv(path, dtype={"id_str": "string"}).set_index("id_str")
+    columns = [column for question in questions for column in question.columns if column in table.columns]
+    rows = table[columns].fillna(0).to_dict("index")
+    return {str(id_str): {str(c): float(share) for c, share in row.items()} for id_str, row in rows.items()}
+
+
+def main(arguments: list[str]) -> None:
+    """Serve for a rehearsal: every line that comes in lets the volunteers classify; an end of input, or q, stops it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--truth", type=Path, required=True, help="CSV: id_str and the vote fraction of each answer")
+    parser.add_argument("--questions", default="demo", help="a question set of configs/questions, or a YAML file")
+    parser.add_argument("--port", type=int, default=8099)
+    parser.add_argument("--state", type=Path, help="a file that keeps everything between two starts")
+    parser.add_argument(
+        "--every-s", type=float, default=0, help="volunteers classify every so many seconds by themselves"
+    )
+    chosen = parser.parse_args(arguments)
+    questions = load_questions(chosen.questions)
+    with PanoptesServer(questions, read_truth(chosen.truth, questions), chosen.state, chosen.port) as server:
+        print(
+            f"Panoptes stand-in at {server.endpoint}: project 1, workflow 1.",
+            "Its client is called rehearsal, the secret is rehearsal-secret.",
+            "Press return and volunteers classify what is linked; q ends it.", sep="\n", flush=True,
+        )  # fmt: skip
+        while chosen.every_s:
+            time.sleep(chosen.every_s)
+            server.classify()
+        for line in sys.stdin:
+            if line.strip() == "q":
+                break
+            print(f"{server.classify()} classifications", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,94 @@
+"""stage=verify finds every kind of damage and lists it, whatever else is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from zoobot import folders
+from zoobot.errors import FolderError
+from zoobot.settings import Settings
+from zoobot.stages import verify
+
+
+def make_chain(parent: Path) -> tuple[Path, Path]:
+    """Two finished folders, the second made from the first, writable again."""
+    first, second = parent / "first", parent / "second"
+    for path, inputs in ((first, {}), (second, {"first": first})):
+        with folders.create(path, {}, inputs) as staging:
+            (staging / "a.txt").write_text(path.name)
+        for file in (path, *path.iterdir()):
+            file.chmod(0o755)
+    return first, second
+
+
+def listed(settings: Callable[..., Settings], path: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the stage lists before it ends with status 1."""
+    caplog.clear()
+    with pytest.raises(SystemExit) as caught:
+        verify.run(settings("stage=verify", f"verify.path={path}"))
+    assert caught.value.code == 1
+    return [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+
+
+Fixture = Callable[..., Settings]
+
+
+def test_a_sound_chain_is_checked_down_to_its_inputs(
+    settings: Fixture, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, second = make_chain(tmp_path / "x.staging.d")  # a name that has the word in it
+    caplog.set_level("INFO")
+    verify.run(settings("stage=verify", f"verify.path={second}"))
+    assert "2 folders verified" in caplog.text
+
+
+def test_damage_in_an_input_is_listed(settings: Fixture, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = make_chain(tmp_path / "data")
+    (first / "a.txt").write_text("forst")
+    assert listed(settings, second, caplog) == [f"{first}/a.txt: its content has changed"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format_version": 1}', '{"format_version": 99}'])
+def test_a_damaged_manifest_is_listed(
+    content: str, settings: Fixture, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = make_chain(tmp_path / "data")
+    (first / "manifest.json").write_text(content)
+    (second / "a.txt").write_text("other")
+    problems = "\n".join(listed(settings, tmp_path / "data", caplog))
+    assert f"{first}/manifest.json" in problems and f"{second}: its input first cannot be checked" in problems
+    assert f"{second}/a.txt: 5 bytes, should be 6" in problems, "one damage hides another"
+
+
+def test_a_link_that_was_added_is_listed(settings: Fixture, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, _ = make_chain(tmp_path / "data")
+    (first / "link").symlink_to("/etc/hostname")
+    (problem,) = listed(settings, tmp_path / "data", caplog)
+    assert f"{first}/link is a symbolic link" in problem
+
+
+def test_a_folder_that_is_being_written_is_left_alone(
+    settings: Fixture, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, _ = make_chain(tmp_path / "data")
+    first.rename(tmp_path / "data" / ".second.staging")
+    (problem,) = listed(settings, tmp_path / "data", caplog)
+    assert "its input first cannot be checked" in problem
+
+
+def test_an_experiment_that_is_not_there(settings: Fixture, tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match=r"holds no folder with a manifest\.json"):
+        verify.run(settings("stage=verify", f"verify.path={tmp_path}/nowhere"))
+
+
+def test_a_manifest_lists_what_it_needs(tmp_path: Path) -> None:
+    first, _ = make_chain(tmp_path / "data")
+    manifest = json.loads((first / "manifest.json").read_text())
+    for key in ("files", "inputs", "settings", "digest", "varying"):
+        (first / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != key}))
+        with pytest.raises(FolderError, match=rf"manifest\.json.* {key}"):
+            folders.read_manifest(first)
