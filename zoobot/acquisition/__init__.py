@@ -12,12 +12,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from zoobot.acquisition import batches, joint, scores
+from zoobot.acquisition.batches import badge, k_center, lcmd, typiclust
 from zoobot.acquisition.candidates import Candidates, Floats, Question, Rows, Strategy, by_score
 from zoobot.acquisition.information import (
     binomial_mutual_information,
     dirichlet_multinomial_mutual_information,
     multinomial_mutual_information,
+)
+from zoobot.acquisition.joint import batch_mutual_information
+from zoobot.acquisition.scores import (
+    confidence,
+    ensemble_disagreement,
+    entropy,
+    mutual_information,
+    power_mutual_information,
+    softmax_mutual_information,
+    uniform,
+    variance,
+    without_random,
 )
 from zoobot.errors import SettingsError
 
@@ -37,18 +49,18 @@ __all__ = [
 log = logging.getLogger("zoobot")
 
 ACQUISITIONS: dict[str, Strategy] = {
-    "random": by_score(scores.random),
-    "entropy": by_score(scores.without_random(scores.entropy)),
-    "variance": by_score(scores.without_random(scores.variance)),
-    "ensemble_disagreement": by_score(scores.without_random(scores.ensemble_disagreement)),
-    "mutual_information": by_score(scores.without_random(scores.mutual_information)),
-    "power_mutual_information": by_score(scores.power_mutual_information),
-    "softmax_mutual_information": by_score(scores.softmax_mutual_information),
-    "batch_mutual_information": Strategy(joint.batch_mutual_information, batch_aware=True),
-    "badge": Strategy(batches.badge, batch_aware=True),
-    "k_center": Strategy(batches.k_center, batch_aware=True, needs_labelled_features=True),
-    "lcmd": Strategy(batches.lcmd, batch_aware=True, needs_labelled_features=True),
-    "typiclust": Strategy(batches.typiclust, batch_aware=True, needs_labelled_features=True),
+    "random": by_score(uniform),
+    "entropy": by_score(without_random(entropy)),
+    "variance": by_score(without_random(variance)),
+    "ensemble_disagreement": by_score(without_random(ensemble_disagreement)),
+    "mutual_information": by_score(without_random(mutual_information)),
+    "power_mutual_information": by_score(power_mutual_information),
+    "softmax_mutual_information": by_score(softmax_mutual_information),
+    "batch_mutual_information": Strategy(batch_mutual_information, batch_aware=True),
+    "badge": Strategy(badge, batch_aware=True),
+    "k_center": Strategy(k_center, batch_aware=True, needs_labelled_features=True),
+    "lcmd": Strategy(lcmd, batch_aware=True, needs_labelled_features=True),
+    "typiclust": Strategy(typiclust, batch_aware=True, needs_labelled_features=True),
 }
 
 
@@ -99,7 +111,7 @@ def choose(
     at_random = np.arange(n_at_random)  # shuffled: the first are as good a draw as any
     free_N = np.arange(len(order)) >= n_at_random
     if skip_confident < 1 and len(order):
-        free_N &= scores.confidence(shuffled) <= skip_confident
+        free_N &= confidence(shuffled) <= skip_confident
     n_picks = min(n - n_at_random, int(free_N.sum()))
     picks, scores_N = chosen.choose(replace(shuffled, allowed_N=free_N), n_picks, random)
     assert len(set(picks)) == n_picks and free_N[picks].all(), f"{name} must pick {n_picks} different free galaxies"

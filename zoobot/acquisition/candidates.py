@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from zoobot.acquisition import information
+from zoobot.acquisition.information import dirichlet_multinomial_information, multinomial_information
 from zoobot.errors import InputError
 from zoobot.tasks import Group, asked_probability
 
@@ -42,8 +42,8 @@ class Question:
     def information(self) -> Floats:
         """Entropy of its votes, and their mutual information with the model: 2 × N, nats."""
         if self.dirichlet:
-            return information.dirichlet_multinomial_information(self.samples_N_K_A, self.votes_N)
-        return information.multinomial_information(self.samples_N_K_A, self.votes_N)
+            return dirichlet_multinomial_information(self.samples_N_K_A, self.votes_N)
+        return multinomial_information(self.samples_N_K_A, self.votes_N)
 
 
 @dataclass(frozen=True)

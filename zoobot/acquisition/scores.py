@@ -16,7 +16,7 @@ _SURE_VOTES, _OF_VOTES = 8, 10  # a galaxy is sure if so many of so many volunte
 _ASKED = 0.5  # questions that fewer than this are expected to be asked do not count for it
 
 
-def random(candidates: Candidates, random: np.random.Generator) -> Floats:
+def uniform(candidates: Candidates, random: np.random.Generator) -> Floats:
     """A uniform number for each galaxy."""
     return random.random(len(candidates))
 
