@@ -42,7 +42,8 @@ def batch_mutual_information(candidates: Candidates, n: int, random: np.random.G
             stale = np.argpartition(np.where(fresh_N, np.inf, -waiting_N), min(_REFRESH, len(fresh_N)) - 1)[:_REFRESH]
             stale = stale[~fresh_N[stale] & free_N[stale]]
             waiting_N[stale], fresh_N[stale] = gains(stale), True
-        picks[number], scores_N[row], waiting_N[row], free_N[row] = row, waiting_N[row], -1.0, False
+        picks[number], scores_N[row] = row, waiting_N[row]
+        waiting_N[row], free_N[row] = -1.0, False
         deviation_A_K = _deviations(candidates, scale_N_A, np.array([row]))[0]
         picked_K_K += deviation_A_K.T @ deviation_A_K
     others = np.setdiff1d(np.arange(len(candidates)), picks)
