@@ -133,8 +133,14 @@ def _ways(version: dict[str, Any], task: str | None) -> Iterator[list[tuple[str,
 def _with_labels(version: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     task, value = answer["task"], answer["value"]
     if task == "T10":
-        return {"task": task, "task_label": "Do you see any of these rare features?", "value": [f"Feature {i}" for i in value]}
-    image = f"![{task}{value}.png](https://panoptes-uploads.zooniverse.org/workflow_attached_image/{task}{value}.png =60x) "
+        return {
+            "task": task,
+            "task_label": "Do you see any of these rare features?",
+            "value": [f"Feature {i}" for i in value],
+        }
+    image = (
+        f"![{task}{value}.png](https://panoptes-uploads.zooniverse.org/workflow_attached_image/{task}{value}.png =60x) "
+    )
     label = None if value is None else image + version["strings"][f"{task}.answers.{value}.label"]
     return {"task": task, "task_label": f"What about {version['strings'][f'{task}.question']}?", "value": label}
 

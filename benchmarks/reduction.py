@@ -125,7 +125,9 @@ def main() -> None:
     if arguments.child:
         _child(arguments.child[0], Path(arguments.child[1]))
         return
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, DuckDB {duckdb.__version__}")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, DuckDB {duckdb.__version__}"
+    )
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         kinds: tuple[generated.Kind, ...] = ("jsonl", "csv")
         for kind in kinds:

@@ -1,141 +1,434 @@
-"""Acquisition: numbers by hand, then properties, then the 2020 paper's own values."""
+"""Acquisition functions: each against a slow reference, then what holds for all of them, then faults."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+import yaml
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from scipy.stats import binom, entropy
 
-from zoobot import acquisition
-from zoobot.errors import InputError
+from zoobot import acquisition, settings
+from zoobot.acquisition import batches, scores
+from zoobot.acquisition.candidates import Candidates, Strategy, by_score
+from zoobot.errors import InputError, SettingsError
 from zoobot.tasks import Group
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-PAIR = (Group("bar", ("label", "not_label")),)
-
-
-def slow_mutual_information(probabilities: list[float], n_votes: int) -> float:
-    """One galaxy, with scipy's own binomial."""
-    pmfs = [binom.pmf(np.arange(n_votes + 1), n_votes, p) for p in probabilities]
-    return float(entropy(np.mean(pmfs, axis=0)) - np.mean([entropy(pmf) for pmf in pmfs]))
-
-
-def test_one_vote_between_two_certain_samples_is_one_bit() -> None:
-    assert acquisition.binomial_mutual_information([[0.0, 1.0]], 1) == pytest.approx([np.log(2)])
-
-
-def test_one_vote_by_hand() -> None:
-    # mean p = 0.5: H = log 2; each sample: H(0.25) = 0.562335
-    assert acquisition.binomial_mutual_information([[0.25, 0.75]], 1) == pytest.approx([0.693147 - 0.562335], abs=1e-6)
-
-
-@given(
-    st.lists(st.floats(0, 1).map(lambda p: round(p, 12)), min_size=1, max_size=6),  # scipy overflows next to 0
-    st.integers(0, 50),
+ROOT = Path(__file__).resolve().parents[1]
+PAIR = (Group("bar", ("bar_yes", "bar_no")),)
+TREE = (
+    Group("smooth", ("smooth", "disc", "artifact")),
+    Group("bar", ("bar_yes", "bar_no"), after=("disc",)),
 )
-def test_agrees_with_a_slow_reference(probabilities: list[float], n_votes: int) -> None:
-    fast = acquisition.binomial_mutual_information([probabilities], n_votes)
-    assert fast == pytest.approx([slow_mutual_information(probabilities, n_votes)], abs=1e-9)
+Floats = npt.NDArray[np.float64]
+NAMES = sorted(acquisition.ACQUISITIONS)
 
 
-@given(st.integers(0, 2**32 - 1))
-def test_properties(seed: int) -> None:
+def candidates(n: int = 60, seed: int = 0, groups: tuple[Group, ...] = TREE, n_labelled: int = 7) -> Candidates:
+    """Galaxies with features that are exact in float32, so that squared distances are too."""
     random = np.random.default_rng(seed)
-    samples = random.random((7, 5))
-    votes = random.integers(0, 12, 7)
-    scores = acquisition.binomial_mutual_information(samples, votes)
-    assert (scores > -1e-12).all() and (scores <= np.log(5) + 1e-12).all()
-    assert scores == pytest.approx(acquisition.binomial_mutual_information(samples[:, ::-1], votes))  # order of samples
-    assert scores == pytest.approx(acquisition.binomial_mutual_information(1 - samples, votes))  # yes and no swapped
-    order = random.permutation(7)
-    assert scores[order] == pytest.approx(acquisition.binomial_mutual_information(samples[order], votes[order]))
-    same = np.repeat(samples[:, :1], 5, axis=1)
-    assert acquisition.binomial_mutual_information(same, votes) == pytest.approx(np.zeros(7), abs=1e-12)
+    parts = []
+    for group in groups:
+        logits = random.normal(0, 1.5, (n, 1, len(group.answers))) + random.normal(0, 0.7, (n, 6, len(group.answers)))
+        parts.append(np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True))
+    samples = np.concatenate(parts, axis=2).astype(np.float32)
+    features = random.integers(-8, 9, (n, 5)).astype(np.float32)
+    features[-1] = -features[:-1].sum(axis=0)  # mean 0, so that taking it off is exact
+    labelled = random.integers(-8, 9, (n_labelled, 5)).astype(np.float32)
+    return Candidates([f"galaxy{i:03d}" for i in range(n)], samples, groups, 40, features, labelled)
 
 
-def test_chunks_do_not_change_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = np.random.default_rng(0).random((50, 4))
-    whole = acquisition.binomial_mutual_information(samples, 40)
-    monkeypatch.setattr(acquisition, "_CHUNK_ELEMENTS", 500)
-    assert acquisition.binomial_mutual_information(samples, 40).tolist() == whole.tolist()
+def pick(name: str, of: Candidates, n: int = 10, seed: int = 0) -> tuple[list[int], Floats]:
+    picks, scores_N = acquisition.ACQUISITIONS[name].choose(of, n, np.random.default_rng(seed))
+    return picks.tolist(), scores_N
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the folder shared is not here")
-def test_reproduces_the_acquisition_values_of_the_2020_paper() -> None:
-    golden = np.load(SHARED / "golden" / "binomial_mi_bars.npz")
-    scores = acquisition.binomial_mutual_information(np.round(golden["samples"], 3), 10)
-    assert np.abs(scores - golden["acquisitions"]).max() < 1e-9
+def slow_asked(of: Candidates, row: int) -> list[float]:
+    """TREE: the first question always, the second as often as a disc is expected."""
+    return [1.0, float(np.mean(of.samples_N_K_A[row, :, 1], dtype=np.float64))]
 
 
-@pytest.mark.parametrize("bad", [[[0.5, np.nan]], [[1.2, 0.5]], [[-0.1, 0.5]]])
-def test_a_probability_that_is_none_is_an_error_naming_the_galaxy(bad: list[list[float]]) -> None:
-    with pytest.raises(InputError, match=r"rows \[1\]"):
-        acquisition.binomial_mutual_information([[0.5, 0.5], *bad], 10)
-
-
-@pytest.mark.parametrize("votes", [-1, 2.5])
-def test_votes_that_are_no_count_are_refused(votes: float) -> None:
-    with pytest.raises(InputError, match="expected_votes"):
-        acquisition.binomial_mutual_information([[0.5, 0.2]], votes)
+# --------------------------------------------------------------- scores
 
 
 def test_a_tree_expects_a_child_question_its_share_of_the_votes() -> None:
     groups = (Group("disc", ("disc_yes", "disc_no")), Group("bar", ("bar_yes", "bar_no"), after=("disc_yes",)))
-    yes, bar = (
-        np.array([0.2, 0.3]),
-        np.array([0.1, 0.9]),
-    )  # a disc with 0.25 on average: 10 of 40 are asked about the bar
+    yes, bar = np.array([0.2, 0.3]), np.array([0.1, 0.9])
     samples = np.stack([yes, 1 - yes, bar, 1 - bar], axis=1)[None]
-    expected = slow_mutual_information([0.2, 0.3], 40) + slow_mutual_information([0.1, 0.9], 10)
-    assert acquisition.mutual_information(samples, groups, 40) == pytest.approx([expected])
-
-
-def test_a_question_of_three_answers_is_bounded_by_its_best_answer() -> None:
-    groups = (Group("arms", ("1", "2", "3")),)
-    samples = np.array([[[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]]])
-    best = max(slow_mutual_information(list(samples[0, :, a]), 5) for a in range(3))
-    score = acquisition.mutual_information(samples, groups, 5)[0]
-    assert score == pytest.approx(best)
-    assert score <= exact_multinomial_mutual_information(samples[0], 5)
-
-
-def exact_multinomial_mutual_information(samples_K_A: np.ndarray, n_votes: int) -> float:
-    from scipy.stats import multinomial
-
-    ways = [(i, j, n_votes - i - j) for i in range(n_votes + 1) for j in range(n_votes + 1 - i)]
-    pmfs = np.array([[multinomial.pmf(w, n_votes, p) for w in ways] for p in samples_K_A])
-    return float(entropy(pmfs.mean(axis=0)) - np.mean([entropy(pmf) for pmf in pmfs]))
-
-
-def test_mutual_information_takes_the_samples_apart() -> None:
-    samples = np.random.default_rng(1).random((3, 4))
-    both = np.stack([samples, 1 - samples], axis=2)
-    assert acquisition.mutual_information(both, PAIR, 40) == pytest.approx(
-        acquisition.binomial_mutual_information(samples, 40)
+    # a disc with 0.25 on average: 10 of 40 are asked about the bar
+    expected = acquisition.binomial_mutual_information([yes], 40) + acquisition.binomial_mutual_information([bar], 10)
+    assert scores.mutual_information(Candidates(["a"], samples, groups, 40)) == pytest.approx(expected)
+    concentrations = replace(
+        Candidates(["a"], samples * 8, groups, 40, likelihood="dirichlet_multinomial"), expected_votes=40
     )
+    expected = acquisition.dirichlet_multinomial_mutual_information(samples[:, :, :2] * 8, 40)
+    expected += acquisition.dirichlet_multinomial_mutual_information(samples[:, :, 2:] * 8, 10)
+    assert scores.mutual_information(concentrations) == pytest.approx(expected)
 
 
-def test_random_is_seeded_and_does_not_look_at_the_samples() -> None:
-    samples = np.random.default_rng(2).random((5, 3, 2))
-    first = acquisition.score("random", samples, PAIR, 40, np.random.default_rng(7))
-    again = acquisition.score("random", samples * 0, PAIR, 40, np.random.default_rng(7))
-    assert first.tolist() == again.tolist()
-    assert first.tolist() != acquisition.score("random", samples, PAIR, 40, np.random.default_rng(8)).tolist()
+def test_entropy_of_one_vote_by_hand() -> None:
+    one = Candidates(["a", "b"], np.array([[[0.25, 0.75]], [[0.5, 0.5]]]), PAIR, 1)
+    assert scores.entropy(one) == pytest.approx([0.562335, 0.693147], abs=1e-6)
 
 
-def test_rank_puts_the_highest_score_first_and_breaks_ties_by_seed() -> None:
-    scores = np.array([0.1, 0.5, 0.5, 0.5, 0.9])
-    ranks = acquisition.rank(scores, np.random.default_rng(0))
-    assert ranks[4] == 0 and ranks[0] == 4 and sorted(ranks) == [0, 1, 2, 3, 4]
-    assert ranks.tolist() == acquisition.rank(scores, np.random.default_rng(0)).tolist()
-    orders = {tuple(acquisition.rank(scores, np.random.default_rng(seed))) for seed in range(20)}
-    assert len(orders) > 1
+def test_variance_by_hand() -> None:
+    two = Candidates(["a"], np.array([[[0.2, 0.8], [0.6, 0.4]]]), PAIR, 1)
+    assert scores.variance(two) == pytest.approx([2 * 0.04])  # 0.2² for each of the two answers
 
 
-def test_rank_refuses_nan() -> None:
-    with pytest.raises(InputError, match=r"rows \[1\]"):
-        acquisition.rank(np.array([0.1, np.nan]), np.random.default_rng(0))
+def test_variance_and_disagreement_agree_with_a_loop() -> None:
+    of = replace(candidates(), member_K=np.array([0, 0, 0, 5, 5, 5]))
+    all_samples, members = [], []
+    for row in range(len(of)):
+        asked = slow_asked(of, row)
+        weight = [asked[0]] * 3 + [asked[1]] * 2
+        columns = of.samples_N_K_A[row].astype(np.float64).T
+        all_samples.append(sum(w * np.var(column) for w, column in zip(weight, columns, strict=True)))
+        members.append(sum(w * np.var([c[:3].mean(), c[3:].mean()]) for w, c in zip(weight, columns, strict=True)))
+    assert scores.variance(of) == pytest.approx(all_samples, abs=1e-6)
+    assert scores.ensemble_disagreement(of) == pytest.approx(members, abs=1e-6)
+    assert scores.ensemble_disagreement(replace(of, member_K=None)) == pytest.approx(all_samples, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [
+        ("power_mutual_information", lambda information: information**2.0),
+        ("softmax_mutual_information", lambda information: np.exp(2.0 * information)),
+    ],
+)
+def test_noise_draws_in_proportion(name: str, weight: Callable[[Floats], Floats]) -> None:
+    of = replace(candidates(4), coldness=2.0)
+    expected = weight(scores.mutual_information(of))
+    repeated = replace(of.take(np.tile(np.arange(4), 3000)), ids_N=[str(i) for i in range(12_000)])
+    first = pick(name, repeated)[1].reshape(3000, 4).argmax(axis=1)
+    drawn = np.bincount(first, minlength=4) / len(first)
+    assert drawn == pytest.approx(expected / expected.sum(), abs=0.04)  # 4 standard errors
+
+
+def test_random_does_not_look_at_the_samples() -> None:
+    of = candidates()
+    other = replace(of, samples_N_K_A=of.samples_N_K_A[::-1], features_N_H=of.features_N_H * 0)
+    assert pick("random", of, seed=7)[0] == pick("random", other, seed=7)[0] != pick("random", of, seed=8)[0]
+
+
+# --------------------------------------------------------------- batches
+
+
+def slow_distance(a: Floats, b: Floats) -> float:
+    return sum((float(x) - float(y)) ** 2 for x, y in zip(a, b, strict=True))
+
+
+def slow_spread(of: Candidates, n: int, weight: Floats, largest_cluster: bool) -> tuple[list[int], list[float]]:
+    """k-center and LCMD: every distance to every centre is computed anew for each pick."""
+    centres = list(of.labelled_features_M_H) or [of.features_N_H.mean(axis=0)]
+    picks: list[int] = []
+    gains = []
+    for _ in range(n):
+        distances = [[slow_distance(f, c) for c in centres] for f in of.features_N_H]
+        score = [w * min(d) for w, d in zip(weight, distances, strict=True)]
+        owner = [int(np.argmin(d)) for d in distances]
+        free = [row for row in range(len(of)) if row not in picks]
+        if largest_cluster:
+            size = [sum(score[row] for row in free if owner[row] == c) for c in range(len(centres))]
+            free = [row for row in free if owner[row] == int(np.argmax(size))]
+        best = max(free, key=lambda row: score[row])
+        picks.append(best)
+        gains.append(score[best])
+        centres.append(of.features_N_H[best])
+    return picks, gains
+
+
+@pytest.mark.parametrize("n_labelled", [0, 7])
+@pytest.mark.parametrize("name", ["k_center", "lcmd"])
+def test_spread_agrees_with_a_slow_reference(name: str, n_labelled: int) -> None:
+    of = candidates(n_labelled=n_labelled)
+    weight = scores.mutual_information(of) if name == "lcmd" else np.ones(len(of))
+    expected, gains = slow_spread(of, 12, weight, largest_cluster=name == "lcmd")
+    picks, scores_N = pick(name, of, 12)
+    assert picks == expected
+    assert scores_N[picks] == pytest.approx(gains, rel=1e-6)
+
+
+def test_farthest_galaxies_by_hand() -> None:
+    samples = np.full((4, 2, 2), 0.5, np.float32)
+    features = np.array([[0.0], [1], [5], [9]], np.float32)
+    of = Candidates(list("abcd"), samples, PAIR, 40, features, np.array([[0.0]], np.float32))
+    picks, scores_N = pick("k_center", of, 2)
+    assert picks == [3, 2] and scores_N == pytest.approx([0, 1, 16, 81])
+
+
+def slow_gradients(of: Candidates) -> Floats:
+    """V (p - 1[likeliest]) ⊗ features, written out."""
+    rows = []
+    for row in range(len(of)):
+        mean = of.samples_N_K_A[row].astype(np.float64).mean(axis=0)
+        gradient = []
+        for part, asked in zip((mean[:3], mean[3:]), slow_asked(of, row), strict=True):
+            gradient += [round(40 * asked) * (p - (a == np.argmax(part))) for a, p in enumerate(part)]
+        rows.append(np.outer(gradient, of.features_N_H[row]).ravel())
+    return np.array(rows)
+
+
+def test_badge_agrees_with_the_whole_gradients() -> None:
+    of = candidates()
+    gradients = slow_gradients(of)
+    random = np.random.default_rng(0)
+    picks = [int(np.argmax((gradients**2).sum(axis=1)))]
+    while len(picks) < 10:  # k-means++: in proportion to the squared distance from those picked
+        nearest = np.array([min(slow_distance(g, gradients[p]) for p in picks) for g in gradients])
+        picks.append(int(np.searchsorted(np.cumsum(nearest), random.random() * nearest.sum(), side="right")))
+    assert pick("badge", of)[0] == picks
+    nearest = np.array([min(slow_distance(g, gradients[p]) for p in picks) for g in gradients])
+    others = np.setdiff1d(np.arange(len(of)), picks)
+    scale = float((gradients**2).sum(axis=1).max())
+    assert pick("badge", of)[1][others] / scale == pytest.approx(nearest[others] / scale, abs=1e-6)
+
+
+def slow_joint_information(of: Candidates, rows: list[int]) -> float:
+    """½ log det of the covariance of the votes of some galaxies in units of their noise, as one dense matrix."""
+    columns, noise = [], []
+    for row in rows:
+        samples = of.samples_N_K_A[row].astype(np.float64)
+        for at, asked in zip((slice(0, 3), slice(3, 5)), slow_asked(of, row), strict=True):
+            votes = round(40 * asked)
+            free = samples[:, at][:, :-1]  # the last answer's votes follow from the others'
+            mean = free.mean(axis=0)
+            columns.append(votes * (free - mean))
+            noise.append(votes * (np.diag(mean) - np.outer(mean, mean)) if votes else np.eye(len(mean)))
+    deviations = np.concatenate(columns, axis=1)
+    covariance = deviations.T @ deviations / len(deviations)
+    size = sum(len(block) for block in noise)
+    whole, start = np.zeros((size, size)), 0
+    for block in noise:
+        whole[start : start + len(block), start : start + len(block)] = block
+        start += len(block)
+    return float(np.linalg.slogdet(np.eye(size) + np.linalg.solve(whole, covariance))[1] / 2)
+
+
+def test_batch_mutual_information_agrees_with_one_dense_matrix() -> None:
+    of = candidates(25)
+    expected: list[int] = []
+    for _ in range(6):
+        others = [row for row in range(25) if row not in expected]
+        expected.append(max(others, key=lambda row: slow_joint_information(of, [*expected, row])))
+    picks, scores_N = pick("batch_mutual_information", of, 6)
+    assert picks == expected
+    assert np.cumsum(scores_N[picks]) == pytest.approx(
+        [slow_joint_information(of, expected[: i + 1]) for i in range(6)], abs=1e-6
+    )
+    whole = slow_joint_information(of, expected)
+    others = [row for row in range(25) if row not in picks]
+    added = [slow_joint_information(of, [*expected, row]) - whole for row in others]
+    assert scores_N[others] == pytest.approx(added, abs=1e-6)
+
+
+def test_a_galaxy_twice_adds_little_to_a_batch() -> None:
+    of = candidates(40)
+    twice = of.take(np.repeat(np.arange(20), 2))
+    assert len({row // 2 for row in pick("batch_mutual_information", twice, 4)[0]}) == 4
+    assert len({row // 2 for row in pick("mutual_information", twice, 4)[0]}) == 2
+
+
+def test_few_votes_of_concentrated_galaxies_count_as_independent() -> None:
+    of = candidates(20)
+    concentrated = replace(of, samples_N_K_A=of.samples_N_K_A * np.float32(1e5), likelihood="dirichlet_multinomial")
+    scattered = replace(of, samples_N_K_A=of.samples_N_K_A * np.float32(2), likelihood="dirichlet_multinomial")
+    gains = [pick("batch_mutual_information", c, 5)[1].sum() for c in (of, concentrated, scattered)]
+    assert gains[1] == pytest.approx(gains[0], rel=1e-2) and gains[2] < gains[0] / 2
+
+
+def three_clusters() -> Candidates:
+    random = np.random.default_rng(3)
+    centres = np.array([[0, 0], [20, 0], [0, 20]])
+    features = np.concatenate([random.normal(c, 1, (size, 2)) for c, size in zip(centres, (60, 30, 15), strict=True)])
+    samples = np.full((105, 2, 2), 0.5, np.float32)
+    return Candidates([f"{i:03d}" for i in range(105)], samples, PAIR, 40, features.astype(np.float32))
+
+
+def test_typical_galaxies_of_large_clusters_come_first() -> None:
+    of = three_clusters()
+    picks, scores_N = pick("typiclust", of, 3)
+    cluster_N = np.repeat([0, 1, 2], [60, 30, 15])
+    assert cluster_N[picks].tolist() == [0, 1, 2]
+    for row, scored in enumerate(scores_N):  # 1 / mean distance to the 20 nearest of the cluster
+        own = of.features_N_H[cluster_N == cluster_N[row]].astype(np.float64)
+        distances = np.sort(np.sqrt(((own - of.features_N_H[row]) ** 2).sum(axis=1)))[1:21]
+        assert scored == pytest.approx(1 / distances.mean(), rel=1e-4)
+    assert all(scores_N[p] == scores_N[cluster_N == c].max() for c, p in enumerate(picks))
+
+
+def test_a_cluster_with_a_label_waits() -> None:
+    of = replace(three_clusters(), labelled_features_M_H=np.array([[0.0, 0.0]], np.float32))
+    clusters = np.repeat([0, 1, 2], [60, 30, 15])[pick("typiclust", of, 2)[0]]
+    assert clusters.tolist() == [1, 2]
+
+
+def test_k_means_ends_where_no_galaxy_changes_its_cluster() -> None:
+    features = three_clusters().features_N_H
+    centres = batches._k_means(features, 3, np.random.default_rng(0))
+    owner = np.array([np.argmin([slow_distance(f, c) for c in centres]) for f in features])
+    for cluster in range(3):
+        assert centres[cluster] == pytest.approx(features[owner == cluster].mean(axis=0), abs=1e-4)
+
+
+# --------------------------------------------------------------- all of them
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_gives_the_same_picks_in_any_order(name: str) -> None:
+    of = candidates()
+    first = acquisition.choose(name, of, 10, np.random.default_rng(4))
+    again = acquisition.choose(name, of, 10, np.random.default_rng(4))
+    assert first.picks.tolist() == again.picks.tolist() and first.scores_N.tolist() == again.scores_N.tolist()
+    order = np.random.default_rng(0).permutation(len(of))
+    shuffled = acquisition.choose(name, of.take(order), 10, np.random.default_rng(4))
+    assert order[shuffled.picks].tolist() == first.picks.tolist()
+    assert shuffled.rank_N.tolist() == first.rank_N[order].tolist()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ranks_are_the_batch_and_then_the_rest_by_score(name: str) -> None:
+    choice = acquisition.choose(name, candidates(), 10, np.random.default_rng(0), random_share=0.3)
+    assert sorted(choice.rank_N) == list(range(60)) and choice.rank_N[choice.picks].tolist() == list(range(10))
+    assert choice.at_random_N.sum() == 3 and (choice.rank_N[choice.at_random_N] >= 7).all()
+    rest = np.argsort(choice.rank_N)[10:]
+    assert (np.diff(choice.scores_N[rest]) <= 0).all()
+    if not acquisition.ACQUISITIONS[name].batch_aware:
+        assert (np.diff(choice.scores_N[choice.picks[:7]]) <= 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_galaxies_are_taken_in_a_seeded_order(name: str) -> None:
+    one = candidates(1)
+    equal = replace(one.take(np.zeros(30, np.int64)), ids_N=[f"{i:02d}" for i in range(30)])
+    batches_picked = {tuple(acquisition.choose(name, equal, 3, np.random.default_rng(s)).picks) for s in range(8)}
+    assert len(batches_picked) > 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_small_pools_are_asked_whole(name: str, n: int) -> None:
+    choice = acquisition.choose(name, candidates(5).take(np.arange(n)), 4, np.random.default_rng(0))
+    assert sorted(choice.picks) == list(range(n)) and sorted(choice.rank_N) == list(range(n))
+    assert acquisition.choose(name, candidates(5), 0, np.random.default_rng(0)).picks.tolist() == []
+
+
+@hypothesis_settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(NAMES), st.floats(0, 1), st.integers(0, 40))
+def test_control_galaxies_and_picks_are_different_galaxies(seed: int, name: str, share: float, n: int) -> None:
+    of = candidates(30, seed % 5)
+    choice = acquisition.choose(name, of, n, np.random.default_rng(seed), random_share=share)
+    assert len(set(choice.picks)) == len(choice.picks) == min(n, 30)
+    assert choice.at_random_N.sum() == round(share * min(n, 30))
+    assert set(np.flatnonzero(choice.at_random_N)) <= set(choice.picks)
+
+
+def test_control_galaxies_are_a_fair_draw_of_all() -> None:
+    of = candidates(20)
+    drawn = np.sum(
+        [
+            acquisition.choose("variance", of, 4, np.random.default_rng(s), random_share=0.5).at_random_N
+            for s in range(600)
+        ],
+        axis=0,
+    )
+    assert drawn.sum() == 1200 and np.abs(drawn - 60).max() < 4.5 * 60**0.5
+
+
+def sure_and_unsure() -> Candidates:
+    """First three galaxies sure of their answers, the fourth of the first question only, the others of none."""
+    sure, open_ = [0.98, 0.01, 0.01], [0.4, 0.3, 0.3]
+    bar, no_bar = [0.5, 0.5], [0.01, 0.99]
+    disc = [0.01, 0.98, 0.01]
+    rows = [sure + bar, sure + bar, disc + no_bar, disc + bar, open_ + bar, open_ + no_bar]
+    samples = np.repeat(np.array(rows, np.float32)[:, None], 4, axis=1)
+    return Candidates(list("abcdef"), samples, TREE, 40)
+
+
+@pytest.mark.parametrize("name", ["random", "entropy", "mutual_information"])
+def test_galaxies_whose_answers_are_sure_are_left_out(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    of = sure_and_unsure()  # a smooth galaxy is not asked about its bar
+    assert scores.confidence(of)[:3].min() > 0.98 and scores.confidence(of)[3:].max() < 0.2
+    choice = acquisition.choose(name, of, 5, np.random.default_rng(0), skip_confident=0.9)
+    assert sorted(choice.picks) == [3, 4, 5] and sorted(choice.rank_N) == list(range(6))
+    assert "only 3 of 5 galaxies" in caplog.text
+    with_controls = acquisition.choose(name, of, 5, np.random.default_rng(0), skip_confident=0.9, random_share=0.4)
+    assert with_controls.at_random_N.sum() == 2
+    assert {3, 4, 5} <= set(with_controls.picks)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if acquisition.ACQUISITIONS[n].batch_aware])
+def test_batch_functions_pick_only_what_is_free(name: str) -> None:
+    of = candidates(30)
+    free_N = np.arange(30) % 3 == 0
+    picks, _ = pick(name, replace(of, allowed_N=free_N), 10)
+    assert sorted(picks) == np.flatnonzero(free_N).tolist()
+
+
+def test_each_function_has_a_config_and_a_name_in_the_settings_and_the_guide() -> None:
+    guide = (ROOT / "docs" / "acquisition.md").read_text(encoding="utf-8")
+    assert set(settings.ACQUISITIONS) == set(NAMES)
+    files = {path.stem: path for path in (ROOT / "configs" / "acquisition").glob("*.yaml")}
+    assert set(files) == set(NAMES)
+    for name, path in files.items():
+        assert yaml.safe_load(path.read_text(encoding="utf-8"))["name"] == name
+        assert f"`{name}`" in guide, name
+
+
+def test_one_of_your_own_in_a_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    def smallest_id_first(candidates: Candidates, random: np.random.Generator) -> Floats:
+        return -np.array([int(id_str[-3:]) for id_str in candidates.ids_N], dtype=np.float64)
+
+    monkeypatch.setitem(acquisition.ACQUISITIONS, "oldest", by_score(smallest_id_first))
+    choice = acquisition.choose("oldest", candidates(), 4, np.random.default_rng(0))
+    assert choice.picks.tolist() == [0, 1, 2, 3] and choice.scores_N[5] == -5
+
+
+# --------------------------------------------------------------- faults
+
+
+def test_an_unknown_name_lists_the_names() -> None:
+    with pytest.raises(SettingsError, match=r"acquisition\.name=bald: choose one of random, .*lcmd"):
+        acquisition.choose("bald", candidates(), 1, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("what", ["samples_N_K_A", "features_N_H"])
+def test_nan_is_an_error_naming_the_galaxies(what: str, value: float) -> None:
+    of = candidates()
+    values = getattr(of, what).copy()
+    values[3, ..., 0] = values[8, ..., 0] = value
+    with pytest.raises(InputError, match="2 galaxies: galaxy003, galaxy008"):
+        replace(of, **{what: values})
+
+
+def test_a_score_that_is_nan_names_the_galaxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = Strategy(lambda c, n, random: (np.arange(n), np.where(c.ids_N == "galaxy003", np.nan, 1.0)), True)
+    monkeypatch.setitem(acquisition.ACQUISITIONS, "broken", broken)
+    with pytest.raises(InputError, match="1 galaxies: galaxy003"):
+        acquisition.choose("broken", candidates(), 3, np.random.default_rng(0))
+
+
+def test_what_does_not_fit_together_is_refused() -> None:
+    of = candidates()
+    with pytest.raises(InputError, match=r"60 galaxies × K × 5 answers, got shape \(60, 6, 3\)"):
+        replace(of, samples_N_K_A=of.samples_N_K_A[:, :, :3])
+    with pytest.raises(InputError, match=r"features of 60 galaxies, got shape \(59, 5\)"):
+        replace(of, features_N_H=of.features_N_H[1:])
+    with pytest.raises(InputError, match="features of labelled galaxies have shape"):
+        replace(of, labelled_features_M_H=np.ones((2, 3), np.float32))
+    with pytest.raises(InputError, match=r"1 labelled galaxies are not finite, at rows \[1\]"):
+        replace(of, labelled_features_M_H=np.array([[0.0] * 5, [np.nan] * 5], np.float32))
+    with pytest.raises(InputError, match="likelihood poisson: choose one of multinomial"):
+        replace(of, likelihood="poisson")
+    with pytest.raises(InputError, match="needs the features"):
+        pick("lcmd", Candidates(of.ids_N, of.samples_N_K_A, TREE, 40))
+    with pytest.raises(InputError, match="expected_votes"):
+        scores.entropy(replace(of, expected_votes=1000))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import os
 import re
 import shlex
 import subprocess
@@ -73,7 +74,8 @@ def test_python_in_the_guides_runs(folder: Path) -> None:
     pieces = [piece for guide in GUIDES for piece in blocks(guide, "python")]
     assert pieces
     for piece in pieces:
-        subprocess.run([sys.executable, "-c", piece], cwd=folder / "gz2", check=True)
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", piece], cwd=folder / "gz2", check=True, env=environment)
     assert len(pd.read_csv(folder / "gz2" / "gz2_classifications_and_subjects.csv")) == 120
 
 

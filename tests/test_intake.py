@@ -226,7 +226,9 @@ def mangled(rng: random.Random, line: bytes) -> bytes:
         elif kind == 2:
             spoilt[at:at] = spoilt[at : at + n]
         elif kind == 3:
-            spoilt[at:at] = rng.choice([b'"', b"{", b"}", b"[", b"]", b",", b":", b"\\", b"null", b"1e9", b"\n", b"\r", b"\x00"])
+            spoilt[at:at] = rng.choice(
+                [b'"', b"{", b"}", b"[", b"]", b",", b":", b"\\", b"null", b"1e9", b"\n", b"\r", b"\x00"]
+            )
         else:
             del spoilt[at:]
     return bytes(spoilt)

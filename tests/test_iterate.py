@@ -132,6 +132,19 @@ def test_requests_are_the_best_of_the_galaxies_that_may_be_asked_about(done: Set
             assert not set(predictions["id_str"]) & database.labelled_ids(connection)
 
 
+@pytest.mark.parametrize("name", ["lcmd", "batch_mutual_information"])
+def test_batches_with_some_at_random(compose: Compose, done: Settings, tmp_path: Path, name: str) -> None:
+    settings = compose(
+        *QUICK, f"acquisition={name}", "experiment_name=batch", "acquisition.random_share=0.25",
+        data_dir=Path(copy_data(done, tmp_path).data_dir).parent,
+    )  # fmt: skip
+    instructions.run(settings)
+    iterate.run(settings)
+    predictions = pd.read_parquet(iteration(settings, 0) / "predictions.parquet").sort_values("rank")
+    assert read(settings, 0, "requests.json")["ids"] == predictions["id_str"].head(8).tolist()
+    assert predictions["at_random"].tolist() == [False] * 6 + [True] * 2 + [False] * (len(predictions) - 8)
+
+
 def test_the_mean_of_the_samples_differs_between_galaxies_and_samples(done: Settings) -> None:
     samples = np.stack(pd.read_parquet(iteration(done, 2) / "predictions.parquet")["label"].to_list())
     assert samples.mean(axis=1).std() > 0 and samples.std(axis=1).min() > 0
@@ -218,13 +231,14 @@ def test_a_temperature_is_fitted_on_eval_and_used_on_test_and_on_the_pool(compos
     for recalibrate in (False, True):
         settings = compose(
             "stage=simulate", "quick=true", "task=demo_tree", "model.likelihood=dirichlet_multinomial",
-            "acquisition=random", "simulate.iterations=1", f"model.recalibrate={recalibrate}",
+            "acquisition=mutual_information", "simulate.iterations=1", f"model.recalibrate={recalibrate}",
             data_dir=tmp_path / str(recalibrate),
         )  # fmt: skip
         simulate.run(settings)
         measured.append([read(settings, 0, name) for name in ("iteration.json", "metrics.json")])
         table = pd.read_parquet(iteration(settings, 0) / "predictions.parquet").set_index("id_str")
         predicted.append(np.stack(table["bar_yes"].to_list()))
+        assert (table["acquisition"] > 0).all()  # of concentrations
     (off, plain), (on, tempered) = measured
     assert off["weights_sha256"] == on["weights_sha256"]
     assert off["temperature"] == 1 != on["temperature"]
@@ -233,11 +247,7 @@ def test_a_temperature_is_fitted_on_eval_and_used_on_test_and_on_the_pool(compos
     assert predicted[0] / predicted[1] == pytest.approx(np.full(predicted[0].shape, on["temperature"]), rel=1e-5)
 
 
-def test_concentrations_with_an_acquisition_that_needs_probabilities_are_refused(
-    compose: Compose, tmp_path: Path
-) -> None:
-    with pytest.raises(SettingsError, match=r"model\.likelihood=dirichlet_multinomial.*acquisition=random"):
-        compose("stage=simulate", "model.likelihood=dirichlet_multinomial", data_dir=tmp_path)
+def test_an_unknown_likelihood_is_refused(compose: Compose, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"model\.likelihood=poisson: choose one of multinomial, dirichlet"):
         compose("stage=simulate", "model.likelihood=poisson", data_dir=tmp_path)
 

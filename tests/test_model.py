@@ -71,7 +71,7 @@ def test_samples_are_full_passes_under_the_same_masks() -> None:
     cheap = model.sample(network, hidden, 3, np.random.default_rng(5))
     masks, keep = np.random.default_rng(5), 1 - TINY.dropout_rate
     for k in range(3):
-        mask = (masks.random((10, TINY.hidden), dtype=np.float32) < keep) / np.float32(keep)
+        mask = (masks.random(TINY.hidden, dtype=np.float32) < keep) / np.float32(keep)
         whole = network.head(network.encoder(images) * mask.astype(np.float32)).numpy()
         assert cheap[:, k] == pytest.approx(whole, abs=1e-6)
 

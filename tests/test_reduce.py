@@ -114,9 +114,9 @@ def test_other_settings_and_damage_are_refused(pulling: Settings, server: Panopt
         reduce.run(pulling)
 
 
-@pytest.mark.parametrize("source", ["export", "api_dump"])
+@pytest.mark.parametrize(("source", "name"), [("export", "export.csv"), ("api_dump", "api_dump.jsonl")])
 def test_export_and_dump_give_the_same_and_are_written_once(
-    settings: Build, server: PanoptesServer, tmp_path: Path, source: str
+    settings: Build, server: PanoptesServer, tmp_path: Path, source: str, name: str
 ) -> None:
     from tests.panoptes_api import Api
 
@@ -126,22 +126,22 @@ def test_export_and_dump_give_the_same_and_are_written_once(
     server.world.sets["1"] = {"members": ["5"], "display_name": "a", "metadata": {}}
     api = Api(server.world, server.endpoint, "")
     files = {
-        "export": api._export_file("classifications").content(),
-        "api_dump": "".join(json.dumps(row) + "\n" for row in server.world.rows).encode(),
+        "export.csv": api._export_file("classifications").content(),
+        "api_dump.jsonl": "".join(json.dumps(row) + "\n" for row in server.world.rows).encode(),
         "subjects": api._export_file("subjects").content(),
     }
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
+    for file_name, content in files.items():
+        (tmp_path / file_name).write_bytes(content)
     chosen = settings(
-        "stage=reduce", f"reduce.{source}={tmp_path / source}", f"reduce.workflow_versions={tmp_path}/versions.json",
+        "stage=reduce", f"reduce.{source}={tmp_path / name}", f"reduce.workflow_versions={tmp_path}/versions.json",
         f"reduce.subjects={tmp_path}/subjects",
     )  # fmt: skip
     table, _ = result(reduce.run(chosen))
     assert table.loc["5", SMOOTH] == 20 and table.loc["5", "iauname"] == "J1"
     reduce.run(chosen)
-    with (tmp_path / source).open("a") as file:
+    with (tmp_path / name).open("a") as file:
         csv.writer(file).writerow([])
-    with pytest.raises(FolderError, match=rf"input classifications/{source}: it has changed since"):
+    with pytest.raises(FolderError, match=rf"input classifications/{name}: it has changed since"):
         reduce.run(chosen)
 
 

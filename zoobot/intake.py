@@ -177,7 +177,7 @@ class Intake:
         cursor = self._connection.cursor().execute("SELECT odd FROM classification WHERE odd IS NOT NULL")
         while batch := cursor.fetchmany(_BATCH):
             n_nothing += batch.count(("",))
-            for text in (text for text, in batch if text):
+            for text in (text for (text,) in batch if text):
                 yield classifications.export_row(json.loads(text)) if is_export else api_row(text.encode(), path.name)
         self._connection.execute("DELETE FROM classification WHERE odd IS NOT NULL")
         if n_nothing:
@@ -203,9 +203,11 @@ class Intake:
             )
             while batch := list(islice(lines, _BATCH)):
                 texts = [_decoded(line) for _, line in batch]
-                numbered = pa.table({"line": pa.array(texts, pa.string()), "n": pa.array(range(len(texts)), pa.int64())})
+                numbered = pa.table(
+                    {"line": pa.array(texts, pa.string()), "n": pa.array(range(len(texts)), pa.int64())}
+                )
                 found = self._connection.from_arrow(numbered).query("lines", _FIND_NOTHING).fetchall()
-                yield from (batch[n] for n, in sorted(found))
+                yield from (batch[n] for (n,) in sorted(found))
 
     # Verdicts
 

@@ -146,14 +146,15 @@ def encode(network: Network, images: tf.data.Dataset) -> Floats32:
 
 
 def sample(network: Network, hidden_N_H: Floats32, n_samples: int, random: np.random.Generator) -> Floats32:
-    """Posterior samples N × K × A: the head's outputs under K independent dropout masks per galaxy (Gal &
-    Ghahramani 2016).
+    """Posterior samples N × K × A: the head's outputs under K dropout masks (Gal & Ghahramani 2016).
+
+    All galaxies share the K masks, so that a sample is one network's view of all of them, as batches need.
     """
     keep = 1 - network.dropout_rate
     samples = []
     for _ in range(n_samples):
-        mask_N_H = (random.random(hidden_N_H.shape, dtype=np.float32) < keep).astype(np.float32) / np.float32(keep)
-        samples.append(network.head(hidden_N_H * mask_N_H, training=False).numpy())
+        mask_H = (random.random((hidden_N_H.shape[1],), dtype=np.float32) < keep).astype(np.float32) / np.float32(keep)
+        samples.append(network.head(hidden_N_H * mask_H, training=False).numpy())
     return np.stack(samples, axis=1)
 
 

@@ -22,7 +22,10 @@ from zoobot.errors import SettingsError
 STAGES = ("reduce", "master_catalog", "catalogs", "shards", "instructions", "iterate", "simulate", "report", "verify")
 SURVEY_KINDS = ("demo", "gz2", "decals", "custom")
 ORACLE_KINDS = ("simulated", "known", "panoptes")
-ACQUISITIONS = ("mutual_information", "random")
+ACQUISITIONS = (
+    "random", "entropy", "variance", "ensemble_disagreement", "mutual_information", "power_mutual_information",
+    "softmax_mutual_information", "batch_mutual_information", "badge", "k_center", "lcmd", "typiclust",
+)  # fmt: skip
 ANONYMOUS_REPEATS = ("all", "first_per_session")
 TRACKING_MODES = ("online", "offline", "disabled")
 LIKELIHOODS = ("multinomial", "dirichlet_multinomial")
@@ -112,8 +115,11 @@ class Model:
 class Acquisition:
     """How the galaxies to ask about are chosen."""
 
-    name: str = MISSING  # mutual_information or random
+    name: str = MISSING  # of the function, as in configs/acquisition; docs/acquisition.md explains them
     expected_votes: int = 40  # votes a galaxy is expected to get for the first question
+    coldness: float = 1.0  # power_ and softmax_mutual_information: more is less noise
+    skip_confident: float = 1.0  # leave out galaxies whose answers are sure with more than this probability; 1: none
+    random_share: float = 0.0  # of the galaxies asked about are drawn at random, whatever their score
 
 
 @dataclass(frozen=True)
@@ -388,7 +394,8 @@ def _problems(s: Settings) -> list[str]:
     problems += [f"{key}={flat[key]}: must be at least {low}" for key, low in at_least.items() if flat[key] < low]
     ranges = {
         "max_dropped_fraction": (0, 1), "model.dropout_rate": (0, 0.95), "model.zoom": (0, 0.9),
-        "model.learning_rate": (1e-9, 10),
+        "model.learning_rate": (1e-9, 10), "acquisition.coldness": (1e-6, 1e6), "acquisition.skip_confident": (0, 1),
+        "acquisition.random_share": (0, 1),
         "oracle.late_fraction": (0, 1), "oracle.anonymous_fraction": (0, 1), "reduce.max_age_days": (0, math.inf),
         "oracle.timeout_s": (0.01, 3600), "oracle.retry_wait_s": (0, 600),
     }  # fmt: skip
@@ -429,11 +436,6 @@ def _misfits(s: Settings) -> list[str]:
         problems.append(
             f"model.final_size_px={s.model.final_size_px}: larger than the stored images"
             f" (shards.image_size_px={s.shards.image_size_px})"
-        )
-    if s.model.likelihood == "dirichlet_multinomial" and s.acquisition.name == "mutual_information":
-        problems.append(
-            "model.likelihood=dirichlet_multinomial: acquisition=mutual_information needs probabilities, not"
-            " concentrations. Choose acquisition=random, or model.likelihood=multinomial"
         )
     smallest = 2 ** len(s.model.blocks)
     if not s.model.blocks or not all(s.model.blocks) or min(f for block in s.model.blocks for f in block) < 1:

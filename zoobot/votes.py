@@ -151,7 +151,9 @@ def _store_verdicts(connection: duckdb.DuckDBPyConnection, codes: dict[Verdict, 
 
 
 def _n_answers(connection: duckdb.DuckDBPyConnection, rows: str) -> int:
-    query = f"SELECT coalesce(sum(n_answers), 0)::BIGINT FROM classification JOIN verdict ON code = verdict WHERE {rows}"
+    query = (
+        f"SELECT coalesce(sum(n_answers), 0)::BIGINT FROM classification JOIN verdict ON code = verdict WHERE {rows}"
+    )
     return int(connection.execute(query).fetchall()[0][0])
 
 

@@ -175,8 +175,7 @@ def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
         shards = _next_shards(it, closed)
         predictions = _predict(it, network, shards, closed)
     with it.timed("request"):
-        wanted = it.settings.iterate.subjects_per_iteration
-        chosen = predictions.nsmallest(wanted, "rank") if len(predictions) else predictions
+        chosen = predictions[predictions["picked"]].sort_values("rank")
         _request(it, oracle, {CHOSEN: list(chosen["id_str"]), CONTROL: control})
         _write_pictures(it, chosen)
     summary = {
@@ -339,12 +338,19 @@ def _count_train(it: _Iteration) -> int:
 
 
 def _sample_shard(it: _Iteration, network: model.Network, path: Path, n_galaxies: int) -> npt.NDArray[np.float32]:
-    """Posterior samples N × K × A of one shard, at the iteration's temperature; they depend on weights, seed and
-    shard alone.
-    """
+    """Posterior samples N × K × A of one shard."""
+    return _sample(it, network, _encode_shard(it, network, path, n_galaxies))
+
+
+def _encode_shard(it: _Iteration, network: model.Network, path: Path, n_galaxies: int) -> npt.NDArray[np.float32]:
     images = tfrecords.dataset([path], n_galaxies, None, it.shard_config, it.settings.model.predict_batch_size)
-    random = stream(it.settings.seed, "dropout", it.number, path.name)
-    samples = model.sample(network, model.encode(network, images), it.settings.model.n_samples, random)
+    return model.encode(network, images)
+
+
+def _sample(it: _Iteration, network: model.Network, hidden_N_H: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Posterior samples N × K × A at the iteration's temperature: the same K networks for every shard."""
+    random = stream(it.settings.seed, "dropout", it.number)
+    samples = model.sample(network, hidden_N_H, it.settings.model.n_samples, random)
     tempered = recalibration.temper(it.settings.model.likelihood, samples, it.task.groups, it.temperature)
     return tempered.astype(np.float32)
 
@@ -391,39 +397,54 @@ def _next_shards(it: _Iteration, asked: set[str]) -> list[str]:
 
 def _predict(it: _Iteration, network: model.Network, shards: Sequence[str], asked: set[str]) -> pd.DataFrame:
     """Score every galaxy of the shards that may be asked about, and write predictions.parquet: id_str, shard,
-    acquisition, rank.
+    posterior samples per answer, acquisition, rank, at_random. Those to ask about are marked as ``picked``.
     """
     with database.connect(it.db) as connection:
         closed = database.labelled_ids(connection) | asked
-    ids, names, samples = [], [], []
+    ids, names, features = [], [], [np.zeros((0, it.settings.model.hidden), np.float32)]
     for shard in track(shards, "predicting shards", len(shards)):
         shard_ids = np.array(tfrecords.read_ids(it.shard_dir / shard))
         open_N = np.array([id_str not in closed for id_str in shard_ids])
-        samples.append(_sample_shard(it, network, it.shard_dir / shard, len(shard_ids))[open_N])
+        features.append(_encode_shard(it, network, it.shard_dir / shard, len(shard_ids))[open_N])
         ids += shard_ids[open_N].tolist()
         names += [shard] * int(open_N.sum())
-    samples_N_K_A = (
-        np.concatenate(samples)
-        if samples
-        else np.zeros((0, it.settings.model.n_samples, len(it.task.answers)), np.float32)
-    )
-    random = stream(it.settings.seed, "acquisition", it.number)
-    chosen = it.settings.acquisition
-    scores_N = acquisition.score(
-        chosen.name, samples_N_K_A.astype(np.float64), it.task.groups, chosen.expected_votes, random
-    )
-    predictions = pd.DataFrame(
-        {"id_str": ids, "shard": names, "acquisition": scores_N, "rank": acquisition.rank(scores_N, random)}
-    )
+    features_N_H = np.concatenate(features)
+    samples_N_K_A = _sample(it, network, features_N_H)
+    choice = _choose(it, network, ids, features_N_H, samples_N_K_A)
     columns = {
         answer: pa.FixedSizeListArray.from_arrays(pa.array(samples_N_K_A[:, :, a].ravel()), samples_N_K_A.shape[1])
         for a, answer in enumerate(it.task.answers)
     }
-    table = pa.table(
-        {"id_str": ids, "shard": names, **columns, "acquisition": scores_N, "rank": predictions["rank"].to_numpy()}
-    )
+    result = {"acquisition": choice.scores_N, "rank": choice.rank_N, "at_random": choice.at_random_N}
+    table = pa.table({"id_str": ids, "shard": names, **columns, **result})
     pq.write_table(table, it.folder / "predictions.parquet")
-    return predictions
+    return pd.DataFrame({"id_str": ids, "shard": names, **result, "picked": choice.rank_N < len(choice.picks)})
+
+
+def _choose(
+    it: _Iteration,
+    network: model.Network,
+    ids: Sequence[str],
+    features_N_H: npt.NDArray[np.float32],
+    samples_N_K_A: npt.NDArray[np.float32],
+) -> acquisition.Choice:
+    chosen = it.settings.acquisition
+    labelled = []
+    if acquisition.strategy(chosen.name).needs_labelled_features:
+        labelled = [_encode_shard(it, network, path, len(tfrecords.read_ids(path))) for path, _ in _train_files(it)]
+    candidates = acquisition.Candidates(
+        ids, samples_N_K_A, it.task.groups, chosen.expected_votes, features_N_H,
+        np.concatenate([features_N_H[:0], *labelled]), it.settings.model.likelihood, coldness=chosen.coldness,
+    )  # fmt: skip
+    random = stream(it.settings.seed, "acquisition", it.number)
+    return acquisition.choose(
+        chosen.name,
+        candidates,
+        it.settings.iterate.subjects_per_iteration,
+        random,
+        skip_confident=chosen.skip_confident,
+        random_share=chosen.random_share,
+    )
 
 
 def _write_pictures(it: _Iteration, chosen: pd.DataFrame) -> None:

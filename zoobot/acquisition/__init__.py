@@ -1,0 +1,133 @@
+"""Acquisition functions: which galaxies' votes would teach the model most. numpy and scipy only.
+
+``choose`` applies one by its name; ``ACQUISITIONS`` lists them; docs/acquisition.md explains them and how to add one.
+Axes: N galaxies.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from zoobot.acquisition.batches import badge, k_center, lcmd, typiclust
+from zoobot.acquisition.candidates import Candidates, Floats, Question, Rows, Strategy, by_score
+from zoobot.acquisition.information import (
+    binomial_mutual_information,
+    dirichlet_multinomial_mutual_information,
+    multinomial_mutual_information,
+)
+from zoobot.acquisition.joint import batch_mutual_information
+from zoobot.acquisition.scores import (
+    confidence,
+    ensemble_disagreement,
+    entropy,
+    mutual_information,
+    power_mutual_information,
+    softmax_mutual_information,
+    uniform,
+    variance,
+    without_random,
+)
+from zoobot.errors import SettingsError
+
+__all__ = [
+    "ACQUISITIONS",
+    "Candidates",
+    "Choice",
+    "Question",
+    "Strategy",
+    "binomial_mutual_information",
+    "by_score",
+    "choose",
+    "dirichlet_multinomial_mutual_information",
+    "multinomial_mutual_information",
+    "strategy",
+]
+log = logging.getLogger("zoobot")
+
+ACQUISITIONS: dict[str, Strategy] = {
+    "random": by_score(uniform),
+    "entropy": by_score(without_random(entropy)),
+    "variance": by_score(without_random(variance)),
+    "ensemble_disagreement": by_score(without_random(ensemble_disagreement)),
+    "mutual_information": by_score(without_random(mutual_information)),
+    "power_mutual_information": by_score(power_mutual_information),
+    "softmax_mutual_information": by_score(softmax_mutual_information),
+    "batch_mutual_information": Strategy(batch_mutual_information, batch_aware=True),
+    "badge": Strategy(badge, batch_aware=True),
+    "k_center": Strategy(k_center, batch_aware=True, needs_labelled_features=True),
+    "lcmd": Strategy(lcmd, batch_aware=True, needs_labelled_features=True),
+    "typiclust": Strategy(typiclust, batch_aware=True, needs_labelled_features=True),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to ask about, and how all candidates compare."""
+
+    picks: Rows  # rows of the batch, in order: first those of the strategy, then those drawn at random
+    scores_N: Floats
+    rank_N: Rows  # 0 for the first: the batch in its order, then the others by falling score
+    at_random_N: npt.NDArray[np.bool_]  # picked at random, whatever their score
+
+
+def strategy(name: str) -> Strategy:
+    """The acquisition function of this name; a SettingsError lists the names."""
+    if name not in ACQUISITIONS:
+        raise SettingsError(f"acquisition.name={name}: choose one of {', '.join(ACQUISITIONS)}")
+    return ACQUISITIONS[name]
+
+
+def choose(
+    name: str,
+    candidates: Candidates,
+    n: int,
+    random: np.random.Generator,
+    skip_confident: float = 1.0,
+    random_share: float = 0.0,
+) -> Choice:
+    """The ``n`` galaxies to ask about, all if there are fewer.
+
+    The same seed gives the same picks, in whatever order the candidates come; ties are broken by the seed.
+
+    Args:
+        name: of the acquisition function.
+        skip_confident: leave out galaxies about which at least 8 of 10 volunteers would agree with more than this
+            probability; 1 leaves out none. The batch is then smaller, if few are left: the log says so.
+        random_share: this share of the batch is drawn at random from all candidates.
+
+    Raises:
+        SettingsError: no function has this name.
+        InputError: a score is not finite; the message names the galaxies.
+    """
+    chosen = strategy(name)
+    # Sorted, then shuffled: neither the order of the candidates nor a tie without a seed can decide.
+    order = np.argsort(np.asarray(candidates.ids_N, dtype=np.str_), kind="stable")[random.permutation(len(candidates))]
+    shuffled = candidates.take(order)
+    n_at_random = round(random_share * min(n, len(order)))
+    at_random = np.arange(n_at_random)  # shuffled: the first are as good a draw as any
+    free_N = np.arange(len(order)) >= n_at_random
+    if skip_confident < 1 and len(order):
+        free_N &= confidence(shuffled) <= skip_confident
+    n_picks = min(n - n_at_random, int(free_N.sum()))
+    picks, scores_N = chosen.choose(replace(shuffled, allowed_N=free_N), n_picks, random)
+    assert len(set(picks)) == n_picks and free_N[picks].all(), f"{name} must pick {n_picks} different free galaxies"
+    shuffled.check_finite(scores_N, "scores")
+    if n_picks + n_at_random < min(n, len(order)):
+        log.warning("only %d of %d galaxies to ask about: the others are confident", n_picks + n_at_random, n)
+    batch = np.concatenate([picks, at_random])
+    others = np.setdiff1d(np.arange(len(order)), batch)
+    others = others[np.argsort(-scores_N[others], kind="stable")]
+    return _in_order_given(order, batch, others, scores_N, n_at_random)
+
+
+def _in_order_given(order: Rows, batch: Rows, others: Rows, scores_N: Floats, n_at_random: int) -> Choice:
+    """The choice in rows of the candidates as they came: row i of the shuffled ones is row ``order[i]``."""
+    given_N, rank_N, at_random_N = np.empty(len(order)), np.empty(len(order), np.int64), np.zeros(len(order), np.bool_)
+    given_N[order] = scores_N
+    rank_N[order[np.concatenate([batch, others])]] = np.arange(len(order))
+    at_random_N[order[batch[len(batch) - n_at_random :]]] = True
+    return Choice(order[batch], given_N, rank_N, at_random_N)
