@@ -1,4 +1,4 @@
-"""How fast votes are counted, against DuckDB's bare parse of the same bytes and a plain Python loop with the same rules.
+"""How fast votes are counted, against DuckDB's bare parse of the same bytes and a plain Python loop.
 
     python -m benchmarks.reduction                      # a million classifications, as JSON lines and as an export
     python -m benchmarks.reduction --rows 10000000      # about 25 GB of disk in --folder
@@ -125,7 +125,9 @@ def main() -> None:
     if arguments.child:
         _child(arguments.child[0], Path(arguments.child[1]))
         return
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, DuckDB {duckdb.__version__}")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, DuckDB {duckdb.__version__}"
+    )
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         kinds: tuple[generated.Kind, ...] = ("jsonl", "csv")
         for kind in kinds:

@@ -94,7 +94,9 @@ class Judge:
             verdict = _rejected_whole(problem, annotations)
         else:
             verdict = self.verdict(links.get("workflow"), metadata.get("workflow_version"), annotations)
-        user, session, updated_at = (_text(x) for x in (links.get("user"), metadata.get("session"), fields.get("updated_at")))
+        user, session, updated_at = (
+            _text(x) for x in (links.get("user"), metadata.get("session"), fields.get("updated_at"))
+        )
         return Classification(id_, id_text, subject, user, session, updated_at, verdict)
 
     def verdict(self, workflow: object, version: object, annotations: object) -> Verdict:
@@ -161,7 +163,9 @@ class Judge:
             return Outcome(NO_ANSWER)
         if offered.get(task) == ():
             return Outcome(NOT_SINGLE)
-        label, problem = _label(value, offered[task]) if task in offered else ("", "this workflow version has no such task")
+        label, problem = (
+            _label(value, offered[task]) if task in offered else ("", "this workflow version has no such task")
+        )
         if not problem and label not in self.columns[task]:
             problem = f"unknown answer {label[:80]!r}"
         return Outcome(REJECTED, task, problem) if problem else Outcome(VOTE, task, self.columns[task][label])

@@ -72,7 +72,8 @@ def _read_dump(sessions: bool) -> str:
             coalesce(trim(volunteer, '"'), ''), coalesce(trim(session, '"'), ''), coalesce(trim(updated_at, '"'), ''),
             verdict,
             CASE WHEN plain THEN NULL WHEN {_NOTHING} THEN '' ELSE to_json({{
-                id: id, updated_at: updated_at, annotations: annotations, links: links, metadata: metadata}})::VARCHAR END
+                id: id, updated_at: updated_at, annotations: annotations, links: links, metadata: metadata}})::VARCHAR
+            END
         FROM checked
     """
 
@@ -125,12 +126,12 @@ class Intake:
         self._lock = threading.Lock()  # DuckDB calls _judge_batch from several threads
         connection.execute(_TABLE)
         types = ["UBIGINT", "VARCHAR", "VARCHAR", "VARCHAR"]
-        connection.create_function(
+        connection.create_function(  # type: ignore[call-overload]  # the enums' module is not the same in all versions
             "judge", self._judge_batch, types, "INTEGER", type="arrow", null_handling="special", side_effects=True
         )
 
     def add(self, items: Iterable[object]) -> None:
-        """Take in rows, and all rows of a file where an item is a ``Path``. InputError: a file is not what it should be."""
+        """Take in rows, and all rows of a file where an item is a ``Path``. InputError: a file cannot be read."""
         judged = map(self._judge.classification, self._rows(items))
         while batch := list(islice(judged, _BATCH)):
             columns = list(zip(*((*c[:6], self._code(c.verdict), None) for c in batch), strict=True))
@@ -177,14 +178,14 @@ class Intake:
         cursor = self._connection.cursor().execute("SELECT odd FROM classification WHERE odd IS NOT NULL")
         while batch := cursor.fetchmany(_BATCH):
             n_nothing += batch.count(("",))
-            for text in (text for text, in batch if text):
+            for text in (text for (text,) in batch if text):
                 yield classifications.export_row(json.loads(text)) if is_export else api_row(text.encode(), path.name)
         self._connection.execute("DELETE FROM classification WHERE odd IS NOT NULL")
         if n_nothing:
             yield from self._lines_of_nothing(path, n_nothing)
 
     def _lines_of_nothing(self, path: Path, n_expected: int) -> Iterator[object]:
-        """The lines in which DuckDB found nothing. Most are cut off or begin with something else; else all are tried."""
+        """The lines in which DuckDB found nothing: mostly such as do not look like an object; else all are tried."""
         for only_suspects in (True, False):
             rows: list[object] = []
             for number, line in self._numbered_nothing(path, only_suspects):
@@ -203,9 +204,9 @@ class Intake:
             )
             while batch := list(islice(lines, _BATCH)):
                 texts = [_decoded(line) for _, line in batch]
-                numbered = pa.table({"line": pa.array(texts, pa.string()), "n": pa.array(range(len(texts)), pa.int64())})
-                found = self._connection.from_arrow(numbered).query("lines", _FIND_NOTHING).fetchall()
-                yield from (batch[n] for n, in sorted(found))
+                numbered = {"line": pa.array(texts, pa.string()), "n": pa.array(range(len(texts)), pa.int64())}
+                self._connection.register("lines", pa.table(numbered))
+                yield from (batch[n] for (n,) in sorted(self._connection.execute(_FIND_NOTHING).fetchall()))
 
     # Verdicts
 

@@ -21,6 +21,7 @@ STAGES = ("reduce", "master_catalog", "catalogs", "shards", "instructions", "ite
 SURVEY_KINDS = ("demo", "gz2", "decals", "custom")
 ORACLE_KINDS = ("simulated", "known")
 ACQUISITIONS = ("mutual_information", "random")
+ANONYMOUS_REPEATS = ("all", "first_per_session")
 TRACKING_MODES = ("online", "offline", "disabled")
 ENCODINGS = ("raw", "png", "jpeg")
 SHARD_SOURCES = ("mock", "real")
@@ -153,6 +154,7 @@ class Reduce:
     api_dump: str = ""  # rows of the Zooniverse API, JSON lines
     workflow_versions: str = ""  # the workflow's versions, JSON
     subjects: str = ""  # a subject export, CSV: tells which galaxy (iauname, id_str) a subject shows
+    anonymous_repeats: str = "all"  # volunteers not logged in: all their classifications count, or first_per_session
     max_age_days: float = 7.0  # master_catalog warns when classifications.csv is older
 
 
@@ -239,7 +241,7 @@ class Settings:
 # What each stage's output depends on, besides its inputs. Folders of the user's own are left out, so that data can
 # move.
 _DEPENDS_ON = {
-    "reduce": ("survey.questions",),
+    "reduce": ("survey.questions", "reduce.anonymous_repeats"),
     "master_catalog": ("survey.kind", "survey.name", "survey.questions", "survey.samples", "survey.n_galaxies",
                        "survey.draw_size_px", "survey.draw_seed"),
     "catalogs": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "catalogs"),
@@ -326,6 +328,7 @@ def _problems(s: Settings) -> list[str]:
         *_choices(flat, "survey.kind", SURVEY_KINDS),
         *_choices(flat, "oracle.kind", ORACLE_KINDS),
         *_choices(flat, "acquisition.name", ACQUISITIONS),
+        *_choices(flat, "reduce.anonymous_repeats", ANONYMOUS_REPEATS),
         *_choices(flat, "tracking.mode", TRACKING_MODES),
         *_choices(flat, "shards.source", SHARD_SOURCES),
         *_choices(flat, "shards.encoding", ENCODINGS),

@@ -36,8 +36,8 @@ def run(settings: Settings) -> Path:
     if folders.exists_with(folder, used, inputs):
         log.info("%s exists with these settings: nothing to do", folder)
         return folder
-    rows = classifications.read_export(source) if chosen.export else classifications.read_api_dump(source)
-    reduction = votes.reduce_all(rows, questions, classifications.read_workflow_versions(versions_path))
+    versions = classifications.read_workflow_versions(versions_path)
+    reduction = votes.reduce_all(source, questions, versions, anonymous_repeats=chosen.anonymous_repeats)
     table = reduction.votes.reset_index()
     if chosen.subjects:
         table = table.merge(_galaxy_names(Path(chosen.subjects)), how="left", on="subject_id", validate="one_to_one")
