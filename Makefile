@@ -1,10 +1,10 @@
 # make setup: the environment; make demo: a first simulation and its report; make test: all checks, as CI runs them;
-# make bench: all benchmarks, a table of ratios; make docs: docs/settings.md; make lock: requirements.lock.
+# make bench: all benchmarks, a table of ratios; make docs: docs/settings.md; make fuzz; make lock: requirements.lock.
 PYTHON ?= python3
 RUN := .venv/bin/python run.py
-BENCHMARKS := startup
+BENCHMARKS := startup acquisition reduction
 
-.PHONY: setup demo test bench docs lock clean
+.PHONY: setup demo test bench docs fuzz lock clean
 
 setup: .venv/.done
 
@@ -30,6 +30,10 @@ bench: setup
 
 docs: setup
 	.venv/bin/python -m tests.test_docs
+
+# Classifications with mangled bytes, in both kinds of file: nothing crashes, and all totals add up. Some minutes.
+fuzz: setup
+	FUZZ_LINES=100000 .venv/bin/pytest tests/test_intake.py -k mangled
 
 # Exact versions with hashes, for every supported Python; needs uv.
 lock:

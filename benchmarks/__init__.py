@@ -1,1 +1,1 @@
-"""One module per figure; each prints ratios against a named reference. `make bench` runs all."""
+"""One file per figure; each prints a ratio against a named reference, in one run."""

@@ -67,7 +67,8 @@ def _api_line(
     subjects = f'"{subject}", "{second}"' if second else f'"{subject}"'
     seconds = f"{id_ // 60 % 60:02d}:{id_ % 60:02d}"
     return (
-        f'{{"id": "{id_}", "annotations": {annotations[version % 3][text]}, "created_at": "2019-03-29T18:{seconds}.739Z",'
+        f'{{"id": "{id_}", "annotations": {annotations[version % 3][text]},'
+        f' "created_at": "2019-03-29T18:{seconds}.739Z",'
         f' "updated_at": "2019-03-29T18:{seconds}.810Z", "metadata": {{"source": "api", "session": "{session:064x}",'
         f' "viewport": {{"width": 1366, "height": 657}}, "started_at": "2019-03-29T18:{seconds}.463Z", "user_agent":'
         ' "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/73.0.3683.86",'
@@ -98,7 +99,8 @@ def _export_line(
     name = f"volunteer-{user},{user}" if user else f"not-logged-in-{session % 16**12:020x},"
     return (
         f"{id_},{name},{session % 16**12:020x},6122,Galaxy Zoo,{number},2019-03-29 18:{seconds} UTC,,,"
-        f'"{metadata}","{annotations[version % 3][text]}","{subject_data}",{f"{subject};{second}" if second else subject}\n'
+        f'"{metadata}","{annotations[version % 3][text]}","{subject_data}",'
+        f"{f'{subject};{second}' if second else subject}\n"
     )
 
 

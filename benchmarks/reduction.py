@@ -1,4 +1,4 @@
-"""How fast votes are counted, against DuckDB's bare parse of the same bytes and a plain Python loop with the same rules.
+"""How fast votes are counted, against DuckDB's bare parse of the same bytes and a plain Python loop.
 
     python -m benchmarks.reduction                      # a million classifications, as JSON lines and as an export
     python -m benchmarks.reduction --rows 10000000      # about 25 GB of disk in --folder

@@ -1,4 +1,4 @@
-"""Votes by the rules of zoobot/votes.py in plain Python, row by row: slow, and independent of DuckDB and of the verdicts."""
+"""Votes by the rules of zoobot/votes.py in plain Python, row by row: slow, independent of DuckDB."""
 
 from __future__ import annotations
 

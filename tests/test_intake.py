@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests import reference_votes
 from tests.test_votes import HEADER, TREE, VERSIONS, plausible_rows, row, spoilt_rows
 from zoobot import answers, classifications, votes
 from zoobot.errors import InputError
+from zoobot.questions import load_questions
 
 N_FUZZ_LINES = int(os.environ.get("FUZZ_LINES", "2000"))  # `make fuzz`: 100,000
 REPEATS = st.sampled_from(["all", "first_per_session"])
@@ -211,6 +213,28 @@ def test_files_that_cannot_be_are_input_errors(tmp_path: Path) -> None:
         reduced(tmp_path / "a.csv")
     (tmp_path / "empty.jsonl").write_text("")
     assert reduced(tmp_path / "empty.jsonl").answers_read == 0
+
+
+def test_panoptes_aggregation_agrees_on_clean_rows() -> None:
+    """The fixtures are from panoptes_aggregation 5.3.1; tests/fixtures/make_clean_export.py says how to make them."""
+    questions, fixtures = load_questions("decals"), Path(__file__).parent / "fixtures"
+    workflow = classifications.workflow_of(questions)
+    table, rejected = votes.reduce(fixtures / "clean_export.csv", questions, [workflow])
+    theirs = pd.read_csv(fixtures / "question_reducer_reductions.csv", dtype={"subject_id": "string"})
+    column_of = {
+        (question.task, "data." + re.sub(r"[^a-z0-9]+", "-", answer.labels[0].lower())): question.column(answer.name)
+        for question in questions
+        for answer in question.answers
+    }
+    counted = 0
+    for reduced_task in theirs.to_dict("records"):
+        for name, count in reduced_task.items():
+            if str(name).startswith("data.") and name != "data.aggregation_version" and count == count:  # not NaN
+                column = column_of[reduced_task["task"], name]
+                assert table.loc[reduced_task["subject_id"], column] == count, (reduced_task["subject_id"], column)
+                counted += int(count)
+    assert rejected.empty
+    assert counted == table[[question.total for question in questions]].to_numpy().sum() == 241
 
 
 def mangled(rng: random.Random, line: bytes) -> bytes:

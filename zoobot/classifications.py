@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO, cast
 
 from zoobot.errors import InputError
 from zoobot.questions import Question, QuestionTree
@@ -143,9 +143,9 @@ def _require_columns(path: str | Path, header: Sequence[str]) -> None:
         raise InputError(f"{path} has no column {', '.join(missing)}. Is it an export of classifications?")
 
 
-def open_bytes(path: str | Path) -> IO[bytes]:
+def open_bytes(path: str | Path) -> BinaryIO:
     """The bytes of a file, decompressed if its name ends in .gz. InputError: there is no such file."""
-    return gzip.open(existing(path)) if Path(path).suffix == ".gz" else existing(path).open("rb")
+    return cast(BinaryIO, (gzip.open if Path(path).suffix == ".gz" else open)(existing(path), "rb"))
 
 
 def existing(path: str | Path) -> Path:

@@ -44,41 +44,39 @@ _NOTHING = "id IS NULL AND updated_at IS NULL AND annotations IS NULL AND links 
 
 
 def _read_dump(sessions: bool) -> str:
-    # Values stay JSON here, where 28.30 and "28.30" differ; the patterns admit what surely means the same to Python.
+    # Values stay JSON here, where 28.30 and "28.30" differ; the patterns admit what surely means the same to Python, and
+    # extract "" from all else.
     metadata, session = ("session JSON, ", "metadata.session") if sessions else ("", "NULL::VARCHAR")
     return f"""
         WITH file AS (
             SELECT * FROM read_json($path, format = 'newline_delimited', ignore_errors = true, columns = {{
-                id: 'JSON', updated_at: 'JSON', annotations: 'JSON',
+                id: 'JSON', updated_at: 'VARCHAR', annotations: 'JSON',
                 links: 'STRUCT("user" JSON, workflow JSON, subjects JSON)',
                 metadata: 'STRUCT({metadata}workflow_version JSON)'}})
-        ), judged AS (
-            SELECT *, {session} AS session, links."user" AS volunteer, links.subjects AS subject,
+        ), extracted AS (
+            SELECT *, regexp_extract(id, '^"?(0|[1-9][0-9]{{0,17}})"?$', 1) AS number,
+                regexp_extract(links.subjects, '^\\["?([0-9]{{1,18}})"?\\]$', 1) AS subject,
+                coalesce(regexp_extract(links."user", '^"?([0-9]{{1,18}})"?$', 1), '') AS volunteer,
+                coalesce(regexp_extract({session}, '^"([0-9A-Za-z-]+)"$', 1), '') AS session,
                 judge(hash(links.workflow, metadata.workflow_version, annotations),
                       links.workflow, metadata.workflow_version, annotations) AS verdict
             FROM file
         ), checked AS (
-            SELECT *, coalesce(
-                verdict <> 0
-                AND regexp_full_match(id, '"?(0|[1-9][0-9]{{0,17}})"?')
-                AND regexp_full_match(subject, '\\["?[0-9]{{1,18}}"?\\]')
-                AND (volunteer IS NULL OR regexp_full_match(volunteer, '"?[0-9]{{1,18}}"?'))
-                AND (updated_at IS NULL OR regexp_full_match(updated_at, '"[0-9TZ:.+-]+"'))
-                AND (session IS NULL OR regexp_full_match(session, '"[0-9A-Za-z-]+"')), false) AS plain
-            FROM judged
+            SELECT *, coalesce(verdict <> 0 AND number <> '' AND subject <> '', false)
+                AND (volunteer <> '' OR links."user" IS NULL) AND (session <> '' OR {session} IS NULL) AS plain
+            FROM extracted
         )
         INSERT INTO classification
-        SELECT CASE WHEN plain THEN TRY_CAST(trim(id, '"') AS BIGINT) END, NULL, trim(subject, '[]"'),
-            coalesce(trim(volunteer, '"'), ''), coalesce(trim(session, '"'), ''), coalesce(trim(updated_at, '"'), ''),
-            verdict,
+        SELECT TRY_CAST(number AS BIGINT), NULL, subject, volunteer, session, coalesce(updated_at, ''), verdict,
             CASE WHEN plain THEN NULL WHEN {_NOTHING} THEN '' ELSE to_json({{
-                id: id, updated_at: updated_at, annotations: annotations, links: links, metadata: metadata}})::VARCHAR END
+                id: id, updated_at: updated_at, annotations: annotations, links: links, metadata: metadata}})::VARCHAR
+            END
         FROM checked
     """
 
 
 _FIND_NOTHING = f"""
-WITH parsed AS (SELECT n, TRY(from_json(line, '{{"id": "JSON", "updated_at": "JSON", "annotations": "JSON",
+WITH parsed AS (SELECT n, TRY(from_json(line, '{{"id": "JSON", "updated_at": "VARCHAR", "annotations": "JSON",
     "links": {{"user": "JSON"}}, "metadata": {{"session": "JSON"}}}}')) AS row FROM lines)
 SELECT n FROM (SELECT n, unnest(row) FROM parsed) WHERE {_NOTHING}
 UNION SELECT n FROM parsed WHERE row IS NULL
@@ -108,7 +106,7 @@ def _read_export(sessions: bool) -> str:
             FROM judged
         )
         INSERT INTO classification
-        SELECT CASE WHEN plain THEN TRY_CAST(classification_id AS BIGINT) END, NULL, subject_ids, user_id,
+        SELECT TRY_CAST(classification_id AS BIGINT), NULL, subject_ids, user_id,
             coalesce(trim(session, '"'), ''), '', verdict,
             CASE WHEN NOT plain THEN to_json({{{", ".join(f"{cell}: {cell}" for cell in cells)}}})::VARCHAR END
         FROM checked
@@ -125,12 +123,12 @@ class Intake:
         self._lock = threading.Lock()  # DuckDB calls _judge_batch from several threads
         connection.execute(_TABLE)
         types = ["UBIGINT", "VARCHAR", "VARCHAR", "VARCHAR"]
-        connection.create_function(
+        connection.create_function(  # type: ignore[call-overload]  # the enums' module is not the same in all versions
             "judge", self._judge_batch, types, "INTEGER", type="arrow", null_handling="special", side_effects=True
         )
 
     def add(self, items: Iterable[object]) -> None:
-        """Take in rows, and all rows of a file where an item is a ``Path``. InputError: a file is not what it should be."""
+        """Take in rows, and all rows of a file where an item is a ``Path``. InputError: a file cannot be read."""
         judged = map(self._judge.classification, self._rows(items))
         while batch := list(islice(judged, _BATCH)):
             columns = list(zip(*((*c[:6], self._code(c.verdict), None) for c in batch), strict=True))
@@ -184,7 +182,7 @@ class Intake:
             yield from self._lines_of_nothing(path, n_nothing)
 
     def _lines_of_nothing(self, path: Path, n_expected: int) -> Iterator[object]:
-        """The lines in which DuckDB found nothing. Most are cut off or begin with something else; else all are tried."""
+        """The lines in which DuckDB found nothing: mostly such as do not look like an object; else all are tried."""
         for only_suspects in (True, False):
             rows: list[object] = []
             for number, line in self._numbered_nothing(path, only_suspects):
@@ -203,11 +201,9 @@ class Intake:
             )
             while batch := list(islice(lines, _BATCH)):
                 texts = [_decoded(line) for _, line in batch]
-                numbered = pa.table(
-                    {"line": pa.array(texts, pa.string()), "n": pa.array(range(len(texts)), pa.int64())}
-                )
-                found = self._connection.from_arrow(numbered).query("lines", _FIND_NOTHING).fetchall()
-                yield from (batch[n] for (n,) in sorted(found))
+                numbered = {"line": pa.array(texts, pa.string()), "n": pa.array(range(len(texts)), pa.int64())}
+                self._connection.register("lines", pa.table(numbered))
+                yield from (batch[n] for (n,) in sorted(self._connection.execute(_FIND_NOTHING).fetchall()))
 
     # Verdicts
 

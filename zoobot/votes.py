@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -46,8 +46,6 @@ SESSION_REPEAT = "repeat in the same anonymous session"
 REJECTED_COLUMNS = ("classification_id", "subject_id", "task", "reason")
 MEMORY_LIMIT = "1GB"  # of DuckDB; what exceeds it goes to a temporary folder
 
-AnonymousRepeats: TypeAlias = Literal["all", "first_per_session"]
-
 
 @dataclass(frozen=True)
 class Reduction:
@@ -64,7 +62,7 @@ def reduce(
     questions: QuestionTree,
     workflow_versions: Sequence[Row],
     *,
-    anonymous_repeats: AnonymousRepeats = "all",
+    anonymous_repeats: str = "all",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Count votes by the rules at the top of this file; the order of ``classifications`` does not matter.
 
@@ -91,7 +89,7 @@ def reduce_all(
     questions: QuestionTree,
     workflow_versions: Sequence[Row],
     *,
-    anonymous_repeats: AnonymousRepeats = "all",
+    anonymous_repeats: str = "all",
 ) -> Reduction:
     """``reduce``, with the tally of all answers read."""
     if anonymous_repeats not in ("all", "first_per_session"):
@@ -144,7 +142,7 @@ def _store_verdicts(connection: duckdb.DuckDBPyConnection, codes: dict[Verdict, 
     verdicts |= {f"v{i}": pa.array(votes, mask=~votes) for i, votes in enumerate(has_vote)}
     outcomes = [(codes[v], position, *outcome) for v in ordered for position, outcome in enumerate(v.outcomes)]
     fields = [("code", pa.int32()), ("position", pa.int32()), *((f, pa.string()) for f in Outcome._fields)]
-    values = list(zip(*outcomes, strict=True)) or [[]] * len(fields)
+    values: list[Any] = list(zip(*outcomes, strict=True)) or [[]] * len(fields)
     outcome_table = pa.table({name: pa.array(v, t) for (name, t), v in zip(fields, values, strict=True)})
     connection.from_arrow(pa.table(verdicts)).create("verdict")
     connection.from_arrow(outcome_table).create("outcome")
