@@ -44,8 +44,8 @@ _NOTHING = "id IS NULL AND updated_at IS NULL AND annotations IS NULL AND links 
 
 
 def _read_dump(sessions: bool) -> str:
-    # Values stay JSON here, where 28.30 and "28.30" differ; the patterns admit what surely means the same to Python, and
-    # extract "" from all else.
+    # Values stay JSON here, where 28.30 and "28.30" differ; the patterns admit what surely means the same to Python,
+    # and extract "" from all else.
     metadata, session = ("session JSON, ", "metadata.session") if sessions else ("", "NULL::VARCHAR")
     return f"""
         WITH file AS (
