@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 import os
 import re
 import shlex
@@ -20,6 +21,8 @@ import pytest
 from PIL import Image
 
 from zoobot import demo, settings, surveys
+from zoobot.classifications import workflow_of
+from zoobot.questions import load_questions
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -59,9 +62,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files.to_csv(folder / "gz2" / "gz2_filename_mapping.csv", index=False)
     names = [f"J0000{n:02}.00+000000.0" for n in range(120)]
     _write_fits({"iauname": names, "fits_loc": [f"{g.id_str}.jpg" for g in galaxies]}, folder / "decals")
+    _write_classifications(folder, ["classifications.jsonl", "gz2/monday.jsonl", "gz2/tuesday.jsonl"])
     decals = [{k: v for k, v in g.votes.items() if k.startswith("smooth-or-featured")} for g in galaxies]
     pd.DataFrame(decals).assign(iauname=names).to_csv(folder / "decals" / "votes.csv", index=False)
     return folder
+
+
+def _write_classifications(folder: Path, names: list[str]) -> None:
+    """One classification in each file, and the versions of its workflow beside them."""
+    versions = json.dumps({"workflow_versions": [workflow_of(load_questions("decals"))]})
+    for number, name in enumerate(names):
+        row = {
+            "id": str(number + 1), "annotations": [{"task": "T0", "value": 0}],
+            "metadata": {"workflow_version": "1.1"}, "links": {"user": None, "workflow": "1", "subjects": ["7"]},
+        }  # fmt: skip
+        (folder / name).write_text(json.dumps(row) + "\n")
+        (folder / name).with_name("versions.json").write_text(versions)
 
 
 def _write_fits(columns: dict[str, list[str]], folder: Path) -> None:
