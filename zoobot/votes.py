@@ -139,6 +139,7 @@ def _store_verdicts(connection: duckdb.DuckDBPyConnection, codes: dict[Verdict, 
                 has_vote[number_of[outcome.text], position] = True
     verdicts: dict[str, Any] = {"code": pa.array([codes[v] for v in ordered], pa.int32()), "rank": range(len(ordered))}
     verdicts["n_answers"] = pa.array([len(v.outcomes) for v in ordered], pa.int64())
+    verdicts["n_votes"] = pa.array(has_vote.sum(axis=0), pa.int64())
     verdicts |= {f"v{i}": pa.array(votes, mask=~votes) for i, votes in enumerate(has_vote)}
     outcomes = [(codes[v], position, *outcome) for v in ordered for position, outcome in enumerate(v.outcomes)]
     fields = [("code", pa.int32()), ("position", pa.int32()), *((f, pa.string()) for f in Outcome._fields)]
@@ -187,10 +188,9 @@ def _tally(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
 def _votes_table(connection: duckdb.DuckDBPyConnection, questions: QuestionTree) -> pd.DataFrame:
     n_columns = sum(len(question.all_columns) for question in questions)
     counts = ", ".join(f"count(v{i}) AS v{i}" for i in range(n_columns))
-    voted = " OR ".join(f"v{i}" for i in range(n_columns))
     found = connection.sql(f"""
         SELECT subject, {counts} FROM classification JOIN verdict ON code = verdict
-        WHERE {voted} GROUP BY subject ORDER BY subject
+        WHERE n_votes > 0 GROUP BY subject ORDER BY subject
     """).to_arrow_table()
     counted = iter(found.columns[1:])
     columns: dict[str, Any] = {}
