@@ -22,7 +22,8 @@ EXPORT_JSON = ("metadata", "annotations")
 _ID_AT_THE_START = re.compile(rb'\s*\{\s*"id"\s*:\s*"?([0-9]{1,18})\b')
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=lambda pairs: dict(reversed(pairs)))
+# The first of equal keys counts; the others keep their order, since rows are stored as the API gave them.
+_DECODER = json.JSONDecoder(object_pairs_hook=lambda pairs: dict(reversed(dict(reversed(pairs)).items())))
 
 
 class Unreadable(dict[str, Any]):
