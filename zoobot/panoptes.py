@@ -90,7 +90,7 @@ class Zooniverse:
             from panoptes_client import Panoptes
         except ImportError as error:
             raise InputError(
-                "The client of the Zooniverse API is not installed. Run: pip install 'zoobot[live]'"
+                "The client of the Zooniverse API is not installed. Run: pip install panoptes-client"
             ) from error
         self._chosen, self._credentials = chosen, credentials.load(chosen.credentials_file)
         self._adapter = _PatientAdapter(chosen.timeout_s, chosen.tries, chosen.retry_wait_s)

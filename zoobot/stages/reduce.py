@@ -80,11 +80,7 @@ def _is_done(folder: Path, used: Mapping[str, Any], digests: Mapping[str, str], 
     if not (folder / RECORD).is_file():
         return False
     record = folders.read_json(folder / RECORD)
-    differences = [
-        f"{key}: {record['settings'].get(key)!r} there, {used.get(key)!r} now"
-        for key in sorted({*record["settings"], *used})
-        if record["settings"].get(key) != used.get(key)
-    ]
+    differences = folders.differing_keys(record["settings"], used)
     changed = sorted(name for name in {*record["inputs"], *digests} if record["inputs"].get(name) != digests.get(name))
     damaged = [name for name, digest in record["sha256"].items() if _digest(folder / name) != digest]
     if changed and may_grow and not differences:
