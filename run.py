@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from zoobot import settings
+from zoobot import config
 from zoobot.errors import ZoobotError
 
 log = logging.getLogger("zoobot")
@@ -42,7 +42,7 @@ class Stopped(Exception):
 def main(cfg: DictConfig) -> None:
     """Check the settings and run one stage."""
     try:
-        checked = settings.from_config(cfg)
+        checked = config.from_config(cfg)
         importlib.import_module(f"zoobot.stages.{checked.stage}").run(checked)
     except ZoobotError as error:
         log.error("%s", error)
@@ -68,7 +68,7 @@ def cli() -> int:
     if {"--help", "-h"} & set(sys.argv):
         print(help_text())
         return 0
-    settings.register()
+    config.register()
     try:
         main()
     except ZoobotError as error:

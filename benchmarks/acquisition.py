@@ -169,7 +169,7 @@ def end_to_end(pool: int, random: np.random.Generator) -> None:
     features = np.maximum(random.standard_normal((pool, FEATURES), dtype=np.float32), 0)
     ids = np.char.mod("%08d", np.arange(pool))
     start = time.perf_counter()
-    samples = model.sample(network, features, SAMPLES, random)
+    samples = model.sample([network], features, SAMPLES, random)
     of = acquisition.Candidates(ids, samples, groups, VOTES, features)
     acquisition.choose("mutual_information", of, BATCH, random)
     print(f"{pool:,} galaxies from features to choice: {time.perf_counter() - start:.1f} s, needed 60 s")

@@ -12,7 +12,7 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from zoobot import settings as zoobot_settings
+from zoobot import config
 from zoobot.settings import Settings
 
 # Set before anything imports wandb or panoptes_client: a test never reaches the real services.
@@ -35,11 +35,11 @@ CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 @pytest.fixture(scope="session")
 def compose() -> Callable[..., Settings]:
     """``compose("stage=shards", …, data_dir=PATH)``: the checked settings of a run with these overrides."""
-    zoobot_settings.register()
+    config.register()
 
     def compose_settings(*overrides: str, data_dir: Path) -> Settings:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return zoobot_settings.from_config(hydra_compose("config", [*overrides, f"data_dir={data_dir}"]))
+            return config.from_config(hydra_compose("config", [*overrides, f"data_dir={data_dir}"]))
 
     return compose_settings
 

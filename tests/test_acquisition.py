@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from zoobot import acquisition, settings
+from zoobot import acquisition, checks
 from zoobot.acquisition import batches, scores
 from zoobot.acquisition.candidates import Candidates, Strategy, by_score
 from zoobot.errors import InputError, SettingsError
@@ -374,7 +374,7 @@ def test_batch_functions_pick_only_what_is_free(name: str) -> None:
 
 def test_each_function_has_a_config_and_a_name_in_the_settings_and_the_guide() -> None:
     guide = (ROOT / "docs" / "acquisition.md").read_text(encoding="utf-8")
-    assert set(settings.ACQUISITIONS) == set(NAMES)
+    assert set(checks.ACQUISITIONS) == set(NAMES)
     files = {path.stem: path for path in (ROOT / "configs" / "acquisition").glob("*.yaml")}
     assert set(files) == set(NAMES)
     for name, path in files.items():

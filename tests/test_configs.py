@@ -18,15 +18,16 @@ from hydra import initialize_config_dir
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
+from zoobot import config
 from zoobot import settings as zoobot_settings
 from zoobot.errors import SettingsError
-from zoobot.settings import Settings, stage_settings
+from zoobot.settings import Settings, flatten, stage_settings
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 Compose = Callable[..., Settings]
 # How many options each group has: a file that is not read, or not counted, shows here.
 OPTIONS = {
-    "acquisition": 12, "experiment": 1, "model": 2, "oracle": 3, "shards": 2, "stage": 9, "survey": 4, "task": 5,
+    "acquisition": 12, "experiment": 1, "model": 6, "oracle": 3, "shards": 2, "stage": 10, "survey": 4, "task": 5,
     "tracking": 3,
 }  # fmt: skip
 # What an option cannot know, and its file says so.
@@ -44,7 +45,7 @@ ALL_OPTIONS = [
 
 def raw_config(*overrides: str) -> DictConfig:
     """What Hydra composes, its own part included, not checked."""
-    zoobot_settings.register()
+    config.register()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return hydra_compose("config", list(overrides), return_hydra_config=True)
 
@@ -186,7 +187,7 @@ def test_settings_that_do_not_fit_each_other(compose: Compose, tmp_path: Path) -
 @pytest.mark.parametrize(
     "overrides, said",
     [
-        (["model.blocks=[[8],[8],[8],[8]]", "model.final_size_px=8"], "model.blocks: 4 poolings need"),
+        (["model.blocks=[[8],[8],[8],[8]]", "model.final_size_px=8"], "model.blocks: 4 halvings need"),
         (["survey=decals"], "survey.catalog: survey decals needs its source table"),
         (["stage=verify"], "verify.path: name the folder"),
         (["stage=reduce"], "reduce.workflow_versions: name"),
@@ -240,9 +241,9 @@ def test_quick_reads_a_survey_where_it_lies(compose: Compose) -> None:
 
 def test_an_output_depends_on_all_but_places_and_looks(compose: Compose, tmp_path: Path) -> None:
     settings = compose("stage=simulate", data_dir=tmp_path)
-    used = {key for stage in ("master_catalog", "catalogs", "shards", "instructions", "reduce")
+    used = {key for stage in ("master_catalog", "catalogs", "shards", "pretrain", "instructions", "reduce")
             for key in stage_settings(settings, stage)}  # fmt: skip
-    every = set(zoobot_settings._flatten(dataclasses.asdict(settings)))
+    every = set(flatten(dataclasses.asdict(settings)))
     free = ("report.", "tracking.", "verify.", "reduce.", "stage", "data_dir", "quick", "experiment_name")
     assert {key for key in every - used if not key.startswith(free)} == {
         "survey.folder", "survey.catalog", "survey.classifications",  # places; what is there goes in by its digest

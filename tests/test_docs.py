@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from zoobot import demo, settings, surveys
+from zoobot import checks, demo, settings, surveys
 from zoobot.classifications import workflow_of
 from zoobot.questions import load_questions
 
@@ -126,7 +126,7 @@ def test_links_and_names_of_files_exist() -> None:
 
 def test_every_stage_is_in_the_readme() -> None:
     table = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [stage for stage in settings.STAGES if f"| `{stage}` |" not in table] == []
+    assert [stage for stage in checks.STAGES if f"| `{stage}` |" not in table] == []
 
 
 def test_the_page_of_settings_is_up_to_date() -> None:

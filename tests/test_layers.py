@@ -12,11 +12,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up; every other module of zoobot/ is a part: above these, below the stages.
-LOW_LAYERS = ({"errors", "progress", "seeds"}, {"settings"}, {"folders", "questions"}, {"tasks"})
+LOW_LAYERS = (
+    {"errors", "progress", "seeds"},
+    {"settings"},
+    {"checks"},
+    {"config"},
+    {"folders", "questions"},
+    {"tasks"},
+)
 PARTS, STAGES, ENTRY = len(LOW_LAYERS), len(LOW_LAYERS) + 1, len(LOW_LAYERS) + 2
 ONLY_IMPORTERS = {
-    "hydra": {"run", "zoobot.settings"},
-    "omegaconf": {"run", "zoobot.settings"},
+    "hydra": {"run", "zoobot.config"},
+    "omegaconf": {"run", "zoobot.config"},
     "wandb": {"zoobot.tracking"},
     "panoptes_client": {"zoobot.panoptes"},
     "ray": {"zoobot.engine"},

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import gammaln
 from scipy.stats import binom
 
-from zoobot import likelihoods, metrics, settings
+from zoobot import checks, likelihoods, metrics
 from zoobot.tasks import Group
 
 PAIR = (Group("smooth", ("label", "not_label")),)
@@ -48,7 +48,7 @@ def reference(name: str, counts: np.ndarray, outputs: np.ndarray) -> np.ndarray:
 
 
 def test_the_names_are_the_same_everywhere() -> None:
-    assert set(settings.LIKELIHOODS) == set(likelihoods.LIKELIHOODS) == set(metrics.LOG_POWERS)
+    assert set(checks.LIKELIHOODS) == set(likelihoods.LIKELIHOODS) == set(metrics.LOG_POWERS)
 
 
 def test_a_single_question_is_the_binomial_without_its_coefficient() -> None:

@@ -43,8 +43,8 @@ def data(n: int = 64) -> tf.data.Dataset:
 
 def test_probabilities_sum_to_one_per_question() -> None:
     network = model.build(TINY, TREE, 16, 3, seed=0)
-    hidden = model.encode(network, data(20).map(lambda images, votes: images))
-    samples = model.sample(network, hidden, 7, np.random.default_rng(0))
+    hidden = model.encode(network.encoder, data(20).map(lambda images, votes: images))
+    samples = model.sample([network], hidden, 7, np.random.default_rng(0))
     assert hidden.shape == (20, 8) and samples.shape == (20, 7, 5)
     assert samples[:, :, :3].sum(axis=2) == pytest.approx(np.ones((20, 7)), rel=1e-5)
     assert samples[:, :, 3:].sum(axis=2) == pytest.approx(np.ones((20, 7)), rel=1e-5)
@@ -56,10 +56,10 @@ def test_concentrations_train_and_differ_between_samples() -> None:
     images, votes = bright_or_dark(64)
     counts = np.concatenate([votes, 0 * votes[:, :1], 1e6 * votes], axis=1)  # many votes, and an answer without any
     trained_on = tf.data.Dataset.from_tensor_slices((images, counts)).batch(16)
-    history = model.train(network, trained_on, trained_on, chosen)
+    history = model.train(network, lambda epoch: trained_on, trained_on, chosen)
     assert history["eval_loss"][-1] < history["eval_loss"][0]
-    hidden = model.encode(network, tf.data.Dataset.from_tensor_slices(images).batch(16))
-    samples = model.sample(network, hidden, 5, np.random.default_rng(0))
+    hidden = model.encode(network.encoder, tf.data.Dataset.from_tensor_slices(images).batch(16))
+    samples = model.sample([network], hidden, 5, np.random.default_rng(0))
     assert (samples > 0).all() and samples.sum(axis=2).max() > 1 and samples.std(axis=1).max() > 0
 
 
@@ -67,8 +67,8 @@ def test_samples_are_full_passes_under_the_same_masks() -> None:
     """One pass of the encoder and K of the head give the numbers of K passes of the whole network."""
     network = model.build(TINY, PAIR, 16, 3, seed=0)
     images = bright_or_dark(10)[0]
-    hidden = model.encode(network, tf.data.Dataset.from_tensor_slices(images).batch(4))
-    cheap = model.sample(network, hidden, 3, np.random.default_rng(5))
+    hidden = model.encode(network.encoder, tf.data.Dataset.from_tensor_slices(images).batch(4))
+    cheap = model.sample([network], hidden, 3, np.random.default_rng(5))
     masks, keep = np.random.default_rng(5), 1 - TINY.dropout_rate
     for k in range(3):
         mask = (masks.random(TINY.hidden, dtype=np.float32) < keep) / np.float32(keep)
@@ -78,44 +78,45 @@ def test_samples_are_full_passes_under_the_same_masks() -> None:
 
 def test_without_dropout_all_samples_are_the_mean_and_dropout_keeps_it_near() -> None:
     network = model.build(replace(TINY, dropout_rate=0.0), PAIR, 16, 3, seed=0)
-    hidden = model.encode(network, data(8).map(lambda images, votes: images))
-    samples = model.sample(network, hidden, 5, np.random.default_rng(0))
+    hidden = model.encode(network.encoder, data(8).map(lambda images, votes: images))
+    samples = model.sample([network], hidden, 5, np.random.default_rng(0))
     assert (samples == samples[:, :1]).all()
 
 
 def test_training_learns_what_brightness_tells() -> None:
     chosen = replace(TINY, max_epochs=25, patience=25)
     network = model.build(chosen, PAIR, 16, 3, seed=0)
-    history = model.train(network, data(), data(), chosen)
+    history = model.train(network, lambda epoch: data(), data(), chosen)
     assert history["eval_loss"][history["best_epoch"] - 1] == min(history["eval_loss"])
     images, votes = bright_or_dark(64)
-    hidden = model.encode(network, tf.data.Dataset.from_tensor_slices(images).batch(16))
-    predicted = model.sample(network, hidden, 20, np.random.default_rng(0)).mean(axis=1)[:, 0]
+    hidden = model.encode(network.encoder, tf.data.Dataset.from_tensor_slices(images).batch(16))
+    predicted = model.sample([network], hidden, 20, np.random.default_rng(0)).mean(axis=1)[:, 0]
     assert np.corrcoef(predicted, votes[:, 0])[0, 1] > 0.9
 
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_does_not() -> None:
     def digest(seed: int) -> str:
         network = model.build(TINY, PAIR, 16, 3, seed)
-        model.train(network, data(), data(), TINY)
-        return model.weights_digest(network)
+        model.train(network, lambda epoch: data(), data(), TINY)
+        return model.weights_digest([network])
 
     assert digest(1) == digest(1) != digest(2)
 
 
 def test_saved_weights_come_back_and_their_file_is_byte_stable(tmp_path: Path) -> None:
     network = model.build(TINY, PAIR, 16, 3, seed=1)
-    digest = model.save(network, tmp_path / "a", {"epochs": 0})
-    model.save(network, tmp_path / "b", {"epochs": 0})
-    assert (tmp_path / "a" / model.WEIGHTS_FILE).read_bytes() == (tmp_path / "b" / model.WEIGHTS_FILE).read_bytes()
+    digest = model.save([network], TINY, tmp_path / "a", {"epochs": 0})["weights_sha256"]
+    model.save([network], TINY, tmp_path / "b", {"epochs": 0})
+    for file in ("encoder.weights.h5", "head.weights.h5"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     other = model.build(TINY, PAIR, 16, 3, seed=2)
-    assert model.weights_digest(other) != digest
+    assert model.weights_digest([other]) != digest
     model.load_weights(other, tmp_path / "a")
-    assert model.weights_digest(other) == digest
+    assert model.weights_digest([other]) == digest
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    model.save(model.build(TINY, PAIR, 16, 3, seed=1), tmp_path / "a", {})
+    model.save([model.build(TINY, PAIR, 16, 3, seed=1)], TINY, tmp_path / "a", {})
     other = model.build(replace(TINY, hidden=9), PAIR, 16, 3, seed=1)
     with pytest.raises(SettingsError, match="does not fit this network"):
         model.load_weights(other, tmp_path / "a")
@@ -127,7 +128,7 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
     bad = tf.data.Dataset.from_tensor_slices((images, votes)).batch(16)
     network = model.build(TINY, PAIR, 16, 3, seed=0)
     with pytest.raises(InputError, match=r"Training diverged.*model\.learning_rate"):
-        model.train(network, bad, data(), TINY)
+        model.train(network, lambda epoch: bad, data(), TINY)
 
 
 def test_the_view_changes_training_images_only() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from zoobot.settings import STAGES
+from zoobot.checks import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "5ec4e7" * 6 + "abcd"  # 40 hex digits, as a W&B key has

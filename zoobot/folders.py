@@ -169,6 +169,14 @@ def digest_of(path: Path) -> str:
     return digest_file(path) if path.is_file() else str(read_manifest(path)["digest"])
 
 
+def digest_in(path: Path) -> str:
+    """The SHA-256 of a file in a folder below a finished one, from its manifest; of a file elsewhere, anew."""
+    folder = path.parent.parent
+    if not (folder / MANIFEST).is_file():
+        return digest_file(path)
+    return str(read_manifest(folder)["files"][path.relative_to(folder).as_posix()]["sha256"])
+
+
 def require(path: Path, made_by: str) -> None:
     """Refuse a folder which a stage reads unless it is finished and its files have their sizes."""
     if not path.is_dir():

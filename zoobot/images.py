@@ -43,12 +43,12 @@ def read_image(path: Path) -> Pixels:
         raise InputError(f"not a readable picture: {_reason(error).replace(str(path), path.name)}") from error
 
 
-def resize(pixels: Pixels, size_px: int, channels: int) -> Pixels:
-    """The central square of a picture at ``size_px`` × ``size_px`` × ``channels`` (3 colour, 1 grey: the mean of the
-    colours).
+def resize(pixels: Pixels, size_px: int, channels: int, crop: float = 1.0) -> Pixels:
+    """The central square of a picture, of which ``crop`` (a fraction of its side) is kept, at ``size_px`` ×
+    ``size_px`` × ``channels`` (3 colour, 1 grey: the mean of the colours).
     """
     height, width, _ = pixels.shape
-    side = min(height, width)
+    side = max(1, round(crop * min(height, width)))
     top, left = (height - side) // 2, (width - side) // 2
     square = pixels[top : top + side, left : left + side]
     if side != size_px:

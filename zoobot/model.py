@@ -1,17 +1,18 @@
 """The network, its training, and samples from its posterior.
 
-Image → encoder (convolutions, one dense layer) → dropout → head (probabilities per question, or concentrations:
+Image → encoder (zoobot/encoders.py) → dropout → head (probabilities per question, or concentrations:
 zoobot/likelihoods.py). Dropout sits only between encoder and head, so K posterior samples cost one pass of the encoder
-and K passes of the small head. Axes: N galaxies, K samples, H hidden units, A answers.
+and K passes of the small head. Axes: N galaxies, K samples, H features, A answers.
 """
 
 from __future__ import annotations
 
-import hashlib
+import io
 import json
+import logging
 import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,20 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from zoobot import likelihoods, settings
-from zoobot.errors import InputError, SettingsError
+from zoobot import encoders, folders, likelihoods, settings
+from zoobot.errors import InputError
 from zoobot.seeds import number
 from zoobot.tasks import Group
 
+log = logging.getLogger("zoobot")
+TRAINING_FILE = "training.json"
 Floats32 = npt.NDArray[np.float32]
-WEIGHTS_FILE, TRAINING_FILE = "network.weights.h5", "training.json"
 tf.get_logger().setLevel("ERROR")  # it warns that each iteration compiles its own network, which is meant
 
 
 @dataclass(frozen=True)
 class Network:
-    """``encoder``: stored images → hidden N × H; ``head``: hidden → probabilities or concentrations N × A;
+    """``encoder``: stored images → features N × H; ``head``: features → probabilities or concentrations N × A;
     ``trainer``: both, with augmentation and dropout.
     """
 
@@ -45,20 +47,36 @@ class Network:
 
 def build(chosen: settings.Model, groups: Sequence[Group], image_size_px: int, channels: int, seed: int) -> Network:
     """A network with new weights. The same seed gives the same weights, dropout and augmentation."""
-    keras.backend.clear_session()
     keras.utils.set_random_seed(number(seed, "network"))
     tf.config.experimental.enable_op_determinism()
-    convolutions = _build_convolutions(chosen, image_size_px)
-    head = _build_head(chosen, groups)
-    images = keras.Input((image_size_px, image_size_px, channels), dtype="uint8", name="images")
-    # sky comes near -1 and the brightest pixels near 4: trains several times faster than pixels between 0 and 1
-    grey = keras.ops.mean(keras.layers.Rescaling(5 / 255, offset=-1.0)(images), axis=-1, keepdims=True)
-    encoder = keras.Model(images, convolutions(grey), name="encoder")
-    hidden = convolutions(RandomView(chosen.rotate, chosen.zoom, number(seed, "augmentation"))(grey))
-    dropped = keras.layers.Dropout(chosen.dropout_rate, seed=number(seed, "dropout in training"))(hidden)
-    trainer = keras.Model(images, head(dropped), name="trainer")
-    trainer.compile(keras.optimizers.Adam(chosen.learning_rate), loss=likelihoods.loss(chosen.likelihood, groups))
+    on_gpu = _use_gpus(chosen)
+    with tf.distribute.MirroredStrategy().scope() if on_gpu and chosen.all_gpus else nullcontext():
+        images = keras.Input((image_size_px, image_size_px, channels), dtype="uint8", name="images")
+        encoder = encoders.build(chosen, image_size_px, channels)
+        convolutions = encoder.get_layer("convolutions")
+        scaled = encoders.prepare(images, chosen)
+        head = _build_head(encoder.output_shape[-1], chosen.likelihood, groups)
+        view = RandomView(chosen.rotate, chosen.zoom, number(seed, "augmentation"))(scaled)
+        dropped = keras.layers.Dropout(chosen.dropout_rate, seed=number(seed, "dropout in training"))(
+            convolutions(view)
+        )
+        trainer = keras.Model(images, head(dropped), name="trainer")
+        trainer.compile(
+            keras.optimizers.Adam(chosen.learning_rate),
+            loss=likelihoods.loss(chosen.likelihood, groups),
+            jit_compile=on_gpu and chosen.xla,
+        )
     return Network(encoder, head, trainer, chosen.dropout_rate)
+
+
+def _use_gpus(chosen: settings.Model) -> bool:
+    """Set the precision, and say what of the settings a machine without GPU ignores."""
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    wanted = [key for key in ("mixed_precision", "xla", "all_gpus") if getattr(chosen, key)]
+    if wanted and not on_gpu:
+        log.warning("this machine has no GPU: model.%s ignored", ", model.".join(wanted))
+    keras.mixed_precision.set_global_policy("mixed_float16" if on_gpu and chosen.mixed_precision else "float32")
+    return on_gpu
 
 
 class RandomView(keras.layers.Layer):
@@ -88,106 +106,161 @@ class RandomView(keras.layers.Layer):
         return keras.ops.image.affine_transform(images, keras.ops.stack(rows, axis=1), fill_mode="reflect")
 
 
-def _build_convolutions(chosen: settings.Model, image_size_px: int) -> keras.Model:
-    """Grey images of the stored size → hidden N × H."""
-    grey = keras.Input((image_size_px, image_size_px, 1), name="grey")
-    values = keras.layers.Resizing(chosen.final_size_px, chosen.final_size_px, antialias=True)(grey)
-    for block in chosen.blocks:
-        for filters in block:
-            values = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(values)
-        values = keras.layers.MaxPooling2D(2)(values)
-    hidden = keras.layers.Dense(chosen.hidden, activation="relu", name="hidden")(keras.layers.Flatten()(values))
-    return keras.Model(grey, hidden, name="convolutions")
-
-
-def _build_head(chosen: settings.Model, groups: Sequence[Group]) -> keras.Model:
-    hidden = keras.Input((chosen.hidden,), name="hidden")
-    likelihood = likelihoods.LIKELIHOODS[chosen.likelihood]
-    outputs = [likelihood.outputs(hidden, len(g.answers), f"question_{i}") for i, g in enumerate(groups)]
+def _build_head(n_features: int, likelihood: str, groups: Sequence[Group]) -> keras.Model:
+    features = keras.Input((n_features,), name="features")
+    of_question = likelihoods.LIKELIHOODS[likelihood].outputs
+    outputs = [of_question(features, len(g.answers), f"question_{i}") for i, g in enumerate(groups)]
     joined = keras.layers.Concatenate()(outputs) if len(outputs) > 1 else outputs[0]
-    return keras.Model(hidden, joined, name="head")
+    return keras.Model(features, joined, name="head")
 
 
 def train(
-    network: Network, train_data: tf.data.Dataset, eval_data: tf.data.Dataset, chosen: settings.Model
+    network: Network,
+    train_data: Callable[[int], tf.data.Dataset],
+    eval_data: tf.data.Dataset,
+    chosen: settings.Model,
+    checkpoint: Path | None = None,
 ) -> dict[str, Any]:
     """Train until the eval loss stops falling, and keep the best weights. Returns the history, a list per epoch for
     each loss.
 
-    Raises InputError if the loss becomes NaN or infinite; nothing of such a network is worth keeping.
+    Args:
+        train_data: the data of an epoch, by its number; seeded by it, so that a later epoch needs no earlier one.
+        checkpoint: written after each epoch; where it is there, training goes on from it, to the same weights.
+
+    Raises:
+        InputError: the loss became NaN or infinite; nothing of such a network is worth keeping.
     """
-    stop_early = keras.callbacks.EarlyStopping(monitor="val_loss", patience=chosen.patience, restore_best_weights=True)
-    fitted = network.trainer.fit(
-        train_data,
-        validation_data=eval_data,
-        epochs=chosen.max_epochs,
-        callbacks=[stop_early, keras.callbacks.TerminateOnNaN()],
-        shuffle=False,  # the data is shuffled already
-        verbose=0,
-    )
-    history = {name: [float(value) for value in values] for name, values in fitted.history.items()}
-    if not all(math.isfinite(value) for values in history.values() for value in values):
-        raise InputError(
-            f"Training diverged: the loss was not finite in epoch {len(history['loss'])}. Nothing was published."
-            f" Lower model.learning_rate (now {chosen.learning_rate}) and start the iteration again."
+    state = _TrainingState(network.trainer, checkpoint)
+    while state.epoch < chosen.max_epochs and state.epoch - state.best_epoch < chosen.patience:
+        fitted = network.trainer.fit(
+            train_data(state.epoch),
+            validation_data=eval_data,
+            initial_epoch=state.epoch,
+            epochs=state.epoch + 1,
+            shuffle=False,  # the data is shuffled already
+            verbose=0,
         )
+        losses = [float(fitted.history[name][0]) for name in ("loss", "val_loss")]
+        if not all(map(math.isfinite, losses)):
+            raise InputError(
+                f"Training diverged: the loss was not finite in epoch {state.epoch + 1}. Nothing was published."
+                f" Lower model.learning_rate (now {chosen.learning_rate}) and start the iteration again."
+            )
+        state.add(*losses)
+    network.trainer.set_weights(state.best_weights)
     return {
-        "epochs": len(history["loss"]),
-        "best_epoch": int(np.argmin(history["val_loss"])) + 1,
-        "train_loss": history["loss"],
-        "eval_loss": history["val_loss"],
+        "epochs": state.epoch,
+        "best_epoch": state.best_epoch,
+        "train_loss": state.train_loss,
+        "eval_loss": state.eval_loss,
     }
 
 
-def encode(network: Network, images: tf.data.Dataset) -> Floats32:
-    """The hidden values N × H of stored images, without dropout or augmentation."""
-    forward = tf.function(lambda batch: network.encoder(batch, training=False), reduce_retracing=True)
+class _TrainingState:
+    """What training needs to go on: all variables (weights, optimiser, random streams), and the best weights so far."""
+
+    def __init__(self, trainer: keras.Model, checkpoint: Path | None) -> None:
+        self.train_loss: list[float] = []
+        self.eval_loss: list[float] = []
+        self.best_weights = trainer.get_weights()
+        self._checkpoint = checkpoint
+        trainer.optimizer.build(trainer.trainable_variables)
+        self._trainer = trainer
+        self._variables = [*trainer.variables, *trainer.optimizer.variables]
+        if checkpoint and checkpoint.is_file():
+            self._read(checkpoint)
+            log.info("training goes on after epoch %d", self.epoch)
+
+    @property
+    def epoch(self) -> int:
+        return len(self.eval_loss)
+
+    @property
+    def best_epoch(self) -> int:
+        """From 1; 0 before the first."""
+        return int(np.argmin(self.eval_loss)) + 1 if self.eval_loss else 0
+
+    def add(self, train_loss: float, eval_loss: float) -> None:
+        self.train_loss.append(train_loss)
+        self.eval_loss.append(eval_loss)
+        if self.best_epoch == self.epoch:
+            self.best_weights = self._trainer.get_weights()
+        if self._checkpoint:
+            content = io.BytesIO()
+            arrays = {f"variable_{i}": v.numpy() for i, v in enumerate(self._variables)}
+            best = {f"best_{i}": values for i, values in enumerate(self.best_weights)}
+            np.savez(content, losses=np.array([self.train_loss, self.eval_loss]), **arrays, **best)
+            folders.publish_file(self._checkpoint, content.getvalue())
+
+    def _read(self, checkpoint: Path) -> None:
+        with np.load(checkpoint) as stored:
+            self.train_loss, self.eval_loss = stored["losses"].tolist()
+            for i, variable in enumerate(self._variables):
+                variable.assign(stored[f"variable_{i}"])
+            self.best_weights = [stored[f"best_{i}"] for i in range(len(self.best_weights))]
+
+
+def encode(encoder: keras.Model, images: tf.data.Dataset, orientations: int = 1) -> Floats32:
+    """The features N × H of stored images, without dropout or augmentation: their mean over 1 or 8 orientations."""
+
+    def mean(batch: tf.Tensor) -> tf.Tensor:
+        views = [batch]
+        if orientations == 8:
+            views = [tf.image.rot90(v, k) for v in (batch, tf.image.flip_left_right(batch)) for k in range(4)]
+        return tf.cast(tf.add_n([encoder(view, training=False) for view in views]), tf.float32) / len(views)
+
+    forward = tf.function(mean, reduce_retracing=True)
     return np.concatenate([forward(batch).numpy() for batch in images])
 
 
-def sample(network: Network, hidden_N_H: Floats32, n_samples: int, random: np.random.Generator) -> Floats32:
-    """Posterior samples N × K × A: the head's outputs under K dropout masks (Gal & Ghahramani 2016).
+def sample(
+    networks: Sequence[Network], features_N_H: Floats32, n_samples: int, random: np.random.Generator
+) -> Floats32:
+    """Posterior samples N × K × A: the heads' outputs under K dropout masks (Gal & Ghahramani 2016).
 
-    All galaxies share the K masks, so that a sample is one network's view of all of them, as batches need.
+    All galaxies share the K masks, so that a sample is one network's view of all of them, as batches need. Each
+    network of an ensemble reads its own part of the features, and gives its share of the samples, in order.
     """
-    keep = 1 - network.dropout_rate
+    parts = np.split(features_N_H, len(networks), axis=1)
     samples = []
-    for _ in range(n_samples):
-        mask_H = (random.random((hidden_N_H.shape[1],), dtype=np.float32) < keep).astype(np.float32) / np.float32(keep)
-        samples.append(network.head(hidden_N_H * mask_H, training=False).numpy())
+    for member in members(len(networks), n_samples):
+        network, part = networks[member], parts[member]
+        keep = 1 - network.dropout_rate
+        mask_H = (random.random((part.shape[1],), dtype=np.float32) < keep).astype(np.float32) / np.float32(keep)
+        samples.append(network.head(part * mask_H, training=False).numpy())
     return np.stack(samples, axis=1)
 
 
-def save(network: Network, folder: Path, history: dict[str, Any]) -> str:
-    """Write weights, architecture and history; returns the digest of the weights."""
+def members(n_networks: int, n_samples: int) -> npt.NDArray[np.int64]:
+    """Which network of an ensemble gives each of K samples: equal shares, in order."""
+    return np.arange(n_samples) * n_networks // n_samples
+
+
+def save(networks: Sequence[Network], chosen: settings.Model, folder: Path, history: dict[str, Any]) -> dict[str, Any]:
+    """Write weights, architecture and history; returns the history with the digest of the weights."""
     folder.mkdir()
-    network.trainer.save_weights(folder / WEIGHTS_FILE)
-    architecture = {"encoder": json.loads(network.encoder.to_json()), "head": json.loads(network.head.to_json())}
-    (folder / "architecture.json").write_text(json.dumps(architecture, indent=1) + "\n", encoding="utf-8")
-    digest = weights_digest(network)
-    (folder / TRAINING_FILE).write_text(
-        json.dumps({**history, "weights_sha256": digest}, indent=1) + "\n", encoding="utf-8"
-    )
-    return digest
+    for i, network in enumerate(networks):
+        encoders.save(network.encoder, chosen, folder, _part("encoder", i))
+        network.head.save_weights(folder / f"{_part('head', i)}.weights.h5")
+    parts = {"encoder": networks[0].encoder, "head": networks[0].head}
+    architecture = {name: json.loads(part.to_json()) for name, part in parts.items()}
+    folders.write_json(folder / "architecture.json", architecture)
+    history = {**history, "weights_sha256": weights_digest(networks)}
+    folders.write_json(folder / TRAINING_FILE, history)
+    return history
 
 
-def load_weights(network: Network, folder: Path) -> None:
+def load_weights(network: Network, folder: Path, member: int = 0) -> None:
     """Take the weights of a former iteration. Raises SettingsError if the network has another shape."""
-    path = folder / WEIGHTS_FILE
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # Keras only warns of layers that it leaves as they were
-            network.trainer.load_weights(path)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} does not fit this network: {str(error).splitlines()[0]}") from error
-    if weights_digest(network) != json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))["weights_sha256"]:
-        raise SettingsError(f"{path} does not fit this network: other values came back than were saved")
+    encoders.load(network.encoder, folder, _part("encoder", member))
+    encoders.load_file(network.head, folder / f"{_part('head', member)}.weights.h5")
 
 
-def weights_digest(network: Network) -> str:
-    """SHA-256 over the values of encoder and head, in order: independent of file formats."""
-    digest = hashlib.sha256()
-    for values in (*network.encoder.get_weights(), *network.head.get_weights()):
-        digest.update(f"{values.dtype}{values.shape}".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()
+def _part(name: str, member: int) -> str:
+    return f"{name}_{member}" if member else name
+
+
+def weights_digest(networks: Sequence[Network]) -> str:
+    """SHA-256 over the values of all encoders and heads, in order: independent of file formats."""
+    return encoders.digest(*[part for network in networks for part in (network.encoder, network.head)])

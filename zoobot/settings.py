@@ -1,36 +1,17 @@
-"""Every setting of the program, as frozen dataclasses; with run.py the only importer of hydra and omegaconf.
+"""Every setting of the program, as frozen dataclasses.
 
 The comments beside the fields are the reference; the YAML files in configs/ give the values. Below `main` no config
-object exists: stages take a ``Settings``, whose values have been checked together once.
+object exists: stages take a ``Settings``, whose values have been checked together once (zoobot/checks.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from zoobot.errors import SettingsError
-
-STAGES = ("reduce", "master_catalog", "catalogs", "shards", "instructions", "iterate", "simulate", "report", "verify")
-SURVEY_KINDS = ("demo", "gz2", "decals", "custom")
-ORACLE_KINDS = ("simulated", "known", "panoptes")
-ACQUISITIONS = (
-    "random", "entropy", "variance", "ensemble_disagreement", "mutual_information", "power_mutual_information",
-    "softmax_mutual_information", "batch_mutual_information", "badge", "k_center", "lcmd", "typiclust",
-)  # fmt: skip
-ANONYMOUS_REPEATS = ("all", "first_per_session")
-TRACKING_MODES = ("online", "offline", "disabled")
-LIKELIHOODS = ("multinomial", "dirichlet_multinomial")
-ENCODINGS = ("raw", "png", "jpeg")
-SHARD_SOURCES = ("mock", "real")
+MISSING: Any = "???"  # a value that the config must give, as OmegaConf writes it
 
 
 @dataclass(frozen=True)
@@ -82,6 +63,7 @@ class Shards:
     source: str = "mock"  # mock: simulations; real: live work
     image_size_px: int = 64  # side of the stored images
     channels: int = 3  # 3 colour, 1 grey
+    crop: float = 1.0  # the central part of a picture that is stored, as a fraction of its side; 1: all
     encoding: str = "raw"  # raw (uint8 pixels), png or jpeg
     shard_size: int = 512  # galaxies in a shard
     eval_size: int = 0  # labelled galaxies for early stopping
@@ -93,11 +75,17 @@ class Model:
     """The network, its training and its posterior samples."""
 
     name: str = MISSING  # of the option in configs/model
-    blocks: list[list[int]] = MISSING  # filters of the 3x3 convolutions; 2x2 max-pooling after each inner list
-    hidden: int = 128  # units of the dense layer in front of the dropout
-    dropout_rate: float = 0.5  # share of the hidden units left out, in training and for each posterior sample
-    likelihood: str = "multinomial"  # of a question's votes; dirichlet_multinomial: they may scatter more than that
+    architecture: str = "cnn"  # of the encoder: cnn, pooled_cnn, efficientnet_b0, efficientnet_v2_b0, convnext_tiny
+    blocks: list[list[int]] = MISSING  # (pooled_)cnn: filters of the 3x3 convolutions; each inner list halves the image
+    hidden: int = 128  # cnn: units of the dense layer in front of the dropout
+    colour: bool = False  # whether the network sees colours
     final_size_px: int = 64  # side of the images the network sees
+    weights: str = ""  # the encoder starts from: an encoder of stage=pretrain, imagenet, a path; empty: random weights
+    train: str = "all"  # all: encoder and head; head: a Bayesian linear head on the encoder as it is, in seconds
+    orientations: int = 1  # features are averaged over so many flips and quarter turns when predicting: 1 or 8
+    ensemble: int = 1  # networks trained from different seeds, which share the posterior samples
+    dropout_rate: float = 0.5  # share of the features left out, in training and for each posterior sample
+    likelihood: str = "multinomial"  # of a question's votes; dirichlet_multinomial: they may scatter more than that
     rotate: bool = True  # training images are rotated by any angle; flips are always on
     zoom: float = 0.2  # training images are magnified by up to this fraction
     learning_rate: float = 0.001  # of the Adam optimiser
@@ -106,9 +94,25 @@ class Model:
     max_epochs: int = 30  # training stops here at the latest
     patience: int = 8  # epochs without a better eval loss before training stops
     warm_start: bool = False  # start from the weights of the iteration before
-    n_samples: int = 20  # posterior samples (Monte-Carlo dropout) per galaxy
+    n_samples: int = 20  # posterior samples per galaxy
     predict_batch_size: int = 256  # galaxies predicted at a time
     recalibrate: bool = False  # make the samples less or more sure by one temperature, fitted on the eval galaxies
+    mixed_precision: bool = False  # compute in float16, with float32 weights; a machine without GPU ignores it
+    xla: bool = False  # compile the training step with XLA; a machine without GPU ignores it
+    all_gpus: bool = False  # split each training batch over all GPUs; a machine with fewer than two ignores it
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """How stage=pretrain teaches an encoder galaxies without any votes."""
+
+    name: str = "galaxies"  # of the encoder's folder
+    epochs: int = 12  # passes over the pictures
+    batch_size: int = 128  # galaxies told apart in a training step
+    learning_rate: float = 0.001  # of the AdamW optimiser, at its highest
+    temperature: float = 0.2  # of the contrastive loss: lower looks harder at the most similar galaxies
+    max_galaxies: int = 0  # of the pool: the first shards, until they hold so many; 0: all
+    seed: int = 0  # of the encoder's weights and views: simulations with other seeds share one encoder
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,10 @@ class Iterate:
     previous: str = ""  # iteration to continue from, e.g. iteration_3; empty: the newest
     subjects_per_iteration: int = 50  # galaxies asked about
     shards_per_iteration: int = 4  # pool shards predicted, in turn
+    gate_margin: float = (
+        0.0  # flag a model whose eval loss is this much above that of the iteration before; 0: never
+    )
+    keep_better: bool = False  # such a model is not used: the one of the iteration before goes on
 
 
 @dataclass(frozen=True)
@@ -218,6 +226,7 @@ class Settings:
     reduce: Reduce = field(default_factory=Reduce)
     catalogs: Catalogs = field(default_factory=Catalogs)
     shards: Shards = field(default_factory=Shards)
+    pretrain: Pretrain = field(default_factory=Pretrain)
     model: Model = field(default_factory=Model)
     acquisition: Acquisition = field(default_factory=Acquisition)
     oracle: Oracle = field(default_factory=Oracle)
@@ -252,6 +261,21 @@ class Settings:
         return self.survey_dir / "shards" / self.shards.name
 
     @property
+    def encoders_dir(self) -> Path:
+        """The encoders of stage=pretrain."""
+        return self.survey_dir / "encoders"
+
+    @property
+    def weights_path(self) -> Path | None:
+        """What the encoder starts from: the name of an encoder of the survey's, or any path."""
+        return None if self.model.weights in ("", "imagenet") else self.encoders_dir / self.model.weights
+
+    @property
+    def features_dir(self) -> Path:
+        """Features of frozen encoders: a cache, which may be deleted at any time."""
+        return self.survey_dir / "features"
+
+    @property
     def experiments_dir(self) -> Path:
         """All experiments, live ones and simulations."""
         return Path(self.data_dir) / "experiments"
@@ -271,6 +295,8 @@ class Settings:
 # What an experiment asks, and whom: how it connects may change from day to day.
 ORACLE_FIXED = ("kind", "votes_per_galaxy", "control_per_iteration", "control_votes", "late_fraction",
                 "anonymous_fraction", "endpoint", "project_id", "workflow_ids", "last_classification_id")  # fmt: skip
+# What the shape of an encoder depends on, besides the size of the stored images.
+ENCODER_SHAPE = ("architecture", "blocks", "hidden", "colour", "final_size_px")
 # What each stage's output depends on, besides its inputs. Folders of the user's own are left out, so that data can
 # move.
 _DEPENDS_ON = {
@@ -279,208 +305,26 @@ _DEPENDS_ON = {
                        "survey.draw_size_px", "survey.draw_seed"),
     "catalogs": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "catalogs"),
     "shards": ("survey.name", "task", "shards"),
+    "pretrain": ("survey.name", "pretrain", *(f"model.{key}" for key in ENCODER_SHAPE)),
     "instructions": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "model", "acquisition",
                      *(f"oracle.{key}" for key in ORACLE_FIXED), "iterate.subjects_per_iteration",
-                     "iterate.shards_per_iteration", "seed"),
+                     "iterate.shards_per_iteration", "iterate.gate_margin", "iterate.keep_better", "seed"),
 }  # fmt: skip
 
 
 def stage_settings(settings: Settings, stage: str) -> dict[str, Any]:
     """The settings that the output of ``stage`` depends on: ``{full key: value}``."""
-    flat = _flatten(dataclasses.asdict(settings))
+    flat = flatten(dataclasses.asdict(settings))
     wanted = _DEPENDS_ON[stage]
     return {key: value for key, value in flat.items() if any(key == w or key.startswith(w + ".") for w in wanted)}
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as ``{full key: value}``."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat
-
-
-def register() -> None:
-    """Make the schema known to Hydra, so that unknown keys and wrong types are refused at composition."""
-    schema = OmegaConf.structured(Settings)
-    _set_writable(schema)  # frozen dataclasses make read-only nodes, which Hydra cannot compose into
-    ConfigStore.instance().store(name="schema", node=schema)
-
-
-def _set_writable(node: DictConfig) -> None:
-    OmegaConf.set_readonly(node, None)
-    for key in node:
-        if OmegaConf.is_missing(node, key):
-            continue
-        child = node._get_node(key)
-        if isinstance(child, DictConfig):
-            _set_writable(child)
-
-
-def from_config(cfg: DictConfig) -> Settings:
-    """The checked settings of a composed config; all problems are reported together."""
-    written: Any = OmegaConf.to_container(cfg)
-    missing = sorted(key for key, value in _flatten(written).items() if value == MISSING)
-    if missing:
-        raise SettingsError("These settings have no value: " + ", ".join(missing) + ". Give each as key=value.")
-    try:
-        settings = OmegaConf.to_object(cfg)
-    except OmegaConfBaseException as error:
-        raise SettingsError(f"{error.full_key} cannot be used: {error.msg}.") from error
-    assert isinstance(settings, Settings)
-    if settings.quick:
-        settings = _quick(settings)
-    problems = _problems(settings)
-    if problems:
-        raise SettingsError("\n  ".join([f"{len(problems)} setting(s) cannot be used:", *problems]))
-    return settings
-
-
-def _quick(s: Settings) -> Settings:
-    """The test mode: the same path through every stage, in seconds, in a data folder of its own."""
-    return replace(
-        s,
-        data_dir=str(Path(s.data_dir) / "quick"),
-        survey=replace(
-            s.survey, n_galaxies=min(s.survey.n_galaxies, 160), draw_size_px=min(s.survey.draw_size_px, 32),
-            folder=s.survey.folder if s.survey.kind == "demo" else str(s.source_dir),  # its own files are not moved
-        ),
-        catalogs=replace(
-            s.catalogs, mock_labelled=min(s.catalogs.mock_labelled, 72),
-            max_galaxies=min(s.catalogs.max_galaxies or 160, 160),
-        ),
-        shards=replace(
-            s.shards, image_size_px=min(s.shards.image_size_px, 32), shard_size=min(s.shards.shard_size, 32),
-            eval_size=min(s.shards.eval_size, 24), test_size=min(s.shards.test_size, 24),
-        ),
-        model=replace(
-            s.model, blocks=[[4], [8]], hidden=8, final_size_px=min(s.model.final_size_px, 32),
-            max_epochs=min(s.model.max_epochs, 2), steps_per_epoch=1, n_samples=min(s.model.n_samples, 5),
-        ),
-        iterate=replace(s.iterate, subjects_per_iteration=min(s.iterate.subjects_per_iteration, 8)),
-        simulate=replace(s.simulate, iterations=min(s.simulate.iterations, 3)),
-    )  # fmt: skip
-
-
-def _problems(s: Settings) -> list[str]:
-    """Everything that is wrong, each with its full key."""
-    flat = _flatten(dataclasses.asdict(s))
-    problems = [
-        *_choices(flat, "stage", STAGES),
-        *_choices(flat, "survey.kind", SURVEY_KINDS),
-        *_choices(flat, "oracle.kind", ORACLE_KINDS),
-        *_choices(flat, "acquisition.name", ACQUISITIONS),
-        *_choices(flat, "model.likelihood", LIKELIHOODS),
-        *_choices(flat, "reduce.anonymous_repeats", ANONYMOUS_REPEATS),
-        *_choices(flat, "tracking.mode", TRACKING_MODES),
-        *_choices(flat, "shards.source", SHARD_SOURCES),
-        *_choices(flat, "shards.encoding", ENCODINGS),
-        *_choices(flat, "shards.channels", (1, 3)),
-    ]
-    at_least = {
-        "seed": 0, "survey.retirement_votes": 0, "survey.draw_size_px": 16, "survey.draw_seed": 0, "catalogs.seed": 0,
-        "catalogs.mock_labelled": 3, "catalogs.max_galaxies": 0,
-        "shards.image_size_px": 8, "shards.shard_size": 1, "shards.eval_size": 1,
-        "shards.test_size": 1, "model.hidden": 1, "model.final_size_px": 8, "model.batch_size": 1,
-        "model.max_epochs": 1, "model.steps_per_epoch": 1,
-        "model.patience": 1, "model.n_samples": 1, "model.predict_batch_size": 1, "acquisition.expected_votes": 1,
-        "oracle.votes_per_galaxy": 1, "oracle.control_per_iteration": 0, "oracle.control_votes": 1,
-        "oracle.last_classification_id": 0, "oracle.overlap_ids": 0, "oracle.tries": 1,
-        "iterate.subjects_per_iteration": 1, "iterate.shards_per_iteration": 1,
-        "simulate.iterations": 1, "tracking.table_galaxies": 0, "report.galaxies": 0,
-    }  # fmt: skip
-    problems += [f"{key}={flat[key]}: must be at least {low}" for key, low in at_least.items() if flat[key] < low]
-    ranges = {
-        "max_dropped_fraction": (0, 1), "model.dropout_rate": (0, 0.95), "model.zoom": (0, 0.9),
-        "model.learning_rate": (1e-9, 10), "acquisition.coldness": (1e-6, 1e6), "acquisition.skip_confident": (0, 1),
-        "acquisition.random_share": (0, 1),
-        "oracle.late_fraction": (0, 1), "oracle.anonymous_fraction": (0, 1), "reduce.max_age_days": (0, math.inf),
-        "oracle.timeout_s": (0.01, 3600), "oracle.retry_wait_s": (0, 600),
-    }  # fmt: skip
-    problems += [
-        f"{key}={flat[key]}: must be between {low} and {high}"
-        for key, (low, high) in ranges.items()
-        if not low <= flat[key] <= high
-    ]
-    for key in ("survey.name", "catalogs.name", "shards.name", "experiment_name"):
-        if not flat[key] or "/" in flat[key] or flat[key].startswith("."):
-            problems.append(f"{key}={flat[key]}: must be the name of a folder, without / and not starting with a dot")
-    return problems + _misfits(s)
-
-
-def _choices(flat: dict[str, Any], key: str, allowed: tuple[Any, ...]) -> list[str]:
-    return [] if flat[key] in allowed else [f"{key}={flat[key]}: choose one of {', '.join(map(str, allowed))}"]
-
-
-def _misfits(s: Settings) -> list[str]:
-    """Settings that are fine alone but do not fit each other."""
-    problems = []
-    if s.survey.kind == "demo" and s.survey.n_galaxies < 1:
-        problems.append(f"survey.n_galaxies={s.survey.n_galaxies}: the demo survey needs at least 1")
-    if (
-        s.survey.kind in ("gz2", "decals", "custom")
-        and not s.survey.catalog
-        and s.stage in ("master_catalog", "simulate")
-    ):
-        problems.append(
-            f"survey.catalog: survey {s.survey.name} needs its source table, e.g. survey.catalog=catalog.csv"
-        )
-    if s.shards.source == "mock" and s.catalogs.mock_labelled <= s.shards.eval_size + s.shards.test_size:
-        problems.append(
-            f"catalogs.mock_labelled={s.catalogs.mock_labelled}: must exceed shards.eval_size + shards.test_size"
-            f" = {s.shards.eval_size + s.shards.test_size}, or no galaxy is left to train on"
-        )
-    if s.model.final_size_px > s.shards.image_size_px:
-        problems.append(
-            f"model.final_size_px={s.model.final_size_px}: larger than the stored images"
-            f" (shards.image_size_px={s.shards.image_size_px})"
-        )
-    smallest = 2 ** len(s.model.blocks)
-    if not s.model.blocks or not all(s.model.blocks) or min(f for block in s.model.blocks for f in block) < 1:
-        problems.append(
-            f"model.blocks={s.model.blocks}: each block needs at least one convolution with at least one filter"
-        )
-    elif s.model.final_size_px < smallest:
-        problems.append(f"model.blocks: {len(s.model.blocks)} poolings need model.final_size_px of at least {smallest}")
-    if s.oracle.kind != "known" and s.stage != "reduce" and s.oracle.votes_per_galaxy <= s.survey.retirement_votes:
-        problems.append(
-            f"oracle.votes_per_galaxy={s.oracle.votes_per_galaxy}: must exceed survey.retirement_votes"
-            f"={s.survey.retirement_votes}, or no galaxy is ever labelled"
-        )
-    problems += _live_misfits(s) if s.oracle.kind == "panoptes" else []
-    if s.stage == "verify" and not s.verify.path:
-        problems.append("verify.path: name the folder to verify, e.g. verify.path=data/demo/shards/smooth")
-    if s.stage == "reduce" and [s.reduce.pull, bool(s.reduce.export), bool(s.reduce.api_dump)].count(True) != 1:
-        problems.append("reduce: give one of reduce.pull=true, reduce.export=FILE.csv and reduce.api_dump=FILE.jsonl")
-    if s.stage == "reduce" and s.reduce.pull and s.oracle.kind != "panoptes":
-        problems.append("reduce.pull=true: say from where: oracle=panoptes oracle.project_id=… oracle.workflow_ids=[…]")
-    if s.stage == "reduce" and not s.reduce.pull and not s.reduce.workflow_versions:
-        problems.append("reduce.workflow_versions: name the JSON file with the workflow's versions")
-    return problems
-
-
-def _live_misfits(s: Settings) -> list[str]:
-    """What is wrong with live work."""
-    problems = [
-        f"oracle.{key}: oracle=panoptes needs {what}"
-        for key, what, given in (
-            ("project_id", "the number of the Zooniverse project", s.oracle.project_id.isdecimal()),
-            ("workflow_ids", "the numbers of its workflows, e.g. [6122]", _are_numbers(s.oracle.workflow_ids)),
-        )
-        if not given
-    ]
-    if not re.fullmatch(r"https://[^/]+|http://127\.0\.0\.1:\d+", s.oracle.endpoint):
-        problems.append(
-            f"oracle.endpoint={s.oracle.endpoint}: must be https://NAME, without a / at its end; credentials go there"
-        )
-    if s.stage == "simulate":
-        problems.append("oracle=panoptes: volunteers need days; run stage=instructions, then stage=iterate each time")
-    if s.stage in ("shards", "instructions", "iterate") and s.shards.source != "real":
-        problems.append(f"shards.source={s.shards.source}: live work needs shards.source=real")
-    return problems
-
-
-def _are_numbers(ids: list[str]) -> bool:
-    return bool(ids) and all(id_.isdecimal() for id_ in ids)

@@ -93,6 +93,12 @@ def read_ids(path: Path) -> list[str]:
     return [tf.train.Example.FromString(r).features.feature["id_str"].bytes_list.value[0].decode() for r in read(path)]
 
 
+def read_votes(path: Path, columns: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
+    """The votes of the labelled galaxies in one shard, in order: an array for each of these columns."""
+    rows = [tf.train.Example.FromString(record).features.feature for record in read(path)]
+    return {name: np.array([row[name].int64_list.value[0] for row in rows], np.int64) for name in columns}
+
+
 def dataset(
     paths: Sequence[Path],
     n_galaxies: int,

@@ -23,7 +23,7 @@ def run(settings: Settings) -> Path:
     path = settings.experiment_dir / "instructions"
     folders.require(settings.catalog_dir, "catalogs")
     folders.require(settings.shard_dir, "shards")
-    inputs = {"catalogs": settings.catalog_dir, "shards": settings.shard_dir}
+    inputs = {"catalogs": settings.catalog_dir, "shards": settings.shard_dir, **_encoder(settings)}
     questions = load_questions(settings.survey.questions)
     task = build_task(settings.task, questions)
     used = stage_settings(settings, "instructions") | {"questions": questions.as_dict()}
@@ -61,3 +61,12 @@ def run(settings: Settings) -> Path:
         shutil.copyfile(settings.shard_dir / "shards.db", staging / "iteration.db")
     log.info("%s: written", path)
     return path
+
+
+def _encoder(settings: Settings) -> dict[str, Path]:
+    """The folder of the encoder that the settings name, if it is one of stage=pretrain."""
+    path = settings.weights_path
+    if path is None or (path.exists() and not (path / folders.MANIFEST).is_file()):
+        return {}
+    folders.require(path, "pretrain")
+    return {"encoder": path}

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,53 +21,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from zoobot import acquisition, database, folders, metrics, model, recalibration, streams, tfrecords, tracking
+from zoobot import acquisition, database, folders, learning, metrics, recalibration, streams, tfrecords, tracking
 from zoobot.errors import FolderError
+from zoobot.iteration import Iteration
+from zoobot.learning import Predictor
 from zoobot.live import LiveProject
 from zoobot.oracle import KnownVotes, Oracle, Received, SimulatedVolunteers
 from zoobot.progress import track
-from zoobot.questions import QuestionTree, load_questions
+from zoobot.questions import load_questions
 from zoobot.seeds import stream
 from zoobot.settings import Settings, stage_settings
 from zoobot.streams import CHOSEN, CONTROL
 from zoobot.surveys import read_table
-from zoobot.tasks import LABEL, TOTAL_VOTES, Task, build_task
+from zoobot.tasks import LABEL, TOTAL_VOTES, build_task
 
 log = logging.getLogger("zoobot")
 FORMAT_VERSION = 1
 PICTURES = 16  # of the galaxies chosen, kept for report and dashboard
-
-
-@dataclass
-class _Iteration:
-    """What one iteration works with."""
-
-    number: int
-    settings: Settings
-    questions: QuestionTree
-    task: Task
-    shard_dir: Path
-    shard_config: dict[str, Any]
-    catalog_dir: Path
-    before: list[Path]  # folders of the iterations before, in order
-    folder: Path  # where this one is being written
-    timings_s: dict[str, float] = field(default_factory=dict)
-    temperature: float = 1.0  # of the posterior samples, once the network is trained
-
-    @property
-    def db(self) -> Path:
-        return self.folder / "iteration.db"
-
-    @property
-    def unfinished(self) -> Path:
-        """A hidden folder beside this one that outlives a crash, until the iteration is finished."""
-        return self.settings.experiment_dir / f".iteration_{self.number}.unfinished"
-
-    @contextmanager
-    def timed(self, step: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.timings_s[step] = round(time.perf_counter() - start, 3)
 
 
 def run(settings: Settings) -> Path:
@@ -94,7 +61,7 @@ def run(settings: Settings) -> Path:
             suppress(_NothingSent),
             folders.create(path, {"number": len(before)}, inputs, varying=["iteration.json"]) as staging,
         ):
-            iteration = _Iteration(
+            iteration = Iteration(
                 len(before), settings, questions, build_task(settings.task, questions), shard_dir,
                 tfrecords.load_config(shard_dir), catalog_dir, before, staging,
             )  # fmt: skip
@@ -112,9 +79,11 @@ def run(settings: Settings) -> Path:
 
 
 def _input_dirs(instructions_dir: Path, instructions: dict[str, Any]) -> tuple[Path, Path]:
-    """The shards and catalogs that the instructions were written for, or an error if others lie there now."""
+    """The shards and catalogs that the instructions were written for, or an error if others lie there now; an encoder
+    is checked too.
+    """
     found = []
-    for name in ("shards", "catalogs"):
+    for name in ("shards", "catalogs", *({"encoder"} & set(instructions))):
         path = (instructions_dir / instructions[name]["path"]).resolve()
         folders.require(path, name)
         if folders.digest_of(path) != instructions[name]["digest"]:
@@ -136,7 +105,7 @@ def _check_previous(settings: Settings, before: Sequence[Path]) -> None:
         )
 
 
-def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
+def _work(it: Iteration, instructions_dir: Path) -> dict[str, Any]:
     shutil.copyfile((it.before[-1] if it.before else instructions_dir) / "iteration.db", it.db)
     it.db.chmod(0o644)
     oracle = _build_oracle(it)
@@ -152,20 +121,14 @@ def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
         if control_labels:
             _write_labelled(it, control_labels, CONTROL)
     with it.timed("train"):
-        network = model.build(
-            it.settings.model,
-            it.task.groups,
-            it.shard_config["image_size_px"],
-            it.shard_config["channels"],
-            it.settings.seed,
-        )
-        if it.settings.model.warm_start and it.before:
-            model.load_weights(network, it.before[-1] / "model")
-        train_files = _train_files(it)
-        history = _train(it, network, train_files)
-        weights_digest = model.save(network, it.folder / "model", history)
+        log.info("iteration_%d: learning from %d galaxies", it.number, it.count_train())
+        history = learning.learn(it)
+        predictor = learning.load(it, it.folder / "model")
     with it.timed("evaluate"):
-        measured = _evaluate(it, network)
+        measured = _evaluate(it, predictor)
+        worse_by = _worse_by(it, measured)
+        if worse_by and it.settings.iterate.keep_better:
+            predictor, measured = _keep_previous(it)
         folders.write_json(it.folder / "metrics.json", measured)
     with it.timed("predict"):
         random = stream(it.settings.seed, "control", it.number)
@@ -173,7 +136,7 @@ def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
         still_waiting = [id_str for id_str in waiting[CHOSEN] if id_str not in labels]
         closed = {*still_waiting, *streams.asked(it.before, CONTROL), *control}
         shards = _next_shards(it, closed)
-        predictions = _predict(it, network, shards, closed)
+        predictions = _predict(it, predictor, shards, closed)
     with it.timed("request"):
         chosen = predictions[predictions["picked"]].sort_values("rank")
         _request(it, oracle, {CHOSEN: list(chosen["id_str"]), CONTROL: control})
@@ -182,8 +145,8 @@ def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "number": it.number,
         "previous": it.before[-1].name if it.before else None,
-        "train_files": [str(name) for _, name in train_files],
-        "train_galaxies": _count_train(it),
+        "train_files": list(it.train_files()),
+        "train_galaxies": it.count_train(),
         "labels_received": len(labels),
         "control_labels_received": len(control_labels),
         "classifications_received": len(received.classifications),
@@ -192,7 +155,9 @@ def _work(it: _Iteration, instructions_dir: Path) -> dict[str, Any]:
         "predicted_galaxies": len(predictions),
         "requested": len(chosen),
         "epochs": history["epochs"],
-        "weights_sha256": weights_digest,
+        "weights_sha256": folders.read_json(it.folder / "model" / "training.json")["weights_sha256"],
+        "worse_than_previous_by": worse_by,
+        "kept_previous_model": bool(worse_by) and it.settings.iterate.keep_better,
         "temperature": it.temperature,
         "test_loss": measured["test"]["all"]["loss"],
         "requested_control": len(control),
@@ -210,7 +175,7 @@ class _NothingSent(Exception):
     """The end of a dry run: the iteration is not written, since nobody was asked."""
 
 
-def _request(it: _Iteration, oracle: Oracle, ids: dict[str, list[str]]) -> None:
+def _request(it: Iteration, oracle: Oracle, ids: dict[str, list[str]]) -> None:
     """Ask about both streams and write requests.json.
 
     A live choice is kept until the iteration is finished, so that one which is made again after a crash asks about
@@ -232,7 +197,7 @@ def _request(it: _Iteration, oracle: Oracle, ids: dict[str, list[str]]) -> None:
     folders.write_json(it.folder / "requests.json", {**requests[CHOSEN], CONTROL: requests[CONTROL]})
 
 
-def _write_received(it: _Iteration, received: Received) -> None:
+def _write_received(it: Iteration, received: Received) -> None:
     folder = it.folder / "classifications"
     folder.mkdir()
     with (folder / "classifications.jsonl").open("w", encoding="utf-8") as file:
@@ -243,7 +208,7 @@ def _write_received(it: _Iteration, received: Received) -> None:
         received.rejected.to_csv(folder / "rejected.csv", index=False)
 
 
-def _build_oracle(it: _Iteration) -> Oracle:
+def _build_oracle(it: Iteration) -> Oracle:
     if it.settings.oracle.kind == "panoptes":
         return LiveProject(it.settings, it.catalog_dir / "unlabelled.csv", it.questions, it.unfinished)
     hidden = read_table(it.catalog_dir / "oracle.csv").set_index("id_str")
@@ -252,7 +217,7 @@ def _build_oracle(it: _Iteration) -> Oracle:
     return SimulatedVolunteers(hidden, it.questions, it.settings.oracle, it.settings.seed)
 
 
-def _new_labels(it: _Iteration, votes: pd.DataFrame) -> dict[str, dict[str, int]]:
+def _new_labels(it: Iteration, votes: pd.DataFrame) -> dict[str, dict[str, int]]:
     """The votes of galaxies that are retired now, in the pool and not yet labelled; they enter the database."""
     retired = _with_more_votes(it, votes, it.settings.survey.retirement_votes)
     with database.connect(it.db) as connection:
@@ -262,7 +227,7 @@ def _new_labels(it: _Iteration, votes: pd.DataFrame) -> dict[str, dict[str, int]
     return labels
 
 
-def _new_control_labels(it: _Iteration, votes: pd.DataFrame) -> dict[str, dict[str, int]]:
+def _new_control_labels(it: Iteration, votes: pd.DataFrame) -> dict[str, dict[str, int]]:
     """The votes of control galaxies that have all they were to get; kept apart from labels, which train."""
     labels = _with_more_votes(it, votes, it.settings.oracle.control_votes - 1)
     with database.connect(it.db) as connection:
@@ -270,14 +235,14 @@ def _new_control_labels(it: _Iteration, votes: pd.DataFrame) -> dict[str, dict[s
     return labels
 
 
-def _with_more_votes(it: _Iteration, votes: pd.DataFrame, than: int) -> dict[str, dict[str, int]]:
+def _with_more_votes(it: Iteration, votes: pd.DataFrame, than: int) -> dict[str, dict[str, int]]:
     root_total = votes[list(it.questions.root.columns)].sum(axis=1)
     table = it.task.add_label(votes[root_total > than])
     stored = [c for c in (LABEL, TOTAL_VOTES, *it.questions.columns) if c in table.columns]
     return {str(id_str): {c: int(row[c]) for c in stored} for id_str, row in table.iterrows()}
 
 
-def _write_labelled(it: _Iteration, labels: dict[str, dict[str, int]], name: str) -> None:
+def _write_labelled(it: Iteration, labels: dict[str, dict[str, int]], name: str) -> None:
     """Write galaxies with their new labels as TFRecords, with the pixels of the pool's own shards."""
     with database.connect(it.db) as connection:
         places = database.shards_of(connection, list(labels))
@@ -296,94 +261,65 @@ def _write_labelled(it: _Iteration, labels: dict[str, dict[str, int]], name: str
         tfrecords.write(it.folder / name / f"{name}_{number:05d}.tfrecord", records[start : start + size])
 
 
-def _labelled_files(folder: Path, name: str) -> list[Path]:
-    return sorted((folder / name).glob("*.tfrecord"))
-
-
-# --------------------------------------------------------------- train
-
-
-def _train_files(it: _Iteration) -> list[tuple[Path, Path]]:
-    """Every file to train on: its path, and its name relative to the shards or to the experiment."""
-    files = [(it.shard_dir / name, Path(name)) for name in it.shard_config["splits"]["train"]]
-    for number, folder in enumerate([*it.before, it.folder]):
-        for path in _labelled_files(folder, "acquired"):
-            files.append((path, Path(f"iteration_{number}") / "acquired" / path.name))
-    return files
-
-
-def _train(it: _Iteration, network: model.Network, files: Sequence[tuple[Path, Path]]) -> dict[str, Any]:
-    chosen = it.settings.model
-    order_seed = int(stream(it.settings.seed, "data order", it.number).integers(2**31))
-    n_train, n_eval = _count_train(it), it.shard_config["galaxies"]["eval"]
-    log.info("iteration_%d: training on %d galaxies", it.number, n_train)
-    paths = [path for path, _ in files]
-    passes = math.ceil(chosen.steps_per_epoch * chosen.batch_size / n_train)
-    train_data = tfrecords.dataset(paths, n_train, it.task, it.shard_config, chosen.batch_size, order_seed, passes)
-    eval_data = tfrecords.dataset(_split_files(it, "eval"), n_eval, it.task, it.shard_config, chosen.predict_batch_size)
-    return model.train(network, train_data, eval_data.cache(), chosen)
-
-
-def _split_files(it: _Iteration, split: str) -> list[Path]:
-    return [it.shard_dir / name for name in it.shard_config["splits"][split]]
-
-
-def _count_train(it: _Iteration) -> int:
-    with database.connect(it.db) as connection:
-        acquired = database.labelled_ids(connection) & database.ids_in_split(connection, "pool")
-    return int(it.shard_config["galaxies"]["train"]) + len(acquired)
-
-
 # --------------------------------------------------------------- evaluate and predict
 
 
-def _sample_shard(it: _Iteration, network: model.Network, path: Path, n_galaxies: int) -> npt.NDArray[np.float32]:
-    """Posterior samples N × K × A of one shard."""
-    return _sample(it, network, _encode_shard(it, network, path, n_galaxies))
-
-
-def _encode_shard(it: _Iteration, network: model.Network, path: Path, n_galaxies: int) -> npt.NDArray[np.float32]:
-    images = tfrecords.dataset([path], n_galaxies, None, it.shard_config, it.settings.model.predict_batch_size)
-    return model.encode(network, images)
-
-
-def _sample(it: _Iteration, network: model.Network, hidden_N_H: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Posterior samples N × K × A at the iteration's temperature: the same K networks for every shard."""
-    random = stream(it.settings.seed, "dropout", it.number)
-    samples = model.sample(network, hidden_N_H, it.settings.model.n_samples, random)
+def _sample(it: Iteration, predictor: Predictor, features_N_H: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Posterior samples N × K × A at the iteration's temperature: the same K models for every shard."""
+    random = stream(it.settings.seed, "posterior samples", it.number)
+    samples = predictor.sample(features_N_H, it.settings.model.n_samples, random)
     tempered = recalibration.temper(it.settings.model.likelihood, samples, it.task.groups, it.temperature)
     return tempered.astype(np.float32)
 
 
-def _evaluate(it: _Iteration, network: model.Network) -> dict[str, dict[str, metrics.Values]]:
+def _evaluate(it: Iteration, predictor: Predictor) -> dict[str, dict[str, metrics.Values]]:
     """The metrics on eval, test and control, after setting the temperature on eval if the settings say so."""
     likelihood, groups = it.settings.model.likelihood, it.task.groups
-    files = {split: _split_files(it, split) for split in ("eval", "test")}
-    control = [path for folder in [*it.before, it.folder] for path in _labelled_files(folder, CONTROL)]
+    files = {split: it.split_files(split) for split in ("eval", "test")}
+    files[CONTROL] = [path for _, path in it.labelled_files(CONTROL)]
+    it.temperature = 1.0
     if it.settings.model.recalibrate:
-        it.temperature = recalibration.fit_temperature(
-            likelihood, *_sample_labelled(it, network, files["eval"]), groups
-        )
+        of_eval = _sample_labelled(it, predictor, files["eval"])
+        it.temperature = recalibration.fit_temperature(likelihood, *of_eval, groups)
     return {
-        name: metrics.evaluate(*_sample_labelled(it, network, paths), groups, likelihood)
-        for name, paths in (files | ({CONTROL: control} if control else {})).items()
+        name: metrics.evaluate(*_sample_labelled(it, predictor, paths), groups, likelihood)
+        for name, paths in files.items()
+        if paths
     }
 
 
 def _sample_labelled(
-    it: _Iteration, network: model.Network, files: Sequence[Path]
+    it: Iteration, predictor: Predictor, files: Sequence[Path]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """The posterior samples N × K × A and the vote counts N × A of the labelled galaxies in these files."""
-    samples, votes_of = [], []
-    for path in files:
-        records = [tfrecords.decode(record, it.shard_config["encoding"])[2] for record in tfrecords.read(path)]
-        samples.append(_sample_shard(it, network, path, len(records)))
-        votes_of += records
-    votes = pd.DataFrame(votes_of)
-    return np.concatenate(samples), it.task.counts({c: votes[c].to_numpy() for c in votes.columns})
+    counts = [it.task.counts(tfrecords.read_votes(path, it.task.stored_columns)) for path in files]
+    features_N_H = np.concatenate([predictor.features(path) for path in files])
+    return _sample(it, predictor, features_N_H), np.concatenate(counts)
 
 
-def _next_shards(it: _Iteration, asked: set[str]) -> list[str]:
+def _worse_by(it: Iteration, measured: Mapping[str, Any]) -> float | None:
+    """How much the eval loss exceeds that of the iteration before, if by more than ``iterate.gate_margin``."""
+    if not it.before or not it.settings.iterate.gate_margin:
+        return None
+    previous = folders.read_json(it.before[-1] / "metrics.json")["eval"]["all"]["loss"]
+    difference = float(measured["eval"]["all"]["loss"] - previous)
+    if difference <= it.settings.iterate.gate_margin:
+        return None
+    log.warning("the new model is worse than that of %s: its eval loss is %.3f higher", it.before[-1].name, difference)
+    return difference
+
+
+def _keep_previous(it: Iteration) -> tuple[Predictor, dict[str, dict[str, metrics.Values]]]:
+    """Go on with the model of the iteration before, and measure it with today's control sample."""
+    log.warning("iterate.keep_better: the model of %s goes on", it.before[-1].name)
+    shutil.rmtree(it.folder / "model")
+    shutil.copytree(it.before[-1] / "model", it.folder / "model", copy_function=shutil.copyfile)
+    (it.folder / "model").chmod(0o755)
+    predictor = learning.load(it, it.folder / "model")
+    return predictor, _evaluate(it, predictor)
+
+
+def _next_shards(it: Iteration, asked: set[str]) -> list[str]:
     """This iteration's pool shards: the next in turn that still hold a galaxy to ask about."""
     pool: list[str] = it.shard_config["splits"]["pool"]
     wanted = min(it.settings.iterate.shards_per_iteration, len(pool))
@@ -395,22 +331,24 @@ def _next_shards(it: _Iteration, asked: set[str]) -> list[str]:
     return [shard for shard in in_turn if shard in open_shards][:wanted]
 
 
-def _predict(it: _Iteration, network: model.Network, shards: Sequence[str], asked: set[str]) -> pd.DataFrame:
+def _predict(it: Iteration, predictor: Predictor, shards: Sequence[str], asked: set[str]) -> pd.DataFrame:
     """Score every galaxy of the shards that may be asked about, and write predictions.parquet: id_str, shard,
     posterior samples per answer, acquisition, rank, at_random. Those to ask about are marked as ``picked``.
     """
     with database.connect(it.db) as connection:
         closed = database.labelled_ids(connection) | asked
-    ids, names, features = [], [], [np.zeros((0, it.settings.model.hidden), np.float32)]
+    ids: list[str] = []
+    names: list[str] = []
+    features = []
     for shard in track(shards, "predicting shards", len(shards)):
         shard_ids = np.array(tfrecords.read_ids(it.shard_dir / shard))
         open_N = np.array([id_str not in closed for id_str in shard_ids])
-        features.append(_encode_shard(it, network, it.shard_dir / shard, len(shard_ids))[open_N])
+        features.append(predictor.features(it.shard_dir / shard)[open_N])
         ids += shard_ids[open_N].tolist()
         names += [shard] * int(open_N.sum())
-    features_N_H = np.concatenate(features)
-    samples_N_K_A = _sample(it, network, features_N_H)
-    choice = _choose(it, network, ids, features_N_H, samples_N_K_A)
+    features_N_H = np.concatenate(features) if features else _no_features(it, predictor)
+    samples_N_K_A = _sample(it, predictor, features_N_H)
+    choice = _choose(it, predictor, ids, features_N_H, samples_N_K_A)
     columns = {
         answer: pa.FixedSizeListArray.from_arrays(pa.array(samples_N_K_A[:, :, a].ravel()), samples_N_K_A.shape[1])
         for a, answer in enumerate(it.task.answers)
@@ -421,9 +359,14 @@ def _predict(it: _Iteration, network: model.Network, shards: Sequence[str], aske
     return pd.DataFrame({"id_str": ids, "shard": names, **result, "picked": choice.rank_N < len(choice.picks)})
 
 
+def _no_features(it: Iteration, predictor: Predictor) -> npt.NDArray[np.float32]:
+    """Of no galaxy: the pool is used up."""
+    return predictor.features(it.split_files("test")[0])[:0]
+
+
 def _choose(
-    it: _Iteration,
-    network: model.Network,
+    it: Iteration,
+    predictor: Predictor,
     ids: Sequence[str],
     features_N_H: npt.NDArray[np.float32],
     samples_N_K_A: npt.NDArray[np.float32],
@@ -431,10 +374,11 @@ def _choose(
     chosen = it.settings.acquisition
     labelled = []
     if acquisition.strategy(chosen.name).needs_labelled_features:
-        labelled = [_encode_shard(it, network, path, len(tfrecords.read_ids(path))) for path, _ in _train_files(it)]
+        labelled = [predictor.features(path) for path in it.train_files().values()]
     candidates = acquisition.Candidates(
         ids, samples_N_K_A, it.task.groups, chosen.expected_votes, features_N_H,
-        np.concatenate([features_N_H[:0], *labelled]), it.settings.model.likelihood, coldness=chosen.coldness,
+        np.concatenate([features_N_H[:0], *labelled]), it.settings.model.likelihood,
+        predictor.member_K, chosen.coldness,
     )  # fmt: skip
     random = stream(it.settings.seed, "acquisition", it.number)
     return acquisition.choose(
@@ -447,7 +391,7 @@ def _choose(
     )
 
 
-def _write_pictures(it: _Iteration, chosen: pd.DataFrame) -> None:
+def _write_pictures(it: Iteration, chosen: pd.DataFrame) -> None:
     """Keep the pictures of the first galaxies chosen: {rank}.png, for people to look at."""
     (it.folder / "pictures").mkdir()
     ranks = dict(zip(chosen["id_str"].head(PICTURES), chosen["rank"].head(PICTURES), strict=True))

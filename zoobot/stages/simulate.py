@@ -8,7 +8,7 @@ from pathlib import Path
 from zoobot import folders
 from zoobot.questions import load_questions
 from zoobot.settings import Settings
-from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards
+from zoobot.stages import catalogs, instructions, iterate, master_catalog, pretrain, shards
 from zoobot.tasks import build_task
 
 log = logging.getLogger("zoobot")
@@ -17,8 +17,11 @@ log = logging.getLogger("zoobot")
 def run(settings: Settings) -> Path:
     """Bring the experiment to ``simulate.iterations`` iterations and return its folder."""
     build_task(settings.task, load_questions(settings.survey.questions))  # does it fit? before hours of work
-    for stage in (master_catalog, catalogs, shards, instructions):
+    for stage in (master_catalog, catalogs, shards):
         stage.run(settings)
+    if settings.model.weights == settings.pretrain.name:
+        pretrain.run(settings)
+    instructions.run(settings)
     done = len(folders.list_numbered(settings.experiment_dir, "iteration"))
     if done >= settings.simulate.iterations:
         log.info("%s has %d iterations already: nothing to do", settings.experiment_dir, done)
