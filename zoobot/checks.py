@@ -16,6 +16,7 @@ STAGES = (
     "verify",
 )  # fmt: skip
 SURVEY_KINDS = ("demo", "gz2", "decals", "custom")
+WORLDS = ("standard", "rare_bars", "duplicates", "artifacts", "faint", "unpredictable")  # of the demo survey
 ORACLE_KINDS = ("simulated", "known", "panoptes")
 ACQUISITIONS = (
     "random", "entropy", "variance", "ensemble_disagreement", "mutual_information", "power_mutual_information",
@@ -65,6 +66,7 @@ def problems(s: Settings) -> list[str]:
     problems = [
         *_choices(flat, "stage", STAGES),
         *_choices(flat, "survey.kind", SURVEY_KINDS),
+        *_choices(flat, "survey.world", WORLDS),
         *_choices(flat, "oracle.kind", ORACLE_KINDS),
         *_choices(flat, "acquisition.name", ACQUISITIONS),
         *_choices(flat, "model.architecture", ARCHITECTURES),

@@ -11,7 +11,7 @@ the frame.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Literal
 
@@ -103,28 +103,57 @@ _PRIORS_OF_KIND: dict[Kind, dict[str, _Prior]] = {
 }
 
 
-def draw(index: int, seed: int, size_px: int) -> DemoGalaxy:
+@dataclass(frozen=True)
+class World:
+    """A variant of the survey, on which acquisition functions succeed or fail for a known reason."""
+
+    shares: Mapping[Kind, float] = field(default_factory=lambda: KIND_SHARES)
+    priors: Mapping[str, _Prior] = field(default_factory=dict)  # in place of those of every kind
+    copied: float = 0.0  # share of galaxies that show one of ORIGINALS again: turned, with other noise and other votes
+    unpredictable: tuple[Kind, ...] = ()  # volunteers answer about these as about any other galaxy: nothing to learn
+
+
+ORIGINALS = 12
+WORLDS: Mapping[str, World] = {
+    "standard": World(),
+    "rare_bars": World({"spiral": 0.92, "barred": 0.08}, {"log_brightness": (2, 2, 0.7, 1.5)}),
+    "duplicates": World(copied=0.6),
+    "artifacts": World({kind: 0.6 * share for kind, share in KIND_SHARES.items()} | {"artifact": 0.412}),
+    "faint": World(priors={"log_brightness": (2, 3, 0.1, 1.2), "seeing": (2, 2, 0.04, 0.07)}),
+    "unpredictable": World(unpredictable=("edge-on", "spiral")),
+}
+
+
+def draw(index: int, seed: int, size_px: int, world: str = "standard") -> DemoGalaxy:
     """Galaxy ``index`` (0, 1, ...) of the survey with this ``seed`` (0, 1, ...); it depends on no other galaxy.
 
     Votes, fractions and layout are the same at every size; only the sampling and the noise of the pixels differ.
     """
-    streams = np.random.SeedSequence([seed, index]).spawn(4)
-    latents_rng, votes_rng, layout_rng, noise_rng = (np.random.default_rng(stream) for stream in streams)
-    kind, latents = _draw_latents(latents_rng)
-    fractions = _vote_fractions(latents)
+    chosen = WORLDS[world]
+    streams = np.random.SeedSequence([seed, index]).spawn(5)
+    latents_rng, votes_rng, layout_rng, noise_rng, world_rng = (np.random.default_rng(stream) for stream in streams)
+    if world_rng.random() < chosen.copied:
+        original = np.random.SeedSequence([seed, index % ORIGINALS]).spawn(4)
+        latents_rng, layout_rng = np.random.default_rng(original[0]), np.random.default_rng(original[2])
+        kind, latents = _draw_latents(latents_rng, chosen)
+        latents = replace(latents, angle=float(world_rng.uniform(0, np.pi)))
+    else:
+        kind, latents = _draw_latents(latents_rng, chosen)
+    answered = _draw_latents(world_rng, WORLDS["standard"])[1] if kind in chosen.unpredictable else latents
+    fractions = _vote_fractions(answered)
     image = _expose(_scene(latents, size_px, layout_rng), latents.seeing, noise_rng)
     return DemoGalaxy(f"demo_{index:06d}", kind, image, fractions, _cast_votes(fractions, votes_rng))
 
 
-def survey(n_galaxies: int, seed: int, size_px: int) -> Iterator[DemoGalaxy]:
+def survey(n_galaxies: int, seed: int, size_px: int, world: str = "standard") -> Iterator[DemoGalaxy]:
     """Galaxies 0 to ``n_galaxies - 1``, drawn one at a time."""
-    return (draw(index, seed, size_px) for index in range(n_galaxies))
+    return (draw(index, seed, size_px, world) for index in range(n_galaxies))
 
 
-def _draw_latents(rng: np.random.Generator) -> tuple[Kind, _Latents]:
-    kinds = list(KIND_SHARES)
-    kind = kinds[rng.choice(len(kinds), p=list(KIND_SHARES.values()))]
-    priors = _PRIORS | _PRIORS_OF_KIND[kind]
+def _draw_latents(rng: np.random.Generator, world: World) -> tuple[Kind, _Latents]:
+    kinds = list(world.shares)
+    kind = kinds[rng.choice(len(kinds), p=list(world.shares.values()))]
+    priors = _PRIORS | _PRIORS_OF_KIND[kind] | world.priors
     return kind, _Latents(**{n: low + (high - low) * float(rng.beta(a, b)) for n, (a, b, low, high) in priors.items()})
 
 

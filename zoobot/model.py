@@ -7,6 +7,7 @@ and K passes of the small head. Axes: N galaxies, K samples, H features, A answe
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import logging
@@ -203,6 +204,13 @@ class _TrainingState:
 
 def encode(encoder: keras.Model, images: tf.data.Dataset, orientations: int = 1) -> Floats32:
     """The features N × H of stored images, without dropout or augmentation: their mean over 1 or 8 orientations."""
+    forward = _compile(encoder, orientations)
+    return np.concatenate([forward(batch).numpy() for batch in images])
+
+
+@functools.lru_cache(maxsize=2)  # tracing takes longer than a small shard; what is kept holds the network's memory
+def _compile(encoder: keras.Model, orientations: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Images → their features' mean over the orientations."""
 
     def mean(batch: tf.Tensor) -> tf.Tensor:
         views = [batch]
@@ -210,8 +218,8 @@ def encode(encoder: keras.Model, images: tf.data.Dataset, orientations: int = 1)
             views = [tf.image.rot90(v, k) for v in (batch, tf.image.flip_left_right(batch)) for k in range(4)]
         return tf.cast(tf.add_n([encoder(view, training=False) for view in views]), tf.float32) / len(views)
 
-    forward = tf.function(mean, reduce_retracing=True)
-    return np.concatenate([forward(batch).numpy() for batch in images])
+    compiled: Callable[[tf.Tensor], tf.Tensor] = tf.function(mean, reduce_retracing=True, autograph=False)
+    return compiled
 
 
 def sample(

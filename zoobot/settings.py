@@ -31,6 +31,7 @@ class Survey:
     n_galaxies: int = 0  # demo: how many galaxies to draw
     draw_size_px: int = 64  # demo: side of a drawn image
     draw_seed: int = 0  # demo: which galaxies are drawn
+    world: str = "standard"  # demo: standard, rare_bars, duplicates, artifacts, faint or unpredictable
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,7 @@ class Iterate:
     previous: str = ""  # iteration to continue from, e.g. iteration_3; empty: the newest
     subjects_per_iteration: int = 50  # galaxies asked about
     shards_per_iteration: int = 4  # pool shards predicted, in turn
-    gate_margin: float = (
-        0.0  # flag a model whose eval loss is this much above that of the iteration before; 0: never
-    )
+    gate_margin: float = 0.0  # flag a model whose eval loss is this much above that of the iteration before; 0: never
     keep_better: bool = False  # such a model is not used: the one of the iteration before goes on
 
 
@@ -302,7 +301,7 @@ ENCODER_SHAPE = ("architecture", "blocks", "hidden", "colour", "final_size_px")
 _DEPENDS_ON = {
     "reduce": ("survey.questions", "reduce.anonymous_repeats"),
     "master_catalog": ("survey.kind", "survey.name", "survey.questions", "survey.samples", "survey.n_galaxies",
-                       "survey.draw_size_px", "survey.draw_seed"),
+                       "survey.draw_size_px", "survey.draw_seed", "survey.world"),
     "catalogs": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "catalogs"),
     "shards": ("survey.name", "task", "shards"),
     "pretrain": ("survey.name", "pretrain", *(f"model.{key}" for key in ENCODER_SHAPE)),

@@ -133,7 +133,7 @@ def _draw_galaxies(s: Settings, folder: Path) -> None:
     from zoobot import demo
 
     votes, truth = [], []
-    drawn = demo.survey(s.survey.n_galaxies, s.survey.draw_seed, s.survey.draw_size_px)
+    drawn = demo.survey(s.survey.n_galaxies, s.survey.draw_seed, s.survey.draw_size_px, s.survey.world)
     for galaxy in track(drawn, "drawing galaxies", s.survey.n_galaxies):
         file_loc = f"galaxies/{galaxy.id_str}.png"
         Image.fromarray(galaxy.image).save(folder / Path(file_loc).name)

@@ -17,6 +17,7 @@ from zoobot.tasks import Task
 Pixels = npt.NDArray[np.uint8]
 FORMAT_VERSION = 1  # of shard_config.json
 SHUFFLE_BUFFER = 4096  # records
+READ_BATCH = 256  # records
 
 
 def load_config(folder: Path) -> dict[str, Any]:
@@ -81,7 +82,8 @@ def write(path: Path, records: Sequence[bytes]) -> None:
 def read(path: Path) -> Iterator[bytes]:
     """The records of one shard, in order."""
     try:
-        yield from tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+        for batch in tf.data.TFRecordDataset(str(path)).batch(READ_BATCH).as_numpy_iterator():
+            yield from batch  # one by one, each would cost more than the galaxy it holds
     except tf.errors.OpError as error:
         raise FolderError(
             f"{path} cannot be read as TFRecords ({error.message}): it was changed or damaged."
