@@ -9,6 +9,7 @@ Statistics 31, 144). Axes: N galaxies, H features, A answers of one question, K 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +17,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.special import log_softmax, softmax
+from scipy.optimize import minimize
+from scipy.special import expit, log_softmax, logit, softmax
 
+from zoobot import metrics
 from zoobot.errors import InputError
 from zoobot.tasks import Group
 
 Floats = npt.NDArray[np.float64]
-_ROUNDS, _NEWTON_STEPS, _TOLERANCE = 12, 25, 1e-6
-_PRECISIONS = (1e-3, 1e4)  # of the prior: what the evidence may choose from
+_NEWTON_STEPS, _TOLERANCE = 25, 1e-6
+_PRECISIONS = (1e-3, 1e6)  # of the prior
+_EVALUATIONS, _DRAWS = 30, 16
+_FIRST_CORRELATION, _STEPS = 0.1, (-1.5, -1.5)  # where the search begins, and how far it looks first (logs)
 _SMALLEST_SCALE = 1e-6
 _SMALLEST_CONCENTRATION = 1e-3  # as in zoobot/likelihoods.py, which loads TensorFlow
 _SMALLEST_CORRELATION, _MAX_CORRELATION = 1e-4, 0.9  # the first: as good as a multinomial for 40 votes
@@ -128,23 +133,76 @@ def fit(features_N_H: npt.ArrayLike, counts_N_A: npt.ArrayLike, groups: Sequence
 
 
 def _fit_question(features: Floats, counts: Floats) -> QuestionPosterior:
-    """Alternate between the weights, the width of their prior and the votes' correlation until all stand still."""
+    """Choose the prior's precision and the votes' correlation by the leave-one-out loss, the weights by both."""
     n_free = counts.shape[1] - 1
     weights = np.zeros((features.shape[1], n_free))
     weights[-1] = np.log(counts[:, :-1].sum(axis=0) + 1) - np.log(counts[:, -1].sum() + 1)
-    prior_precision, rho = 1.0, 0.0
     totals = counts.sum(axis=1)
-    for _ in range(_ROUNDS):
+    best = (np.inf, QuestionPosterior(weights, np.eye(weights.size), float(len(weights)), 0.0))
+    tells_rho = bool((totals > 1).any())
+
+    def evaluate(point: Floats) -> float:
+        nonlocal best
+        precision = float(np.clip(np.exp(point[0]), *_PRECISIONS))
+        rho = float(np.clip(expit(point[1]), _SMALLEST_CORRELATION, _MAX_CORRELATION)) if tells_rho else 0.0
         effective = counts / (1 + (totals - 1) * rho)[:, None]
-        weights, factor = _maximum(features, effective, weights, prior_precision)
-        old = prior_precision, rho
-        n_used = weights.size - n_free - prior_precision * _trace_of_inverse(factor, n_free)
-        prior_precision = float(np.clip(n_used / (np.sum(weights[:-1] ** 2) + 1e-12), *_PRECISIONS))
-        rho = _correlation(features @ weights, counts, n_used)
-        if np.allclose((prior_precision, rho), old, rtol=0.01, atol=1e-4):
-            break
-    weights, factor = _maximum(features, counts / (1 + (totals - 1) * rho)[:, None], weights, prior_precision)
-    return QuestionPosterior(weights, factor, prior_precision, rho)
+        mean, factor = _maximum(features, effective, best[1].mean, precision)
+        loss = _leave_one_out_loss(features, counts, effective, mean, factor, rho) if len(counts) else 0.0
+        if loss < best[0]:
+            best = (loss, QuestionPosterior(mean, factor, precision, rho))
+        return loss
+
+    start = np.array([np.log(len(weights)), logit(_FIRST_CORRELATION)])[: 2 if tells_rho else 1]
+    simplex = np.vstack([start, *(start + step for step in np.diag(_STEPS[: len(start)]))])
+    minimize(
+        evaluate, start, method="Nelder-Mead",
+        options={"initial_simplex": simplex, "maxfev": _EVALUATIONS, "xatol": 0.2, "fatol": 1e-3},
+    )  # fmt: skip
+    return best[1]
+
+
+def _leave_one_out_loss(
+    features: Floats, counts: Floats, effective: Floats, mean: Floats, factor: Floats, rho: float
+) -> float:
+    """Minus the mean log likelihood of each galaxy's votes given all others, in nats.
+
+    The logits without a galaxy follow from the fit with it (Rahnama Rad & Maleki 2020, JRSS B 82, 965), and so does
+    their variance; the mean over them is one over fixed normal draws.
+    """
+    n, n_free = len(features), mean.shape[1]
+    logits = features @ mean
+    probabilities = np.exp(_log_probabilities(logits))[:, :-1]
+    totals = effective.sum(axis=1)
+    design = np.zeros((*features.shape, n_free, n_free))
+    for a in range(n_free):
+        design[:, :, a, a] = features
+    spread = solve_triangular(
+        factor.T, design.reshape(n, -1, n_free).transpose(1, 0, 2).reshape(-1, n * n_free), lower=True
+    )
+    spread = spread.reshape(-1, n, n_free).transpose(1, 0, 2)
+    with_it = spread.transpose(0, 2, 1) @ spread  # the posterior covariance of a galaxy's logits, N × A-1 × A-1
+    one = np.eye(n_free)
+    curvature = totals[:, None, None] * (
+        probabilities[:, :, None] * one - probabilities[:, :, None] * probabilities[:, None]
+    )
+    without = np.linalg.solve(one - with_it @ curvature, with_it)
+    residual = effective[:, :-1] - totals[:, None] * probabilities
+    moved = logits - (without @ residual[:, :, None])[:, :, 0]
+    root = np.linalg.cholesky((without + without.transpose(0, 2, 1)) / 2 + 1e-9 * one)
+    draws = moved[:, None] + np.einsum("nab,kb->nka", root, _normal_draws(n_free))
+    shape = (n, len(draws[0]), n_free)
+    probabilities_N_K_A = np.exp(_log_probabilities(draws.reshape(-1, n_free))).reshape(*shape[:2], n_free + 1)
+    scale = (1 - rho) / max(rho, _SMALLEST_CORRELATION)
+    concentrations = np.maximum(probabilities_N_K_A * scale, _SMALLEST_CONCENTRATION)
+    log_likelihood = metrics.log_likelihood("dirichlet_multinomial", concentrations, counts[:, None])
+    return float(-np.mean(metrics.mixture(log_likelihood)))
+
+
+@functools.cache
+def _normal_draws(n_free: int) -> Floats:
+    """K × A-1 draws, each with its opposite."""
+    half = np.random.default_rng(0).standard_normal((_DRAWS // 2, n_free))
+    return np.concatenate([half, -half])
 
 
 def _maximum(features: Floats, counts: Floats, weights: Floats, prior_precision: float) -> tuple[Floats, Floats]:
@@ -182,27 +240,6 @@ def _precision(features: Floats, expected: Floats, probabilities: Floats, prior:
     flat = precision.reshape(n_weights * n_free, -1)
     flat[np.diag_indices_from(flat)] += prior.ravel()
     return flat
-
-
-def _trace_of_inverse(factor: Floats, n_free: int) -> float:
-    """Sum of the posterior variances of all weights but the intercepts."""
-    inverse_factor = solve_triangular(factor, np.eye(len(factor)))
-    return float(np.sum(inverse_factor[:-n_free] ** 2))
-
-
-def _correlation(logits: Floats, counts: Floats, n_used: float) -> float:
-    """rho by moments: what Pearson's chi-square exceeds its expectation by; 0 where no galaxy has two votes."""
-    probabilities = np.exp(_log_probabilities(logits))
-    totals = counts.sum(axis=1)
-    several = totals > 1
-    n_free = probabilities.shape[1] - 1
-    freedom = several.sum() - min(n_used / n_free, several.sum() / 2)
-    if not several.any() or freedom <= 0:
-        return 0.0
-    expected = totals[:, None] * probabilities
-    chi_square_N = ((counts - expected) ** 2 / np.maximum(expected, 1e-9)).sum(axis=1) / n_free
-    excess = np.sum(chi_square_N[several]) - freedom
-    return float(np.clip(excess / (freedom * np.mean(totals[several] - 1)), 0.0, _MAX_CORRELATION))
 
 
 def _log_probabilities(logits: Floats) -> Floats:
