@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from zoobot import comparison, database, folders
+from zoobot import comparison, database, efficiency, folders
 from zoobot.errors import FolderError, InputError
 from zoobot.settings import Report, Settings
 from zoobot.stages import report
@@ -154,7 +154,7 @@ def summary_of(data_dir: Path) -> dict[str, Any]:
 def sections_of(data_dir: Path) -> list[dict[str, Any]]:
     """The sections of summary.json, without the time that a page takes to draw."""
     experiments, _ = comparison.read_experiments(settings_for(data_dir))
-    return [comparison.describe(section) for section in comparison.group(experiments)]
+    return [efficiency.describe(section) for section in comparison.group(experiments)]
 
 
 def text_of(data_dir: Path) -> str:
@@ -211,7 +211,7 @@ def test_paired_difference_by_hand(tmp_path: Path) -> None:
     ],
 )
 def test_verdict(differences: list[float], expected: str) -> None:
-    assert comparison.verdict(differences) == expected
+    assert efficiency.verdict(differences) == expected
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_verdict(differences: list[float], expected: str) -> None:
     ],
 )
 def test_labels_to_reach(points: list[tuple[float, float]], loss: float, expected: float | None) -> None:
-    assert comparison.labels_to_reach(points, loss) == expected
+    assert efficiency.labels_to_reach(points, loss) == expected
 
 
 def test_labels_saved_by_hand(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Finished experiments, read and compared: which belong together, their curves, and whether one beats random.
+"""Finished experiments, read and grouped: which may be compared.
 
 A *line* is one way of choosing galaxies, over its seeds; two experiments are a *pair* when they share seed and shards,
 so start and test set.
@@ -11,9 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import pairwise
 from pathlib import Path
-from statistics import fmean, median_low, stdev
 from typing import Any
 
 from zoobot import folders
@@ -22,8 +20,6 @@ from zoobot.settings import Settings
 
 FORMAT_VERSION = 1  # of instructions.json and iteration.json
 BASELINE = "random"
-# The rule, which the page states: a difference counts from so many pairs on, and beyond so many standard errors.
-MIN_SEEDS, MIN_ERRORS = 3, 2.0
 # What may differ between experiments that are compared; shards and catalogs may differ by their seed only.
 _FREE = ("acquisition.", "experiment", "seed", "iterations", "last_classification_id", "program.", "catalog_seed")
 _FREE_SOURCE = re.compile(r"(catalogs|shards)\.(path|digest|name|seed)")
@@ -178,100 +174,3 @@ def _lines(members: Sequence[Experiment]) -> tuple[dict[str, list[Experiment]], 
             repeats.append(e)
     order = sorted(lines, key=lambda label: (label == BASELINE, label))
     return {label: [lines[label][pair] for pair in sorted(lines[label])] for label in order}, repeats
-
-
-def describe(section: Section) -> dict[str, Any]:
-    """A section in numbers, as in summary.json."""
-    lines = section.lines
-    return {
-        **dict(zip(("survey", "task", "model"), section.title, strict=True)),
-        "apart": section.apart,
-        "acquisitions": {name: {"seeds": [e.pair[0] for e in of], "curve": curve(of)} for name, of in lines.items()},
-        "comparisons": [
-            compare(n, of, lines[BASELINE]) for n, of in lines.items() if BASELINE in lines and n != BASELINE
-        ],
-    }
-
-
-def curve(line: Sequence[Experiment]) -> list[dict[str, Any]]:
-    """Mean and standard deviation at each iteration, over the seeds that have finished it."""
-    points = []
-    for number in range(max(len(e.iterations) for e in line)):
-        at = [e.iterations[number] for e in line if len(e.iterations) > number]
-        errors = {q: [i.rmse[q] for i in at if q in i.rmse] for q in questions_of(line)}
-        coverage_errors = {q: [i.coverage_error[q] for i in at if q in i.coverage_error] for q in questions_of(line)}
-        loss = mean_sd([i.loss for i in at])
-        point = {
-            "iteration": number,
-            "seeds": len(at),
-            "labels_mean": fmean(i.labels for i in at),
-            "test_loss_mean": loss[0],
-            "test_loss_sd": loss[1],
-            "rmse_mean": {question: mean_sd(values)[0] for question, values in errors.items() if values},
-            "rmse_sd": {question: mean_sd(values)[1] for question, values in errors.items() if values},
-            "coverage_error_mean": {question: fmean(values) for question, values in coverage_errors.items() if values},
-            "seconds_mean": {s: fmean(i.summary["timings_s"][s] for i in at) for s in at[0].summary["timings_s"]},
-        }
-        points.append(point)
-    return points
-
-
-def questions_of(experiments: Sequence[Experiment]) -> list[str]:
-    """Those that have votes, in the order of the tree."""
-    return list(dict.fromkeys(question for e in experiments for i in e.iterations for question in i.rmse))
-
-
-def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation; a single value has none."""
-    return fmean(values), stdev(values) if len(values) > 1 else None
-
-
-def compare(name: str, line: Sequence[Experiment], baseline: Sequence[Experiment]) -> dict[str, Any]:
-    """The test loss against random's, in pairs, at the last iteration that more than half of the pairs finished."""
-    pairs = [(a, b, min(len(a.iterations), len(b.iterations))) for a in line for b in baseline if a.pair == b.pair]
-    last = median_low(n for _, _, n in pairs) - 1 if pairs else 0
-    used = [(a, b) for a, b, n in pairs if n > last]
-    result = {"acquisition": name, "baseline": BASELINE, "seeds": [a.pair[0] for a, _ in used], "iterations": last + 1}
-    if last == 0:  # nothing, or no choice has had an effect yet
-        return result | {"verdict": "too early to tell" if pairs else "no seed in common with random"}
-    differences = [a.iterations[last].loss - b.iterations[last].loss for a, b in used]
-    mean, sd = mean_sd(differences)
-    points, random = (
-        [(p["labels_mean"], p["test_loss_mean"]) for p in curve(side)[: last + 1]] for side in zip(*used, strict=True)
-    )
-    reached = labels_to_reach(points, random[-1][1])
-    return result | {
-        "seeds_unfinished": [a.pair[0] for a, _, n in pairs if n <= last],
-        "test_galaxies": used[0][0].iterations[last].test_galaxies,
-        "mean_difference": mean,
-        "standard_error": None if sd is None else sd / len(used) ** 0.5,
-        "lower_in": sum(difference < 0 for difference in differences),
-        "verdict": verdict(differences),
-        "labels": points[-1][0],
-        "baseline_labels": random[-1][0],
-        "baseline_new_labels": random[-1][0] - random[0][0],
-        "baseline_improved": random[-1][1] < points[0][1],
-        "labels_at_equal_loss": reached,
-        "labels_saved": None if reached is None else random[-1][0] - reached,
-    }
-
-
-def verdict(differences: Sequence[float]) -> str:
-    """What paired differences of the loss show, by the rule that the page states."""
-    mean, sd = mean_sd(differences)
-    if sd is None or len(differences) < MIN_SEEDS:
-        return "too few seeds to tell"
-    if abs(mean) <= MIN_ERRORS * sd / len(differences) ** 0.5:
-        return "no difference that these seeds can show"
-    return "better than random" if mean < 0 else "worse than random"
-
-
-def labels_to_reach(points: Sequence[tuple[float, float]], loss: float) -> float | None:
-    """Labels at which a curve of (labels, loss), linear between its points, first falls to ``loss``.
-
-    None if it never does, or starts there: then there is nothing to save.
-    """
-    for (labels_0, loss_0), (labels_1, loss_1) in pairwise(points):
-        if points[0][1] > loss >= loss_1:
-            return labels_0 + (labels_1 - labels_0) * (loss_0 - loss) / (loss_0 - loss_1)
-    return None

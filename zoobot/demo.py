@@ -118,7 +118,7 @@ WORLDS: Mapping[str, World] = {
     "standard": World(),
     "rare_bars": World({"spiral": 0.92, "barred": 0.08}, {"log_brightness": (2, 2, 0.7, 1.5)}),
     "duplicates": World(copied=0.6),
-    "artifacts": World({kind: 0.6 * share for kind, share in KIND_SHARES.items()} | {"artifact": 0.412}),
+    "artifacts": World({**{kind: 0.6 * share for kind, share in KIND_SHARES.items()}, "artifact": 0.412}),
     "faint": World(priors={"log_brightness": (2, 3, 0.1, 1.2), "seeing": (2, 2, 0.04, 0.07)}),
     "unpredictable": World(unpredictable=("edge-on", "spiral")),
 }
@@ -153,7 +153,7 @@ def survey(n_galaxies: int, seed: int, size_px: int, world: str = "standard") ->
 def _draw_latents(rng: np.random.Generator, world: World) -> tuple[Kind, _Latents]:
     kinds = list(world.shares)
     kind = kinds[rng.choice(len(kinds), p=list(world.shares.values()))]
-    priors = _PRIORS | _PRIORS_OF_KIND[kind] | world.priors
+    priors = {**_PRIORS, **_PRIORS_OF_KIND[kind], **world.priors}
     return kind, _Latents(**{n: low + (high - low) * float(rng.beta(a, b)) for n, (a, b, low, high) in priors.items()})
 
 

@@ -176,10 +176,8 @@ def _leave_one_out_loss(
     design = np.zeros((*features.shape, n_free, n_free))
     for a in range(n_free):
         design[:, :, a, a] = features
-    spread = solve_triangular(
-        factor.T, design.reshape(n, -1, n_free).transpose(1, 0, 2).reshape(-1, n * n_free), lower=True
-    )
-    spread = spread.reshape(-1, n, n_free).transpose(1, 0, 2)
+    columns = design.reshape(n, -1, n_free).transpose(1, 0, 2).reshape(-1, n * n_free)
+    spread = solve_triangular(factor.T, columns, lower=True).reshape(-1, n, n_free).transpose(1, 0, 2)
     with_it = spread.transpose(0, 2, 1) @ spread  # the posterior covariance of a galaxy's logits, N × A-1 × A-1
     one = np.eye(n_free)
     curvature = totals[:, None, None] * (

@@ -63,15 +63,20 @@ def mixture(log_likelihood_N_K: Floats) -> Floats:
     return mixed
 
 
-def loss(likelihood: str, samples_N_K_A: npt.ArrayLike, counts_N_A: npt.ArrayLike, groups: Sequence[Group]) -> float:
-    """Minus the mean over galaxies of the log likelihood of all votes at once, in nats.
+def losses(likelihood: str, samples_N_K_A: npt.ArrayLike, counts_N_A: npt.ArrayLike, groups: Sequence[Group]) -> Floats:
+    """Minus the log likelihood of all votes of each galaxy at once, N, in nats.
 
     A sample's log likelihood is the sum over questions, of which one nobody was asked adds 0.
     """
     samples = np.maximum(np.asarray(samples_N_K_A, dtype=np.float64), SMALLEST_VALUE)
     counts = np.asarray(counts_N_A)[:, None]
     of_questions = (log_likelihood(likelihood, samples[:, :, at], counts[:, :, at]) for at in columns(groups))
-    return float(-mixture(np.sum(list(of_questions), axis=0)).mean())
+    return -mixture(np.sum(list(of_questions), axis=0))
+
+
+def loss(likelihood: str, samples_N_K_A: npt.ArrayLike, counts_N_A: npt.ArrayLike, groups: Sequence[Group]) -> float:
+    """The mean of ``losses`` over galaxies."""
+    return float(losses(likelihood, samples_N_K_A, counts_N_A, groups).mean())
 
 
 def columns(groups: Sequence[Group]) -> Iterator[slice]:

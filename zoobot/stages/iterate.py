@@ -281,11 +281,11 @@ def _evaluate(it: Iteration, predictor: Predictor) -> dict[str, dict[str, metric
     if it.settings.model.recalibrate:
         of_eval = _sample_labelled(it, predictor, files["eval"])
         it.temperature = recalibration.fit_temperature(likelihood, *of_eval, groups)
-    return {
-        name: metrics.evaluate(*_sample_labelled(it, predictor, paths), groups, likelihood)
-        for name, paths in files.items()
-        if paths
-    }
+    labelled = {name: _sample_labelled(it, predictor, paths) for name, paths in files.items() if paths}
+    ids = [id_str for path in files["test"] for id_str in tfrecords.read_ids(path)]
+    test_losses = metrics.losses(likelihood, *labelled["test"], groups)
+    pq.write_table(pa.table({"id_str": ids, "loss": test_losses}), it.folder / "test.parquet")
+    return {name: metrics.evaluate(*sampled, groups, likelihood) for name, sampled in labelled.items()}
 
 
 def _sample_labelled(

@@ -29,19 +29,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from zoobot import database, folders
-from zoobot.comparison import (
-    BASELINE,
-    MIN_ERRORS,
-    Experiment,
-    Points,
-    Section,
-    describe,
-    group,
-    mean_sd,
-    questions_of,
-    read_experiments,
-    title_of,
-)  # fmt: skip
+from zoobot.comparison import BASELINE, Experiment, Points, Section, group, read_experiments, title_of
+from zoobot.efficiency import MIN_ERRORS, describe, mean_sd, questions_of
 from zoobot.settings import Settings
 
 log = logging.getLogger("zoobot")
