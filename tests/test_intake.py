@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests import reference_votes
 from tests.test_votes import HEADER, TREE, VERSIONS, plausible_rows, row, spoilt_rows
-from zoobot import answers, classifications, votes
+from zoobot import answers, classifications, intake, votes
 from zoobot.errors import InputError
 from zoobot.questions import load_questions
 
@@ -88,6 +88,20 @@ def test_a_dump_and_an_export_give_what_the_reference_gives(tmp_path: Path, rows
 def test_spoilt_rows_give_what_the_reference_gives(tmp_path: Path, rows: list[Any], repeats: Any) -> None:
     dump = write_dump(tmp_path / "a.jsonl", rows)
     assert_as_reference(reduced(dump, repeats), list(classifications.read_api_dump(dump)), repeats)
+
+
+@FILES
+@given(rows=distinct_copies(plausible_rows()), spoilt=distinct_copies(spoilt_rows()), n_learned_from=st.integers(0, 9))
+def test_what_the_first_rows_of_a_large_file_teach_changes_nothing(
+    tmp_path: Path, rows: list[Any], spoilt: list[Any], n_learned_from: int
+) -> None:
+    export = write_export(tmp_path / "a.csv", list({each["id"]: each for each in rows}.values()))
+    dump = write_dump(tmp_path / "a.jsonl", spoilt)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake, "_LEARN_FROM_BYTES", -1)  # as if all files were large
+        patch.setattr(intake, "_N_LEARNED_FROM", n_learned_from)
+        for path, read in ((export, classifications.read_export), (dump, classifications.read_api_dump)):
+            assert_as_reference(reduced(path), list(read(path)))
 
 
 @FILES

@@ -32,6 +32,7 @@ log = logging.getLogger("zoobot")
 
 DUMPS, EXPORTS = (".jsonl", ".ndjson"), (".csv",)  # each also with .gz
 _BATCH = 1_000
+_LEARN_FROM_BYTES, _N_LEARNED_FROM = 100_000_000, 100_000
 _MAX_KNOWN = 1_000_000  # verdicts remembered by key, about 100 MB
 
 # ``verdict`` is below 0 if it rejects the classification whole. ``odd`` is the row as JSON if it is yet to be judged.
@@ -42,36 +43,41 @@ CREATE TABLE classification (id BIGINT, id_text VARCHAR, subject VARCHAR, volunt
 _TEXTS = [(name, pa.string()) for name in ("id_text", "subject", "volunteer", "session", "updated_at")]
 _SCHEMA = pa.schema([("id", pa.int64()), *_TEXTS, ("verdict", pa.int32()), ("odd", pa.string())])
 
+_LEARNED = pa.schema([*((name, pa.string()) for name in ("workflow", "version", "annotations")), ("code", pa.int32())])
+_ASKED = ", ".join(_LEARNED.names[:-1])  # columns of JSON texts
+
 _NOTHING = "id IS NULL AND updated_at IS NULL AND annotations IS NULL AND links IS NULL AND metadata IS NULL"
 
 
-def _key(*texts: str) -> str:
-    """SQL of a number for JSON texts: only the last may have line breaks in it.
+# Most rows find their verdict in ``learned``. Others are looked up by SHA-1, since annotations that differ in two
+# answers often share DuckDB's own hash. The JSON texts of a workflow and a version have no line breaks. With CASE, not
+# coalesce, as the optimiser would work out the key of every row beforehand.
+_KEY = "hash(sha1(concat_ws(chr(10), coalesce(workflow, 'null'), coalesce(version, 'null'), annotations)))"
+_VERDICT = f"CASE WHEN code IS NULL THEN coalesce(known({_KEY}), judge({_KEY}, {_ASKED})) ELSE code END"
 
-    hash() of the texts themselves would not do: annotations that differ in two answers often share it.
+
+def _dump(sessions: bool) -> str:
+    # Values stay JSON here, where 28.30 and "28.30" differ.
+    return f"""
+        SELECT *, links.workflow AS workflow, metadata.workflow_version AS version
+        FROM read_json($path, format = 'newline_delimited', ignore_errors = true, columns = {{
+            id: 'JSON', updated_at: 'VARCHAR', annotations: 'JSON',
+            links: 'STRUCT("user" JSON, workflow JSON, subjects JSON)',
+            metadata: 'STRUCT({"session JSON, " if sessions else ""}workflow_version JSON)'}})
     """
-    parts = ", ".join(f"coalesce({text}, 'null')" for text in texts)
-    return f"hash(sha1(concat_ws(chr(10), {parts})))"
 
 
 def _read_dump(sessions: bool) -> str:
-    # Values stay JSON here, where 28.30 and "28.30" differ; the patterns admit what surely means the same to Python,
-    # and extract "" from all else.
-    metadata, session = ("session JSON, ", "metadata.session") if sessions else ("", "NULL::VARCHAR")
+    # The patterns admit what surely means the same to Python, and extract "" from all else.
+    session = "metadata.session" if sessions else "NULL::VARCHAR"
     return f"""
-        WITH file AS (
-            SELECT *, {_key("links.workflow", "metadata.workflow_version", "annotations")} AS key
-            FROM read_json($path, format = 'newline_delimited', ignore_errors = true, columns = {{
-                id: 'JSON', updated_at: 'VARCHAR', annotations: 'JSON',
-                links: 'STRUCT("user" JSON, workflow JSON, subjects JSON)',
-                metadata: 'STRUCT({metadata}workflow_version JSON)'}})
-        ), extracted AS (
-            SELECT *, regexp_extract(id, '^"?(0|[1-9][0-9]{{0,17}})"?$', 1) AS number,
+        WITH file AS ({_dump(sessions)}), extracted AS (
+            SELECT file.*, {_VERDICT} AS verdict,
+                regexp_extract(id, '^"?(0|[1-9][0-9]{{0,17}})"?$', 1) AS number,
                 regexp_extract(links.subjects, '^\\["?([0-9]{{1,18}})"?\\]$', 1) AS subject,
                 coalesce(regexp_extract(links."user", '^"?([0-9]{{1,18}})"?$', 1), '') AS volunteer,
-                coalesce(regexp_extract({session}, '^"([0-9A-Za-z-]+)"$', 1), '') AS session,
-                coalesce(known(key), judge(key, links.workflow, metadata.workflow_version, annotations)) AS verdict
-            FROM file
+                coalesce(regexp_extract({session}, '^"([0-9A-Za-z-]+)"$', 1), '') AS session
+            FROM file LEFT JOIN learned USING ({_ASKED})
         ), checked AS (
             SELECT *, coalesce(verdict <> 0 AND number <> '' AND subject <> '', false)
                 AND (volunteer <> '' OR links."user" IS NULL) AND (session <> '' OR {session} IS NULL) AS plain
@@ -94,23 +100,23 @@ UNION SELECT n FROM parsed WHERE row IS NULL
 """
 
 
+def _export(cells: Iterable[str] = (*EXPORT_IDS, *EXPORT_JSON)) -> str:
+    return f"""
+        SELECT {", ".join(f"coalesce({cell}, '') AS {cell}" for cell in cells)},
+            to_json(workflow_id)::VARCHAR AS workflow, to_json(workflow_version)::VARCHAR AS version
+        FROM read_csv($path, header = true, auto_detect = false, delim = ',', quote = '"', escape = '"',
+                      columns = $columns)
+    """
+
+
 def _read_export(sessions: bool) -> str:
-    cells = (*EXPORT_IDS, *EXPORT_JSON)
+    cells = ", ".join(f"{cell}: {cell}" for cell in (*EXPORT_IDS, *EXPORT_JSON))
     session = "CASE WHEN readable AND metadata <> '' THEN json_extract(metadata, '$.session')::VARCHAR END"
     return f"""
-        WITH file AS (
-            SELECT {", ".join(f"coalesce({cell}, '') AS {cell}" for cell in cells)}
-            FROM read_csv($path, header = true, auto_detect = false, delim = ',', quote = '"', escape = '"',
-                          columns = $columns)
-        ), keyed AS (
-            SELECT *, to_json(workflow_id)::VARCHAR AS workflow, to_json(workflow_version)::VARCHAR AS version,
-                {_key("workflow", "version", "annotations")} AS key
-            FROM file
-        ), judged AS (
-            SELECT *, metadata = '' OR json_valid(metadata) AS readable,
-                {session if sessions else "NULL::VARCHAR"} AS session,
-                coalesce(known(key), judge(key, workflow, version, nullif(annotations, ''))) AS verdict
-            FROM keyed
+        WITH file AS ({_export()}), judged AS (
+            SELECT file.*, {_VERDICT} AS verdict, metadata = '' OR json_valid(metadata) AS readable,
+                {session if sessions else "NULL::VARCHAR"} AS session
+            FROM file LEFT JOIN learned USING ({_ASKED})
         ), checked AS (
             SELECT *, verdict <> 0 AND readable
                 AND regexp_full_match(classification_id, '0|[1-9][0-9]{{0,17}}')
@@ -122,7 +128,7 @@ def _read_export(sessions: bool) -> str:
         INSERT INTO classification
         SELECT TRY_CAST(classification_id AS BIGINT), NULL, subject_ids, user_id,
             coalesce(trim(session, '"'), ''), '', verdict,
-            CASE WHEN NOT plain THEN to_json({{{", ".join(f"{cell}: {cell}" for cell in cells)}}})::VARCHAR END
+            CASE WHEN NOT plain THEN to_json({{{cells}}})::VARCHAR END
         FROM checked
     """
 
@@ -135,6 +141,7 @@ class Intake:
         self._verdicts = _Verdicts(judge)
         self.codes = self._verdicts.codes
         connection.execute(_TABLE)
+        connection.from_arrow(_LEARNED.empty_table()).create("learned")
         texts = ["VARCHAR"] * 3
         for function, types in ((self._verdicts.known, ["UBIGINT"]), (self._verdicts.judge, ["UBIGINT", *texts])):
             connection.create_function(  # type: ignore[call-overload]  # the enums' module is not the same in all versions
@@ -173,6 +180,8 @@ class Intake:
         if is_export:
             values["columns"] = dict.fromkeys(classifications.export_columns(path), "VARCHAR")
         try:
+            if path.stat().st_size > _LEARN_FROM_BYTES:
+                self._learn(_export() if is_export else _dump(self._sessions), values)
             self._connection.execute(statement, values)
         except duckdb.InvalidInputException as error:
             if "Python exception" in str(error):
@@ -181,6 +190,14 @@ class Intake:
             yield from slow(path)
             return
         yield from self._set_aside(path, is_export)
+
+    def _learn(self, file: str, values: dict[str, Any]) -> None:
+        """Judge what the first rows of a file have answered, so that DuckDB finds the verdicts of most by itself."""
+        first = f"SELECT DISTINCT {_ASKED} FROM (SELECT {_ASKED} FROM ({file}) LIMIT {_N_LEARNED_FROM})"
+        asked = self._connection.execute(first, values).fetchall()
+        rows = [dict(zip(_LEARNED.names, (*texts, self._verdicts.of(*texts)), strict=True)) for texts in asked]
+        self._connection.execute("DELETE FROM learned")
+        self._connection.from_arrow(pa.Table.from_pylist(rows, _LEARNED)).insert_into("learned")
 
     def _set_aside(self, path: Path, is_export: bool) -> Iterator[object]:
         """Take the odd rows out of the table."""
@@ -250,20 +267,25 @@ class _Verdicts:
         if key not in self._known:
             if len(self._known) > _MAX_KNOWN:
                 self._known.clear()
-            try:
-                self._known[key] = self._judge_texts(*texts)
-            except (ValueError, RecursionError):
-                self._known[key] = 0
+            self._known[key] = self.of(*texts)
         return self._known[key]
 
-    def _judge_texts(self, workflow: str | None, version: str | None, annotations: str | None) -> int:
-        if annotations and annotations.startswith("[{") and annotations.endswith("}]") and len(annotations) < 10_000:
-            with suppress(ValueError, RecursionError):
-                # If all parts are objects, then so is the list of them JSON.
-                parts = annotations[2:-2].split("},{")
-                outcomes = [o for part in parts for o in self._alone(workflow, version, part)]
-                return self._together(workflow, version, tuple(outcomes))
-        return self.code(self._judge.verdict(_json(workflow), _json(version), _json(annotations)))
+    def of(self, workflow: str | None, version: str | None, annotations: str | None) -> int:
+        """The code for what JSON texts hold; 0 where one is broken."""
+        with suppress(ValueError, RecursionError):
+            # If all parts are objects, then so is the list of them JSON.
+            if (
+                annotations
+                and annotations.startswith("[{")
+                and annotations.endswith("}]")
+                and len(annotations) < 10_000
+            ):
+                with suppress(ValueError, RecursionError):
+                    parts = annotations[2:-2].split("},{")
+                    outcomes = [o for part in parts for o in self._alone(workflow, version, part)]
+                    return self._together(workflow, version, tuple(outcomes))
+            return self.code(self._judge.verdict(_json(workflow), _json(version), _json(annotations)))
+        return 0
 
     def _judge_alone(self, workflow: str | None, version: str | None, part: str) -> list[Outcome]:
         return self._judge.alone(self._judge.version(_json(workflow), _json(version)), _json("{" + part + "}"))
@@ -273,7 +295,7 @@ class _Verdicts:
 
 
 def _json(text: str | None) -> object:
-    return None if text is None else classifications.loads(text)
+    return classifications.loads(text) if text else None  # an empty cell of an export is no annotations
 
 
 def _decoded(line: bytes) -> str | None:
