@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests import reference_votes
 from tests.test_votes import HEADER, TREE, VERSIONS, plausible_rows, row, spoilt_rows
-from zoobot import answers, classifications, votes
+from zoobot import answers, classifications, intake, votes
 from zoobot.errors import InputError
 from zoobot.questions import load_questions
 
@@ -88,6 +88,20 @@ def test_a_dump_and_an_export_give_what_the_reference_gives(tmp_path: Path, rows
 def test_spoilt_rows_give_what_the_reference_gives(tmp_path: Path, rows: list[Any], repeats: Any) -> None:
     dump = write_dump(tmp_path / "a.jsonl", rows)
     assert_as_reference(reduced(dump, repeats), list(classifications.read_api_dump(dump)), repeats)
+
+
+@FILES
+@given(rows=distinct_copies(plausible_rows()), spoilt=distinct_copies(spoilt_rows()), n_learned_from=st.integers(0, 9))
+def test_what_the_first_rows_of_a_large_file_teach_changes_nothing(
+    tmp_path: Path, rows: list[Any], spoilt: list[Any], n_learned_from: int
+) -> None:
+    export = write_export(tmp_path / "a.csv", list({each["id"]: each for each in rows}.values()))
+    dump = write_dump(tmp_path / "a.jsonl", spoilt)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake, "_LEARN_FROM_BYTES", -1)  # as if all files were large
+        patch.setattr(intake, "_N_LEARNED_FROM", n_learned_from)
+        for path, read in ((export, classifications.read_export), (dump, classifications.read_api_dump)):
+            assert_as_reference(reduced(path), list(read(path)))
 
 
 @FILES
@@ -190,6 +204,20 @@ def test_odd_exports_give_what_the_reference_gives(tmp_path: Path, name: str) ->
     assert_as_reference(reduced(path), list(classifications.read_export(path)))
 
 
+def test_answers_among_the_first_rows_of_a_large_file_need_no_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(self: Any, keys: Any, workflows: Any, versions: Any, annotations: Any) -> Any:
+        raise AssertionError(annotations)
+
+    monkeypatch.setattr(intake, "_LEARN_FROM_BYTES", -1)
+    monkeypatch.setattr(intake._Verdicts, "judge", judge)
+    for rows, write in (([row(i, str(i), T0=i % 2) for i in range(9)], write_dump), (EXPORT, write_export)):
+        path = write(tmp_path / ("a.jsonl" if write is write_dump else "a.csv"), rows)
+        assert_as_reference(reduced(path), rows)
+        assert sum(reduced(path).votes["shape_total-votes"]) == len(rows)
+
+
 def test_compressed_files_are_read(tmp_path: Path) -> None:
     dump, export = write_dump(tmp_path / "a.jsonl", EXPORT), write_export(tmp_path / "a.csv", EXPORT)
     for path in (dump, export):
@@ -235,6 +263,24 @@ def test_panoptes_aggregation_agrees_on_clean_rows() -> None:
                 counted += int(count)
     assert rejected.empty
     assert counted == table[[question.total for question in questions]].to_numpy().sum() == 241
+
+
+def test_annotations_that_share_a_hash_in_duckdb_are_judged_apart(tmp_path: Path) -> None:
+    """DuckDB 2.0's hash() of these texts is the same, since what differs is in the last bytes of blocks of eight."""
+    questions = load_questions("decals")
+    answers_of = ([1, 1, 0, 0, 2, 2, 3, 3], [1, 1, 0, 1, 0, 0, 2, 1])
+    tasks = ("T0", "T2", "T5", "T6", "T7", "T4", "T8", "T11")
+    given = [dict(zip(tasks, values, strict=True)) for values in answers_of]
+    rows = [row(i, str(i), T10=[5]) for i in range(2)]
+    for each, chosen in zip(rows, given, strict=True):
+        each["annotations"] = [{"task": t, "value": v} for t, v in chosen.items()] + each["annotations"]
+    versions = [classifications.workflow_of(questions, rows[0]["metadata"]["workflow_version"])]
+    table, _ = votes.reduce(write_dump(tmp_path / "a.jsonl", rows), questions, versions)
+    for subject, chosen in enumerate(given):
+        for question in (q for q in questions if q.task in chosen):
+            shown = [answer for answer in question.answers if not answer.retired]
+            assert table.loc[str(subject), question.column(shown[chosen[question.task]].name)] == 1
+    assert not table.loc["0"].equals(table.loc["1"])
 
 
 def mangled(rng: random.Random, line: bytes) -> bytes:

@@ -63,7 +63,9 @@ def normalise_label(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Version:
+class Version:
+    """What one version of a workflow offered."""
+
     offered: _Offered
     known: dict[tuple[Any, ...], Outcome] = field(default_factory=dict)  # outcomes of answers seen before
 
@@ -74,7 +76,7 @@ class Judge:
 
     questions: QuestionTree
     columns: dict[str, dict[str, str]]  # task -> normalised label -> vote column
-    versions: dict[tuple[str, str], _Version]  # workflow ("" if the record names none), version
+    versions: dict[tuple[str, str], Version]  # workflow ("" if the record names none), version
 
     @classmethod
     def of(cls, questions: QuestionTree, workflow_versions: Sequence[Row]) -> Judge:
@@ -101,19 +103,29 @@ class Judge:
 
     def verdict(self, workflow: object, version: object, annotations: object) -> Verdict:
         """The verdict on a row's annotations; the rest of the row is as it should be."""
-        found = self._version(_text(workflow), version)
-        problem = found if isinstance(found, str) else ""
         if not isinstance(annotations, list | None):
-            problem = "the annotations are not a list"
-        if problem or isinstance(found, str):
-            return _rejected_whole(problem, annotations)
-        outcomes = [self._outcome(_mapping(answer), found) for answer in _without_combos(_list(annotations))]
+            return _rejected_whole("the annotations are not a list", annotations)
+        found = self.version(workflow, version)
+        return self.together(found, [o for answer in _list(annotations) for o in self.alone(found, answer)])
+
+    def alone(self, found: Version | str, annotation: object) -> list[Outcome]:
+        """What one annotation is worth, whatever the others are; a combo has an outcome for each of its answers."""
+        answers = [_mapping(answer) for answer in _without_combos([annotation])]
+        if isinstance(found, str):
+            return [Outcome(REJECTED, _text(answer.get("task")), found) for answer in answers]
+        return [self._outcome(answer, found) for answer in answers]
+
+    def together(self, found: Version | str, outcomes: Sequence[Outcome]) -> Verdict:
+        """The verdict on a row, of whose annotations ``alone`` gave these outcomes."""
+        if isinstance(found, str):
+            return Verdict(True, tuple(outcomes) or (Outcome(REJECTED, text=found),))
         return Verdict(False, self._along_the_tree(outcomes) if outcomes else (Outcome(NO_ANSWER),))
 
-    def _version(self, workflow: str, version: object) -> _Version | str:
+    def version(self, workflow: object, version: object) -> Version | str:
         """What was offered, or why that is unknown. A number is no version: 28.30 and 28.3 would be the same."""
         if not isinstance(version, str) or not version.strip():
             return "the workflow version is missing or not text"
+        workflow = _text(workflow)
         for key in ((workflow, _text(version)), ("", _text(version))):
             if key in self.versions:
                 return self.versions[key]
@@ -121,7 +133,7 @@ class Judge:
             return f"unknown workflow version {_text(version)}"
         return f"unknown workflow {workflow or '(none named)'}"
 
-    def _along_the_tree(self, outcomes: list[Outcome]) -> tuple[Outcome, ...]:
+    def _along_the_tree(self, outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
         """The same answers, judged together: votes in the order of the tree, then all others."""
         chosen: dict[str, Outcome] = {}  # by task
         others: list[Outcome] = []
@@ -142,7 +154,7 @@ class Judge:
                 given[vote.text] = vote
         return (*given.values(), *others)
 
-    def _outcome(self, answer: Row, version: _Version) -> Outcome:
+    def _outcome(self, answer: Row, version: Version) -> Outcome:
         """One answer alone, wherever it is on the tree."""
         task, value = answer.get("task"), answer.get("value")
         if not isinstance(task, str) or not isinstance(value, str | int):
@@ -180,8 +192,8 @@ def _columns_by_label(questions: QuestionTree) -> dict[str, dict[str, str]]:
     return columns
 
 
-def _offered_by_version(workflow_versions: Sequence[Row]) -> dict[tuple[str, str], _Version]:
-    versions: dict[tuple[str, str], _Version] = {}
+def _offered_by_version(workflow_versions: Sequence[Row]) -> dict[tuple[str, str], Version]:
+    versions: dict[tuple[str, str], Version] = {}
     for number, record in enumerate(workflow_versions, start=1):
         offered: _Offered = {}
         try:
@@ -193,7 +205,7 @@ def _offered_by_version(workflow_versions: Sequence[Row]) -> dict[tuple[str, str
         except (KeyError, TypeError, AttributeError) as error:
             what = "expected major_number, minor_number, strings and tasks with type and answers, as Zooniverse has it"
             raise InputError(f"workflow version {number} of {len(workflow_versions)}: {what}; {error!r}") from error
-        if versions.setdefault((workflow, version), _Version(offered)).offered != offered:
+        if versions.setdefault((workflow, version), Version(offered)).offered != offered:
             raise InputError(f"workflow version {version} is there twice, with other answers but the same workflow")
     return versions
 

@@ -24,7 +24,7 @@ import duckdb
 import pyarrow as pa
 
 from zoobot import classifications
-from zoobot.answers import Judge, Verdict
+from zoobot.answers import Judge, Outcome, Verdict
 from zoobot.classifications import EXPORT_IDS, EXPORT_JSON, Unreadable, api_row, open_bytes
 from zoobot.errors import InputError
 
@@ -32,6 +32,7 @@ log = logging.getLogger("zoobot")
 
 DUMPS, EXPORTS = (".jsonl", ".ndjson"), (".csv",)  # each also with .gz
 _BATCH = 1_000
+_LEARN_FROM_BYTES, _N_LEARNED_FROM = 100_000_000, 100_000
 _MAX_KNOWN = 1_000_000  # verdicts remembered by key, about 100 MB
 
 # ``verdict`` is below 0 if it rejects the classification whole. ``odd`` is the row as JSON if it is yet to be judged.
@@ -42,27 +43,41 @@ CREATE TABLE classification (id BIGINT, id_text VARCHAR, subject VARCHAR, volunt
 _TEXTS = [(name, pa.string()) for name in ("id_text", "subject", "volunteer", "session", "updated_at")]
 _SCHEMA = pa.schema([("id", pa.int64()), *_TEXTS, ("verdict", pa.int32()), ("odd", pa.string())])
 
+_LEARNED = pa.schema([*((name, pa.string()) for name in ("workflow", "version", "annotations")), ("code", pa.int32())])
+_ASKED = ", ".join(_LEARNED.names[:-1])  # columns of JSON texts
+
 _NOTHING = "id IS NULL AND updated_at IS NULL AND annotations IS NULL AND links IS NULL AND metadata IS NULL"
 
 
-def _read_dump(sessions: bool) -> str:
-    # Values stay JSON here, where 28.30 and "28.30" differ; the patterns admit what surely means the same to Python,
-    # and extract "" from all else.
-    metadata, session = ("session JSON, ", "metadata.session") if sessions else ("", "NULL::VARCHAR")
+# Most rows find their verdict in ``learned``. Others are looked up by SHA-1, since annotations that differ in two
+# answers often share DuckDB's own hash. The JSON texts of a workflow and a version have no line breaks. With CASE, not
+# coalesce, as the optimiser would work out the key of every row beforehand.
+_KEY = "hash(sha1(concat_ws(chr(10), coalesce(workflow, 'null'), coalesce(version, 'null'), annotations)))"
+_VERDICT = f"CASE WHEN code IS NULL THEN coalesce(known({_KEY}), judge({_KEY}, {_ASKED})) ELSE code END"
+
+
+def _dump(sessions: bool) -> str:
+    # Values stay JSON here, where 28.30 and "28.30" differ.
     return f"""
-        WITH file AS (
-            SELECT * FROM read_json($path, format = 'newline_delimited', ignore_errors = true, columns = {{
-                id: 'JSON', updated_at: 'VARCHAR', annotations: 'JSON',
-                links: 'STRUCT("user" JSON, workflow JSON, subjects JSON)',
-                metadata: 'STRUCT({metadata}workflow_version JSON)'}})
-        ), extracted AS (
-            SELECT *, regexp_extract(id, '^"?(0|[1-9][0-9]{{0,17}})"?$', 1) AS number,
+        SELECT *, links.workflow AS workflow, metadata.workflow_version AS version
+        FROM read_json($path, format = 'newline_delimited', ignore_errors = true, columns = {{
+            id: 'JSON', updated_at: 'VARCHAR', annotations: 'JSON',
+            links: 'STRUCT("user" JSON, workflow JSON, subjects JSON)',
+            metadata: 'STRUCT({"session JSON, " if sessions else ""}workflow_version JSON)'}})
+    """
+
+
+def _read_dump(sessions: bool) -> str:
+    # The patterns admit what surely means the same to Python, and extract "" from all else.
+    session = "metadata.session" if sessions else "NULL::VARCHAR"
+    return f"""
+        WITH file AS ({_dump(sessions)}), extracted AS (
+            SELECT file.*, {_VERDICT} AS verdict,
+                regexp_extract(id, '^"?(0|[1-9][0-9]{{0,17}})"?$', 1) AS number,
                 regexp_extract(links.subjects, '^\\["?([0-9]{{1,18}})"?\\]$', 1) AS subject,
                 coalesce(regexp_extract(links."user", '^"?([0-9]{{1,18}})"?$', 1), '') AS volunteer,
-                coalesce(regexp_extract({session}, '^"([0-9A-Za-z-]+)"$', 1), '') AS session,
-                judge(hash(links.workflow, metadata.workflow_version, annotations),
-                      links.workflow, metadata.workflow_version, annotations) AS verdict
-            FROM file
+                coalesce(regexp_extract({session}, '^"([0-9A-Za-z-]+)"$', 1), '') AS session
+            FROM file LEFT JOIN learned USING ({_ASKED})
         ), checked AS (
             SELECT *, coalesce(verdict <> 0 AND number <> '' AND subject <> '', false)
                 AND (volunteer <> '' OR links."user" IS NULL) AND (session <> '' OR {session} IS NULL) AS plain
@@ -85,20 +100,23 @@ UNION SELECT n FROM parsed WHERE row IS NULL
 """
 
 
+def _export(cells: Iterable[str] = (*EXPORT_IDS, *EXPORT_JSON)) -> str:
+    return f"""
+        SELECT {", ".join(f"coalesce({cell}, '') AS {cell}" for cell in cells)},
+            to_json(workflow_id)::VARCHAR AS workflow, to_json(workflow_version)::VARCHAR AS version
+        FROM read_csv($path, header = true, auto_detect = false, delim = ',', quote = '"', escape = '"',
+                      columns = $columns)
+    """
+
+
 def _read_export(sessions: bool) -> str:
-    cells = (*EXPORT_IDS, *EXPORT_JSON)
+    cells = ", ".join(f"{cell}: {cell}" for cell in (*EXPORT_IDS, *EXPORT_JSON))
     session = "CASE WHEN readable AND metadata <> '' THEN json_extract(metadata, '$.session')::VARCHAR END"
     return f"""
-        WITH file AS (
-            SELECT {", ".join(f"coalesce({cell}, '') AS {cell}" for cell in cells)}
-            FROM read_csv($path, header = true, auto_detect = false, delim = ',', quote = '"', escape = '"',
-                          columns = $columns)
-        ), judged AS (
-            SELECT *, metadata = '' OR json_valid(metadata) AS readable,
-                {session if sessions else "NULL::VARCHAR"} AS session,
-                judge(hash(workflow_id, workflow_version, annotations), to_json(workflow_id)::VARCHAR,
-                      to_json(workflow_version)::VARCHAR, nullif(annotations, '')) AS verdict
-            FROM file
+        WITH file AS ({_export()}), judged AS (
+            SELECT file.*, {_VERDICT} AS verdict, metadata = '' OR json_valid(metadata) AS readable,
+                {session if sessions else "NULL::VARCHAR"} AS session
+            FROM file LEFT JOIN learned USING ({_ASKED})
         ), checked AS (
             SELECT *, verdict <> 0 AND readable
                 AND regexp_full_match(classification_id, '0|[1-9][0-9]{{0,17}}')
@@ -110,7 +128,7 @@ def _read_export(sessions: bool) -> str:
         INSERT INTO classification
         SELECT TRY_CAST(classification_id AS BIGINT), NULL, subject_ids, user_id,
             coalesce(trim(session, '"'), ''), '', verdict,
-            CASE WHEN NOT plain THEN to_json({{{", ".join(f"{cell}: {cell}" for cell in cells)}}})::VARCHAR END
+            CASE WHEN NOT plain THEN to_json({{{cells}}})::VARCHAR END
         FROM checked
     """
 
@@ -119,21 +137,22 @@ class Intake:
     """Fills the table ``classification`` of a connection; ``codes`` says which verdict a number in it stands for."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, judge: Judge, sessions: bool) -> None:
-        self.codes: dict[Verdict, int] = {}
         self._connection, self._judge, self._sessions = connection, judge, sessions
-        self._known: dict[int, int] = {}
-        self._lock = threading.Lock()  # DuckDB calls _judge_batch from several threads
+        self._verdicts = _Verdicts(judge)
+        self.codes = self._verdicts.codes
         connection.execute(_TABLE)
-        types = ["UBIGINT", "VARCHAR", "VARCHAR", "VARCHAR"]
-        connection.create_function(  # type: ignore[call-overload]  # the enums' module is not the same in all versions
-            "judge", self._judge_batch, types, "INTEGER", type="arrow", null_handling="special", side_effects=True
-        )
+        connection.from_arrow(_LEARNED.empty_table()).create("learned")
+        texts = ["VARCHAR"] * 3
+        for function, types in ((self._verdicts.known, ["UBIGINT"]), (self._verdicts.judge, ["UBIGINT", *texts])):
+            connection.create_function(  # type: ignore[call-overload]  # the enums' module is not the same in all versions
+                function.__name__, function, types, "INTEGER", type="arrow", null_handling="special", side_effects=True
+            )
 
     def add(self, items: Iterable[object]) -> None:
         """Take in rows, and all rows of a file where an item is a ``Path``. InputError: a file cannot be read."""
         judged = map(self._judge.classification, self._rows(items))
         while batch := list(islice(judged, _BATCH)):
-            columns = list(zip(*((*c[:6], self._code(c.verdict), None) for c in batch), strict=True))
+            columns = list(zip(*((*c[:6], self._verdicts.code(c.verdict), None) for c in batch), strict=True))
             rows = pa.table([pa.array(c, t) for c, t in zip(columns, _SCHEMA.types, strict=True)], schema=_SCHEMA)
             self._connection.from_arrow(rows).insert_into("classification")
 
@@ -161,6 +180,8 @@ class Intake:
         if is_export:
             values["columns"] = dict.fromkeys(classifications.export_columns(path), "VARCHAR")
         try:
+            if path.stat().st_size > _LEARN_FROM_BYTES:
+                self._learn(_export() if is_export else _dump(self._sessions), values)
             self._connection.execute(statement, values)
         except duckdb.InvalidInputException as error:
             if "Python exception" in str(error):
@@ -169,6 +190,14 @@ class Intake:
             yield from slow(path)
             return
         yield from self._set_aside(path, is_export)
+
+    def _learn(self, file: str, values: dict[str, Any]) -> None:
+        """Judge what the first rows of a file have answered, so that DuckDB finds the verdicts of most by itself."""
+        first = f"SELECT DISTINCT {_ASKED} FROM (SELECT {_ASKED} FROM ({file}) LIMIT {_N_LEARNED_FROM})"
+        asked = self._connection.execute(first, values).fetchall()
+        rows = [dict(zip(_LEARNED.names, (*texts, self._verdicts.of(*texts)), strict=True)) for texts in asked]
+        self._connection.execute("DELETE FROM learned")
+        self._connection.from_arrow(pa.Table.from_pylist(rows, _LEARNED)).insert_into("learned")
 
     def _set_aside(self, path: Path, is_export: bool) -> Iterator[object]:
         """Take the odd rows out of the table."""
@@ -207,46 +236,66 @@ class Intake:
                 self._connection.register("lines", pa.table(numbered))
                 yield from (batch[n] for (n,) in sorted(self._connection.execute(_FIND_NOTHING).fetchall()))
 
-    # Verdicts
 
-    def _code(self, verdict: Verdict) -> int:
+class _Verdicts:
+    """Verdicts by number, and what was judged before; DuckDB calls ``known`` and ``judge`` in threads."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.codes: dict[Verdict, int] = {}
+        self._judge = judge
+        self._known: dict[int, int] = {}
+        self._lock = threading.Lock()
+        # Few parts, few ways to combine them: what is new about most annotations is only the combination.
+        self._alone = lru_cache(maxsize=10_000)(self._judge_alone)
+        self._together = lru_cache(maxsize=10_000)(self._judge_together)
+
+    def code(self, verdict: Verdict) -> int:
         number = len(self.codes) + 1
         return self.codes.setdefault(verdict, -number if verdict.rejected_whole else number)
 
-    def _judge_batch(self, keys: Any, workflows: Any, versions: Any, annotations: Any) -> Any:
-        """Arrow arrays of JSON texts, and of hashes of all three -> codes of verdicts; 0 where a text is broken."""
-        wanted = keys.to_numpy().tolist()
-        codes = list(map(self._known.get, wanted))
-        for position, code in enumerate(codes):
-            if code is None:
-                workflow, version, answers = (array[position].as_py() for array in (workflows, versions, annotations))
-                codes[position] = self._remember(wanted[position], workflow, version, answers)
-        return pa.array(codes, pa.int32())
+    def known(self, keys: Any) -> Any:
+        """Arrow array of hashes of workflow, version and annotations -> codes, null where none is known."""
+        return pa.array(map(self._known.get, keys.to_numpy().tolist()), pa.int32())
 
-    def _remember(self, key: int, workflow: str | None, version: str | None, annotations: str | None) -> int:
+    def judge(self, keys: Any, workflows: Any, versions: Any, annotations: Any) -> Any:
+        """Arrow arrays of hashes and of the JSON texts that they are of -> codes; 0 where a text is broken."""
+        texts = zip(workflows.to_pylist(), versions.to_pylist(), annotations.to_pylist(), strict=True)
         with self._lock:
+            return pa.array(map(self._remember, keys.to_pylist(), texts), pa.int32())
+
+    def _remember(self, key: int, texts: tuple[str | None, ...]) -> int:
+        if key not in self._known:
             if len(self._known) > _MAX_KNOWN:
                 self._known.clear()
-            if key not in self._known:
-                try:
-                    values = _json(workflow), _json(version), _annotations(annotations)
-                    self._known[key] = self._code(self._judge.verdict(*values))
-                except (ValueError, RecursionError):
-                    self._known[key] = 0
-            return self._known[key]
+            self._known[key] = self.of(*texts)
+        return self._known[key]
 
-
-def _annotations(text: str | None) -> object:
-    """JSON, of which the parts were mostly read before. If all parts are objects, then so is the list of them JSON."""
-    if text and text.startswith("[{") and text.endswith("}]") and len(text) < 10_000:
+    def of(self, workflow: str | None, version: str | None, annotations: str | None) -> int:
+        """The code for what JSON texts hold; 0 where one is broken."""
         with suppress(ValueError, RecursionError):
-            return [_json("{" + part + "}") for part in text[2:-2].split("},{")]
-    return None if text is None else classifications.loads(text)
+            # If all parts are objects, then so is the list of them JSON.
+            if (
+                annotations
+                and annotations.startswith("[{")
+                and annotations.endswith("}]")
+                and len(annotations) < 10_000
+            ):
+                with suppress(ValueError, RecursionError):
+                    parts = annotations[2:-2].split("},{")
+                    outcomes = [o for part in parts for o in self._alone(workflow, version, part)]
+                    return self._together(workflow, version, tuple(outcomes))
+            return self.code(self._judge.verdict(_json(workflow), _json(version), _json(annotations)))
+        return 0
+
+    def _judge_alone(self, workflow: str | None, version: str | None, part: str) -> list[Outcome]:
+        return self._judge.alone(self._judge.version(_json(workflow), _json(version)), _json("{" + part + "}"))
+
+    def _judge_together(self, workflow: str | None, version: str | None, outcomes: tuple[Outcome, ...]) -> int:
+        return self.code(self._judge.together(self._judge.version(_json(workflow), _json(version)), outcomes))
 
 
-@lru_cache(maxsize=10_000)
 def _json(text: str | None) -> object:
-    return None if text is None else classifications.loads(text)
+    return classifications.loads(text) if text else None  # an empty cell of an export is no annotations
 
 
 def _decoded(line: bytes) -> str | None:

@@ -121,6 +121,8 @@ def _connect(spill: str) -> duckdb.DuckDBPyConnection:
             "memory_limit": MEMORY_LIMIT,
             "temp_directory": spill,
             "preserve_insertion_order": False,
+            # A join keeps the table on its right in memory: DuckDB cannot tell how many rows a file has.
+            "disabled_optimizers": "join_order,build_side_probe_side",
             "autoinstall_known_extensions": False,  # JSON is built in, and nothing is to reach a network
         }
     )
