@@ -201,17 +201,23 @@ class _TrainingState:
             self.best_weights = [stored[f"best_{i}"] for i in range(len(self.best_weights))]
 
 
-def encode(encoder: keras.Model, images: tf.data.Dataset, orientations: int = 1) -> Floats32:
-    """The features N × H of stored images, without dropout or augmentation: their mean over 1 or 8 orientations."""
+def forward(encoder: keras.Model, orientations: int = 1) -> Callable[[Any], Any]:
+    """Compiled once: stored images → features N × H, without dropout or augmentation, their mean over 1 or 8
+    orientations.
+    """
 
-    def mean(batch: tf.Tensor) -> tf.Tensor:
+    def mean(batch: Any) -> Any:
         views = [batch]
         if orientations == 8:
             views = [tf.image.rot90(v, k) for v in (batch, tf.image.flip_left_right(batch)) for k in range(4)]
         return tf.cast(tf.add_n([encoder(view, training=False) for view in views]), tf.float32) / len(views)
 
-    forward = tf.function(mean, reduce_retracing=True)
-    return np.concatenate([forward(batch).numpy() for batch in images])
+    return tf.function(mean, input_signature=[tf.TensorSpec(encoder.input_shape, tf.uint8)])  # type: ignore[no-any-return]
+
+
+def encode(compiled: Callable[[Any], Any], images: tf.data.Dataset) -> Floats32:
+    """The features N × H of batches of stored images, by what ``forward`` gave."""
+    return np.concatenate([compiled(batch).numpy() for batch in images])
 
 
 def sample(

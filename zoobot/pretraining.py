@@ -67,6 +67,7 @@ class ContrastiveTrainer(keras.Model):
         self._accuracy = keras.metrics.Mean(name="accuracy")
 
     def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, *_: Any, **__: Any) -> Any:
+        """The contrastive loss of the projections; votes there are none."""
         loss, accuracy = contrastive_loss(y_pred, self._temperature)
         self._accuracy.update_state(accuracy)
         return loss

@@ -133,9 +133,7 @@ class Iterate:
     previous: str = ""  # iteration to continue from, e.g. iteration_3; empty: the newest
     subjects_per_iteration: int = 50  # galaxies asked about
     shards_per_iteration: int = 4  # pool shards predicted, in turn
-    gate_margin: float = (
-        0.0  # flag a model whose eval loss is this much above that of the iteration before; 0: never
-    )
+    gate_margin: float = 0.0  # flag a model whose eval loss is this much above that of the iteration before; 0: never
     keep_better: bool = False  # such a model is not used: the one of the iteration before goes on
 
 
