@@ -31,6 +31,7 @@ def train(
     Returns a list per epoch: ``loss``, nats per view, and ``accuracy``, the share of views whose twin is the nearest
     of all views in the batch. Raises InputError if the loss is not finite.
     """
+    tf.config.experimental.enable_op_determinism()
     trainer = _build_trainer(encoder, model, chosen)
     n_steps = chosen.epochs * steps_per_epoch
     rate = keras.optimizers.schedules.CosineDecay(
