@@ -7,6 +7,7 @@ and K passes of the small head. Axes: N galaxies, K samples, H features, A answe
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import logging
@@ -74,9 +75,14 @@ def _use_gpus(chosen: settings.Model) -> bool:
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     wanted = [key for key in ("mixed_precision", "xla", "all_gpus") if getattr(chosen, key)]
     if wanted and not on_gpu:
-        log.warning("this machine has no GPU: model.%s ignored", ", model.".join(wanted))
+        _warn_once(f"this machine has no GPU: model.{', model.'.join(wanted)} ignored")
     keras.mixed_precision.set_global_policy("mixed_float16" if on_gpu and chosen.mixed_precision else "float32")
     return on_gpu
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    log.warning("%s", text)  # not again for each network of an ensemble, nor when they are loaded
 
 
 class RandomView(keras.layers.Layer):
