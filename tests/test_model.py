@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from zoobot import model, settings
 from zoobot.errors import InputError, SettingsError
 from zoobot.tasks import Group
 
+ROOT = Path(__file__).resolve().parents[1]
 PAIR = (Group("smooth", ("label", "not_label")),)
 TREE = (Group("a", ("a1", "a2", "a3")), Group("b", ("b1", "b2"), after=("a2",)))
 TINY = settings.Model(
@@ -43,7 +48,7 @@ def data(n: int = 64) -> tf.data.Dataset:
 
 def test_probabilities_sum_to_one_per_question() -> None:
     network = model.build(TINY, TREE, 16, 3, seed=0)
-    hidden = model.encode(network.encoder, data(20).map(lambda images, votes: images))
+    hidden = model.encode(model.forward(network.encoder), data(20).map(lambda images, votes: images))
     samples = model.sample([network], hidden, 7, np.random.default_rng(0))
     assert hidden.shape == (20, 8) and samples.shape == (20, 7, 5)
     assert samples[:, :, :3].sum(axis=2) == pytest.approx(np.ones((20, 7)), rel=1e-5)
@@ -58,7 +63,7 @@ def test_concentrations_train_and_differ_between_samples() -> None:
     trained_on = tf.data.Dataset.from_tensor_slices((images, counts)).batch(16)
     history = model.train(network, lambda epoch: trained_on, trained_on, chosen)
     assert history["eval_loss"][-1] < history["eval_loss"][0]
-    hidden = model.encode(network.encoder, tf.data.Dataset.from_tensor_slices(images).batch(16))
+    hidden = model.encode(model.forward(network.encoder), tf.data.Dataset.from_tensor_slices(images).batch(16))
     samples = model.sample([network], hidden, 5, np.random.default_rng(0))
     assert (samples > 0).all() and samples.sum(axis=2).max() > 1 and samples.std(axis=1).max() > 0
 
@@ -67,7 +72,7 @@ def test_samples_are_full_passes_under_the_same_masks() -> None:
     """One pass of the encoder and K of the head give the numbers of K passes of the whole network."""
     network = model.build(TINY, PAIR, 16, 3, seed=0)
     images = bright_or_dark(10)[0]
-    hidden = model.encode(network.encoder, tf.data.Dataset.from_tensor_slices(images).batch(4))
+    hidden = model.encode(model.forward(network.encoder), tf.data.Dataset.from_tensor_slices(images).batch(4))
     cheap = model.sample([network], hidden, 3, np.random.default_rng(5))
     masks, keep = np.random.default_rng(5), 1 - TINY.dropout_rate
     for k in range(3):
@@ -78,7 +83,7 @@ def test_samples_are_full_passes_under_the_same_masks() -> None:
 
 def test_without_dropout_all_samples_are_the_mean_and_dropout_keeps_it_near() -> None:
     network = model.build(replace(TINY, dropout_rate=0.0), PAIR, 16, 3, seed=0)
-    hidden = model.encode(network.encoder, data(8).map(lambda images, votes: images))
+    hidden = model.encode(model.forward(network.encoder), data(8).map(lambda images, votes: images))
     samples = model.sample([network], hidden, 5, np.random.default_rng(0))
     assert (samples == samples[:, :1]).all()
 
@@ -89,7 +94,7 @@ def test_training_learns_what_brightness_tells() -> None:
     history = model.train(network, lambda epoch: data(), data(), chosen)
     assert history["eval_loss"][history["best_epoch"] - 1] == min(history["eval_loss"])
     images, votes = bright_or_dark(64)
-    hidden = model.encode(network.encoder, tf.data.Dataset.from_tensor_slices(images).batch(16))
+    hidden = model.encode(model.forward(network.encoder), tf.data.Dataset.from_tensor_slices(images).batch(16))
     predicted = model.sample([network], hidden, 20, np.random.default_rng(0)).mean(axis=1)[:, 0]
     assert np.corrcoef(predicted, votes[:, 0])[0, 1] > 0.9
 
@@ -129,6 +134,107 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
     network = model.build(TINY, PAIR, 16, 3, seed=0)
     with pytest.raises(InputError, match=r"Training diverged.*model\.learning_rate"):
         model.train(network, lambda epoch: bad, data(), TINY)
+
+
+def test_settings_for_a_gpu_are_ignored_here_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("this machine has a GPU")
+    model._warn_once.cache_clear()
+    for_gpu = replace(TINY, mixed_precision=True, xla=True, all_gpus=True, max_epochs=1)
+    digests = []
+    for chosen in (for_gpu, for_gpu, replace(TINY, max_epochs=1)):
+        network = model.build(chosen, PAIR, 16, 3, seed=0)
+        model.train(network, lambda epoch: data(), data(), chosen)
+        digests.append(model.weights_digest([network]))
+    assert caplog.messages == ["this machine has no GPU: model.mixed_precision, model.xla, model.all_gpus ignored"]
+    assert len(set(digests)) == 1
+
+
+# --------------------------------------------------------------- ensembles
+
+
+def test_members_give_equal_shares_of_the_samples_from_their_own_features() -> None:
+    networks = [model.build(replace(TINY, dropout_rate=0.0), PAIR, 16, 3, seed) for seed in (1, 2, 3)]
+    assert len({model.weights_digest([network]) for network in networks}) == 3
+    images = bright_or_dark(6)[0]
+    parts = [np.asarray(network.encoder(images, training=False)) for network in networks]
+    samples = model.sample(networks, np.concatenate(parts, axis=1), 5, np.random.default_rng(0))
+    assert model.members(3, 5).tolist() == [0, 0, 1, 1, 2] and model.members(3, 30).tolist() == sorted([0, 1, 2] * 10)
+    for k, member in enumerate([0, 0, 1, 1, 2]):
+        assert samples[:, k] == pytest.approx(networks[member].head(parts[member]).numpy(), abs=1e-6)
+
+
+def test_the_digest_of_an_ensemble_is_over_all_of_it_and_each_member_comes_back(tmp_path: Path) -> None:
+    networks = [model.build(TINY, PAIR, 16, 3, seed) for seed in (1, 2)]
+    digest = model.save(networks, TINY, tmp_path / "model", {})["weights_sha256"]
+    assert digest not in (model.weights_digest(networks[::-1]), model.weights_digest(networks[:1]))
+    others = [model.build(TINY, PAIR, 16, 3, seed) for seed in (3, 4)]
+    for member, other in enumerate(others):
+        model.load_weights(other, tmp_path / "model", member)
+    assert model.weights_digest(others) == digest
+
+
+# --------------------------------------------------------------- training that was killed goes on
+
+LONG = replace(TINY, max_epochs=4, patience=4)
+
+
+def shuffled(epoch: int) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices(bright_or_dark(64)).shuffle(64, seed=epoch).batch(16)
+
+
+def die_in_epoch_2(checkpoint: str) -> None:
+    """In a process of its own: two epochs, then kill -9."""
+
+    def of_epoch(epoch: int) -> tf.data.Dataset:
+        if epoch == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return shuffled(epoch)
+
+    model.train(model.build(LONG, PAIR, 16, 3, seed=0), of_epoch, data(), LONG, Path(checkpoint))
+
+
+def test_training_that_was_killed_goes_on_to_the_same_weights_and_history(tmp_path: Path) -> None:
+    whole = model.build(LONG, PAIR, 16, 3, seed=0)
+    history = model.train(whole, shuffled, data(), LONG)
+    checkpoint = tmp_path / "unfinished" / "training.npz"
+    code = f"from tests.test_model import die_in_epoch_2; die_in_epoch_2({str(checkpoint)!r})"
+    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL and checkpoint.is_file(), killed.stderr.decode()
+    epochs: list[int] = []
+
+    def noted(epoch: int) -> tf.data.Dataset:
+        epochs.append(epoch)
+        return shuffled(epoch)
+
+    again = model.build(LONG, PAIR, 16, 3, seed=0)
+    assert model.train(again, noted, data(), LONG, checkpoint) == history and epochs == [2, 3]
+    assert model.weights_digest([again]) == model.weights_digest([whole])
+    for one, other in zip(again.trainer.variables, whole.trainer.variables, strict=True):
+        assert (one.numpy() == other.numpy()).all(), one.path  # the random streams too
+
+
+def test_a_checkpoint_holds_the_optimiser_and_the_random_streams() -> None:
+    network = model.build(TINY, PAIR, 16, 3, seed=0)
+    paths = [v.path for v in model._TrainingState(network.trainer, None)._variables]
+    assert sum("seed_generator" in path for path in paths) == 2  # of views and of dropout
+    n_weights = len(network.trainer.get_weights())
+    assert sum(path.startswith("adam") for path in paths) == 2 + 2 * n_weights  # and iteration, learning rate
+
+
+def test_a_checkpoint_of_finished_training_is_not_trained_further(tmp_path: Path) -> None:
+    first = model.build(TINY, PAIR, 16, 3, seed=0)
+    history = model.train(first, shuffled, data(), TINY, tmp_path / "c.npz")
+    again = model.build(TINY, PAIR, 16, 3, seed=0)
+
+    def none(epoch: int) -> tf.data.Dataset:
+        raise AssertionError("trained again")
+
+    assert model.train(again, none, data(), TINY, tmp_path / "c.npz") == history
+    assert model.weights_digest([again]) == model.weights_digest([first])
+
+
+# --------------------------------------------------------------- views
 
 
 def test_the_view_changes_training_images_only() -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 
@@ -126,11 +128,34 @@ def _innermost(encoder: keras.Model) -> keras.Model:
 def load_file(network: keras.Model, source: Path) -> None:
     """Take the weights in a file; SettingsError if they belong to a network of another shape."""
     try:
+        there, wanted = _shapes(source), sorted(tuple(values.shape) for values in network.get_weights())
+        if there != wanted:  # Keras would take the first layers of a deeper network
+            raise ValueError(f"it holds {_count(there)}, the network has {_count(wanted)}")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # Keras only warns of layers that it leaves as they were
+            warnings.filterwarnings("ignore", "Skipping nested container", UserWarning)  # containers without weights
             network.load_weights(source)
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{source} does not fit this network: {str(error).splitlines()[0]}") from error
+        raise SettingsError(
+            f"{source} does not fit this network: {str(error).splitlines()[0]}. Its shape follows from"
+            f" {', '.join(f'model.{key}' for key in ENCODER_SHAPE)} and shards.image_size_px."
+        ) from error
+
+
+def _shapes(source: Path) -> list[tuple[int, ...]]:
+    """The shapes of all weights in a file; an optimiser and random streams are none."""
+    found = []
+
+    def visit(name: str, value: Any) -> None:
+        if isinstance(value, h5py.Dataset) and not name.startswith("optimizer") and "seed_generator" not in name:
+            found.append(tuple(value.shape))
+
+    with h5py.File(source) as file:
+        file.visititems(visit)
+    return sorted(found)
+
+
+def _count(shapes: list[tuple[int, ...]]) -> str:
+    return f"{len(shapes)} arrays of {sum(map(math.prod, shapes)):,} numbers"
 
 
 def digest(*networks: keras.Model) -> str:

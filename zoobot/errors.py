@@ -4,7 +4,8 @@
     ├── SettingsError      a setting is missing, unknown or out of range, or two do not fit together
     ├── InputError         a table, image, classification or question file is not what it should be
     ├── FolderError        a folder exists with other settings, is unfinished, changed or missing
-    └── ServiceError       Zooniverse refused a request, or (exit status 1: try again later) cannot be reached
+    ├── ServiceError       Zooniverse refused a request, or (exit status 1: try again later) cannot be reached
+    └── ProcessError       a process of ours was killed (exit status 1: the same command goes on)
 
 Every message says what, where, why and what to do. Anything else that is raised is a bug of ours: a traceback, exit
 status 1.
@@ -36,3 +37,9 @@ class ServiceError(ZoobotError):
         super().__init__(message)
         self.http_status = http_status
         self.exit_status = 2 if 400 <= http_status < 500 and http_status != 429 else 1
+
+
+class ProcessError(ZoobotError):
+    """A process of ours was killed from outside, by hand or for want of memory."""
+
+    exit_status = 1

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoobot import encoders, folders, head, model, tfrecords
-from zoobot.errors import SettingsError
+from zoobot.errors import FolderError, SettingsError
 from zoobot.iteration import Iteration
 from zoobot.seeds import number
 from zoobot.settings import ENCODER_SHAPE, Model, Settings
@@ -89,7 +89,7 @@ def _train(it: Iteration, network: model.Network, member: int) -> dict[str, Any]
     eval_files, n_eval = it.split_files("eval"), config["galaxies"]["eval"]
     eval_data = tfrecords.dataset(eval_files, n_eval, it.task, config, chosen.predict_batch_size).cache()
     # Another start or other galaxies, such as labels that came in since a crash, make another training.
-    content = [encoders.digest(network.encoder, network.head), *map(folders.digest_file, files.values())]
+    content = [encoders.digest(network.encoder, network.head), *map(folders.digest_in, files.values())]
     key = hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]
     return model.train(network, of_epoch, eval_data, chosen, it.unfinished / f"training_{member}_{key}.npz")
 
@@ -100,8 +100,10 @@ def _load_networks(it: Iteration, folder: Path) -> Predictor:
     for member, network in enumerate(networks):
         model.load_weights(network, folder, member)
 
+    compiled = [model.forward(network.encoder, chosen.orientations) for network in networks]
+
     def encode(path: Path) -> Floats32:
-        return np.concatenate([_encode(n.encoder, path, it.shard_config, chosen) for n in networks], axis=1)
+        return np.concatenate([_encode(one, path, it.shard_config, chosen) for one in compiled], axis=1)
 
     cache = FeatureCache(it.unfinished / "features", model.weights_digest(networks), chosen.orientations, encode)
     member_K = model.members(chosen.ensemble, chosen.n_samples) if chosen.ensemble > 1 else None
@@ -129,7 +131,12 @@ def _fit_head(it: Iteration) -> dict[str, Any]:
 
 
 def _load_head(it: Iteration, folder: Path) -> Predictor:
-    return Predictor(frozen_features(it.settings, it.shard_config).of, head.load(folder / HEAD_FILE).sample)
+    features = frozen_features(it.settings, it.shard_config)
+    if folders.read_json(folder / "architecture.json")["encoder"] != features.weights_sha256:
+        raise FolderError(
+            f"{folder} has a head for another encoder than model.weights={it.settings.model.weights} is now."
+        )
+    return Predictor(features.of, head.load(folder / HEAD_FILE).sample)
 
 
 def frozen_features(settings: Settings, shard_config: Mapping[str, Any]) -> FeatureCache:
@@ -141,8 +148,8 @@ def frozen_features(settings: Settings, shard_config: Mapping[str, Any]) -> Feat
     shape = {key: getattr(chosen, key) for key in ENCODER_SHAPE}
     place = (shard_config["image_size_px"], shard_config["channels"])
 
-    def build() -> keras.Model:
-        return _frozen_encoder(json.dumps(shape), path, chosen.weights, *place)
+    def build() -> tuple[keras.Model, Callable[[Any], Any]]:
+        return _frozen_encoder(json.dumps(shape), path, chosen.weights, *place, chosen.orientations)
 
     told = path / encoders.ENCODER_FILE if path else None
     if told and told.is_file():
@@ -154,26 +161,27 @@ def frozen_features(settings: Settings, shard_config: Mapping[str, Any]) -> Feat
             )
         weights_sha256 = folders.read_json(told)["weights_sha256"]
     else:
-        weights_sha256 = encoders.digest(build())
+        weights_sha256 = encoders.digest(build()[0])
     return FeatureCache(
         settings.features_dir, weights_sha256, chosen.orientations,
-        lambda file: _encode(build(), file, shard_config, chosen),
+        lambda file: _encode(build()[1], file, shard_config, chosen),
     )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1)
-def _frozen_encoder(shape: str, path: Path | None, weights: str, image_size_px: int, channels: int) -> keras.Model:
+def _frozen_encoder(
+    shape: str, path: Path | None, weights: str, image_size_px: int, channels: int, orientations: int
+) -> tuple[keras.Model, Callable[[Any], Any]]:
+    """The encoder, and its compiled pass: kept from iteration to iteration."""
     chosen = Model(name="frozen", weights=weights, **json.loads(shape))
     encoder = encoders.build(chosen, image_size_px, channels)
     if path:
         encoders.load(encoder, path)
-    return encoder
+    return encoder, model.forward(encoder, orientations)
 
 
-def _encode(encoder: keras.Model, path: Path, shard_config: Mapping[str, Any], chosen: Model) -> Floats32:
-    n = len(tfrecords.read_ids(path))
-    images = tfrecords.dataset([path], n, None, shard_config, chosen.predict_batch_size)
-    return model.encode(encoder, images, chosen.orientations)
+def _encode(compiled: Callable[[Any], Any], path: Path, shard_config: Mapping[str, Any], chosen: Model) -> Floats32:
+    return model.encode(compiled, tfrecords.dataset([path], None, None, shard_config, chosen.predict_batch_size))
 
 
 # --------------------------------------------------------------- keep features

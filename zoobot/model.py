@@ -75,9 +75,14 @@ def _use_gpus(chosen: settings.Model) -> bool:
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     wanted = [key for key in ("mixed_precision", "xla", "all_gpus") if getattr(chosen, key)]
     if wanted and not on_gpu:
-        log.warning("this machine has no GPU: model.%s ignored", ", model.".join(wanted))
+        _warn_once(f"this machine has no GPU: model.{', model.'.join(wanted)} ignored")
     keras.mixed_precision.set_global_policy("mixed_float16" if on_gpu and chosen.mixed_precision else "float32")
     return on_gpu
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    log.warning("%s", text)  # not again for each network of an ensemble, nor when they are loaded
 
 
 class RandomView(keras.layers.Layer):
@@ -202,24 +207,23 @@ class _TrainingState:
             self.best_weights = [stored[f"best_{i}"] for i in range(len(self.best_weights))]
 
 
-def encode(encoder: keras.Model, images: tf.data.Dataset, orientations: int = 1) -> Floats32:
-    """The features N × H of stored images, without dropout or augmentation: their mean over 1 or 8 orientations."""
-    forward = _compile(encoder, orientations)
-    return np.concatenate([forward(batch).numpy() for batch in images])
+def forward(encoder: keras.Model, orientations: int = 1) -> Callable[[Any], Any]:
+    """Compiled once: stored images → features N × H, without dropout or augmentation, their mean over 1 or 8
+    orientations.
+    """
 
-
-@functools.lru_cache(maxsize=2)  # tracing takes longer than a small shard; what is kept holds the network's memory
-def _compile(encoder: keras.Model, orientations: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Images → their features' mean over the orientations."""
-
-    def mean(batch: tf.Tensor) -> tf.Tensor:
+    def mean(batch: Any) -> Any:
         views = [batch]
         if orientations == 8:
             views = [tf.image.rot90(v, k) for v in (batch, tf.image.flip_left_right(batch)) for k in range(4)]
         return tf.cast(tf.add_n([encoder(view, training=False) for view in views]), tf.float32) / len(views)
 
-    compiled: Callable[[tf.Tensor], tf.Tensor] = tf.function(mean, reduce_retracing=True, autograph=False)
-    return compiled
+    return tf.function(mean, input_signature=[tf.TensorSpec(encoder.input_shape, tf.uint8)])  # type: ignore[no-any-return]
+
+
+def encode(compiled: Callable[[Any], Any], images: tf.data.Dataset) -> Floats32:
+    """The features N × H of batches of stored images, by what ``forward`` gave."""
+    return np.concatenate([compiled(batch).numpy() for batch in images])
 
 
 def sample(

@@ -31,6 +31,7 @@ def train(
     Returns a list per epoch: ``loss``, nats per view, and ``accuracy``, the share of views whose twin is the nearest
     of all views in the batch. Raises InputError if the loss is not finite.
     """
+    tf.config.experimental.enable_op_determinism()
     trainer = _build_trainer(encoder, model, chosen)
     n_steps = chosen.epochs * steps_per_epoch
     rate = keras.optimizers.schedules.CosineDecay(
@@ -67,7 +68,7 @@ class ContrastiveTrainer(keras.Model):
         self._accuracy = keras.metrics.Mean(name="accuracy")
 
     def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, *_: Any, **__: Any) -> Any:
-        """The contrastive loss of the projections; there is no ``y``."""
+        """The contrastive loss of the projections; votes there are none."""
         loss, accuracy = contrastive_loss(y_pred, self._temperature)
         self._accuracy.update_state(accuracy)
         return loss

@@ -103,7 +103,7 @@ def read_votes(path: Path, columns: Sequence[str]) -> dict[str, npt.NDArray[np.i
 
 def dataset(
     paths: Sequence[Path],
-    n_galaxies: int,
+    n_galaxies: int | None,
     task: Task | None,
     shard_config: Mapping[str, Any],
     batch_size: int,
@@ -112,9 +112,9 @@ def dataset(
 ) -> tf.data.Dataset:
     """Batches of ``(images N × H × W × C uint8, counts N × A float32)``; without a ``task`` only the images.
 
-    ``n_galaxies`` is how many there are, all files together; another number is an error when they have been read.
-    Records come in the order of ``paths``; with ``shuffle_seed`` they are shuffled anew in each epoch, the same way
-    in each run, and passed ``passes`` times.
+    ``n_galaxies`` is how many there are, all files together, and has to be known for training; another number is an
+    error when they have been read. Records come in the order of ``paths``; with ``shuffle_seed`` they are shuffled
+    anew in each epoch, the same way in each run, and passed ``passes`` times.
     """
     files = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
     if shuffle_seed is None:
@@ -133,9 +133,10 @@ def dataset(
         images = _decode_batch(features["image"], shape, shard_config["encoding"])
         return images if task is None else (images, _counts(features, task))
 
-    n_batches = -(-n_galaxies * passes // batch_size)
     batches = records.batch(batch_size).map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return batches.apply(tf.data.experimental.assert_cardinality(n_batches)).prefetch(2)
+    if n_galaxies is not None:
+        batches = batches.apply(tf.data.experimental.assert_cardinality(-(-n_galaxies * passes // batch_size)))
+    return batches.prefetch(2)
 
 
 def _counts(features: Mapping[str, tf.Tensor], task: Task) -> tf.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from zoobot import folders
+from zoobot import child, folders
 from zoobot.questions import load_questions
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, pretrain, shards
@@ -27,5 +27,8 @@ def run(settings: Settings) -> Path:
         log.info("%s has %d iterations already: nothing to do", settings.experiment_dir, done)
     for number in range(done, settings.simulate.iterations):
         log.info("%s: iteration %d of %d", settings.experiment_name, number + 1, settings.simulate.iterations)
-        iterate.run(settings)
+        if settings.model.train == "head":  # builds no network
+            iterate.run(settings)
+        else:
+            child.call(iterate.run, settings, f"iteration_{number}")
     return settings.experiment_dir

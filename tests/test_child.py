@@ -1,0 +1,105 @@
+"""A process of its own: what it logs, what it raises, and its end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from zoobot import child
+from zoobot.errors import FolderError, ProcessError, ServiceError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def write_its_process(path: Path) -> None:
+    logging.getLogger("zoobot").info("written by %s", "the child")
+    logging.getLogger("zoobot").debug("too fine")
+    path.write_text(str(os.getpid()))
+
+
+def refuse(message: str) -> None:
+    raise FolderError(message)
+
+
+def lose_the_network(message: str) -> None:
+    raise ServiceError(message, http_status=503)
+
+
+class Odd(Exception):
+    """One that pickle cannot make again."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def fail(_: object) -> None:
+    raise Odd(1, 2)
+
+
+def be_killed(_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleep(path: Path) -> None:
+    path.write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def test_it_is_another_process_and_its_log_comes_to_our_handlers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    child.call(write_its_process, tmp_path / "pid", "a test")
+    assert int((tmp_path / "pid").read_text()) != os.getpid()
+    assert [record.getMessage() for record in caplog.records] == ["written by the child"]
+
+
+def test_our_errors_keep_their_message_and_exit_status() -> None:
+    with pytest.raises(FolderError, match=r"^it is full\.$") as refused:
+        child.call(refuse, "it is full.", "a test")
+    with pytest.raises(ServiceError, match="away") as away:
+        child.call(lose_the_network, "away", "a test")
+    assert refused.value.exit_status == 2 and away.value.exit_status == 1 and away.value.http_status == 503
+
+
+def test_any_other_error_comes_with_its_traceback() -> None:
+    with pytest.raises(RuntimeError, match="Odd: 1 and 2") as caught:
+        child.call(fail, None, "a test")
+    assert "raise Odd(1, 2)" in caught.value.__notes__[0]
+
+
+def test_a_killed_process_is_a_clear_error() -> None:
+    with pytest.raises(ProcessError, match=r"made iteration_3 ended at once \(SIGKILL\).*same command again") as caught:
+        child.call(be_killed, None, "iteration_3")
+    assert caught.value.exit_status == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_it_ends_with_its_parent(tmp_path: Path, how: signal.Signals) -> None:
+    code = "from pathlib import Path; from zoobot import child; from tests.test_child import sleep;"
+    code += f"child.call(sleep, Path({str(tmp_path / 'pid')!r}), 'a test')"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    pid = int(_wait_for(tmp_path / "pid"))
+    parent.send_signal(how)
+    parent.wait(30)
+    for _ in range(300):
+        if not Path(f"/proc/{pid}").exists() or "zombie" in Path(f"/proc/{pid}/status").read_text():
+            return
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("the process outlived its parent")
+
+
+def _wait_for(path: Path) -> str:
+    for _ in range(600):
+        if path.is_file() and path.read_text():
+            return path.read_text()
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not come")

@@ -1,0 +1,148 @@
+"""Encoders: each of them builds and takes a training step, and weights come in from where they may lie."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from zoobot import checks, encoders, model
+from zoobot.errors import SettingsError
+from zoobot.settings import Model
+from zoobot.tasks import Group
+
+PAIR = (Group("smooth", ("label", "not_label")),)
+POOLED = Model(name="pooled", architecture="pooled_cnn", blocks=[[4], [6]], colour=True, final_size_px=32)
+CNN = replace(POOLED, name="cnn", architecture="cnn", hidden=16)
+PICTURES = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
+
+
+def of_applications(name: str) -> Model:
+    return Model(name=name, architecture=name, blocks=[], colour=True, final_size_px=32)
+
+
+def features(encoder: keras.Model, pictures: Any = PICTURES) -> np.ndarray:
+    return np.asarray(encoder(pictures, training=False))
+
+
+def test_every_architecture_is_an_own_one_or_of_keras_applications() -> None:
+    assert set(checks.ARCHITECTURES) == {*checks.OWN_ARCHITECTURES, *encoders.APPLICATIONS}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "n_features"),
+    [(CNN, 16), (replace(CNN, colour=False), 16), (POOLED, 12), (replace(POOLED, colour=False), 12)]
+    + [(of_applications(name), 768 if "convnext" in name else 1280) for name in encoders.APPLICATIONS],
+    ids=lambda value: value.name if isinstance(value, Model) else str(value),
+)
+def test_each_builds_and_takes_a_step(chosen: Model, n_features: int) -> None:
+    network = model.build(replace(chosen, dropout_rate=0.0), PAIR, 32, 3, seed=0)
+    assert features(network.encoder).shape == (4, n_features) and np.isfinite(features(network.encoder)).all()
+    before = encoders.digest(network.encoder)
+    network.trainer.run_eagerly = True  # one step: compiling it takes half a minute
+    loss = network.trainer.train_on_batch(PICTURES[:2], np.array([[3, 1], [0, 4]], np.float32))
+    assert np.isfinite(loss) and encoders.digest(network.encoder) != before
+
+
+def test_a_grey_network_sees_the_mean_of_the_colours() -> None:
+    encoder = encoders.build(replace(POOLED, colour=False), 32, 3)
+    assert features(encoder) == pytest.approx(features(encoder, PICTURES[..., ::-1].copy()), abs=1e-5)
+    black, white = (encoders.prepare(tf.fill((1, 2, 2, 3), np.uint8(v)), POOLED).numpy().max() for v in (0, 255))
+    assert (black, white) == pytest.approx((-1, 4))
+
+
+# --------------------------------------------------------------- weights come in
+
+
+def two(chosen: Model) -> tuple[keras.Model, keras.Model]:
+    """An encoder and another with other weights."""
+    keras.utils.set_random_seed(1)
+    return encoders.build(chosen, 32, 3), encoders.build(chosen, 32, 3)
+
+
+@pytest.mark.parametrize("chosen", [POOLED, CNN], ids=["pooled_cnn", "cnn"])
+def test_from_a_folder_of_an_encoder(chosen: Model, tmp_path: Path) -> None:
+    there, here = two(chosen)
+    encoders.save(there, chosen, tmp_path)
+    assert encoders.digest(there) != encoders.digest(here)
+    encoders.load(here, tmp_path)
+    assert encoders.digest(there) == encoders.digest(here)
+    told = json.loads((tmp_path / "encoder.json").read_text())
+    assert told["weights_sha256"] == encoders.digest(here) and told["architecture"] == chosen.architecture
+
+
+def test_from_the_model_folder_of_an_iteration(tmp_path: Path) -> None:
+    network, encoder = model.build(POOLED, PAIR, 32, 3, seed=1), two(POOLED)[0]
+    model.save([network], POOLED, tmp_path / "model", {})
+    encoders.load(encoder, tmp_path / "model")
+    assert encoders.digest(encoder) == encoders.digest(network.encoder)
+
+
+def test_from_a_file_that_the_network_of_keras_applications_wrote(tmp_path: Path) -> None:
+    theirs = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(32, 32, 3), pooling="avg")
+    theirs.save_weights(tmp_path / "b0.weights.h5")
+    ours = encoders.build(of_applications("efficientnet_b0"), 32, 3)
+    encoders.load(ours, tmp_path / "b0.weights.h5")
+    assert encoders.digest(ours) == encoders.digest(theirs)
+    pixels = PICTURES.astype(np.float32)
+    assert features(ours) == pytest.approx(np.asarray(theirs(pixels, training=False)), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(POOLED, blocks=[[4], [7]]),
+        replace(POOLED, blocks=[[4], [6], [6]]),  # its first layers would fit
+        replace(POOLED, blocks=[[4]]),
+        replace(POOLED, colour=False),
+        CNN,
+    ],
+)
+def test_weights_of_another_shape_are_refused_and_change_nothing(other: Model, tmp_path: Path) -> None:
+    encoders.save(encoders.build(other, 32, 3), other, tmp_path)
+    encoder = two(POOLED)[0]
+    before = encoders.digest(encoder)
+    with pytest.raises(SettingsError, match=r"does not fit this network: it holds \d+ arrays.*model\.blocks"):
+        encoders.load(encoder, tmp_path)
+    assert encoders.digest(encoder) == before
+
+
+def test_a_file_that_is_no_weights_or_not_there_is_refused(tmp_path: Path) -> None:
+    encoder = two(POOLED)[0]
+    with pytest.raises(SettingsError, match=r"encoder\.weights\.h5 does not exist\. Name an encoder"):
+        encoders.load(encoder, tmp_path)
+    (tmp_path / "a.weights.h5").write_bytes(b"no HDF5")
+    with pytest.raises(SettingsError, match=r"a\.weights\.h5 does not fit this network"):
+        encoders.load(encoder, tmp_path / "a.weights.h5")
+
+
+def test_values_that_changed_since_they_were_saved_are_refused(tmp_path: Path) -> None:
+    there, here = two(POOLED)
+    encoders.save(there, POOLED, tmp_path)
+    here.save_weights(tmp_path / "encoder.weights.h5")
+    with pytest.raises(SettingsError, match="other values came back"):
+        encoders.load(there, tmp_path)
+
+
+# --------------------------------------------------------------- orientations
+
+
+def test_the_mean_over_8_orientations_does_not_change_when_pictures_turn() -> None:
+    encoder = two(CNN)[0]  # keeps where in the picture things are
+    compiled = {n: model.forward(encoder, n) for n in (1, 8)}
+
+    def of(pictures: np.ndarray, orientations: int) -> np.ndarray:
+        batches = tf.data.Dataset.from_tensor_slices(np.ascontiguousarray(pictures)).batch(3)
+        return model.encode(compiled[orientations], batches)
+
+    turned = [np.rot90(flipped, k, axes=(1, 2)) for flipped in (PICTURES, PICTURES[:, :, ::-1]) for k in range(4)]
+    for pictures in turned:
+        assert of(pictures, 8) == pytest.approx(of(PICTURES, 8), abs=1e-5)
+    assert np.mean([of(pictures, 1) for pictures in turned], axis=0) == pytest.approx(of(PICTURES, 8), abs=1e-5)
+    assert np.abs(of(turned[1], 1) - of(PICTURES, 1)).max() > 0.01
