@@ -133,9 +133,7 @@ class Iterate:
     previous: str = ""  # iteration to continue from, e.g. iteration_3; empty: the newest
     subjects_per_iteration: int = 50  # galaxies asked about
     shards_per_iteration: int = 4  # pool shards predicted, in turn
-    gate_margin: float = (
-        0.0  # flag a model whose eval loss is this much above that of the iteration before; 0: never
-    )
+    gate_margin: float = 0.0  # flag a model whose eval loss is this much above that of the iteration before; 0: never
     keep_better: bool = False  # such a model is not used: the one of the iteration before goes on
 
 
@@ -220,6 +218,7 @@ class Settings:
     seed: int = 0  # of the simulation: weights, dropout, data order, volunteers, random choices
     quick: bool = False  # test mode: a few galaxies, tiny images, an epoch; below {data_dir}/quick
     max_dropped_fraction: float = 0.01  # more bad rows or images than this are an error
+    verify_inputs: str = "sizes"  # what a stage checks of the folders it reads: sizes of files, or digests of all bytes
     experiment_name: str = MISSING  # of its folder; the group of its W&B runs
     survey: Survey = field(default_factory=Survey)
     task: Task = field(default_factory=Task)
