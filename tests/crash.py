@@ -2,6 +2,7 @@
 
     python -m tests.crash iterate            # all points × faults of one iteration, with a stub for the network
     python -m tests.crash shards --every 20  # every 20th of building shards
+    python -m tests.crash kills --kills 100  # kill -9 at random moments of three iterations, with the real network
 
 It runs in a process of its own, since each case is a forked child, and TensorFlow must not have been used before a
 fork. It prints a line per kind of fault, and ends with status 1 and the first cases that went wrong.
@@ -16,6 +17,7 @@ import logging
 import os
 import random
 import shutil
+import signal
 import struct
 import sys
 import tempfile
@@ -126,7 +128,13 @@ def install_stubs(world: World) -> None:
         world.note("received", "")
         return real_receive(self, *args)
 
+    def write(path: Path, records: Sequence[bytes]) -> None:
+        if path.parent.name in shards.SPLITS:
+            world.note("shard", path.name)
+        real_write(path, records)
+
     real_request, real_receive = SimulatedVolunteers.request, SimulatedVolunteers.receive
+    real_write, tfrecords.write = tfrecords.write, write
     SimulatedVolunteers.request = request  # type: ignore[method-assign]
     SimulatedVolunteers.receive = receive  # type: ignore[method-assign,assignment]
     learning.learn, learning.load = learn, load
@@ -146,7 +154,7 @@ def read_records(path: Path) -> Iterator[bytes]:
 # --------------------------------------------------------------- children
 
 
-def in_child(work: Callable[[], Any], told: Path) -> int:
+def in_child(work: Callable[[], Any], told: Path, kill_after_s: float | None = None) -> int:
     """Run ``work`` in a forked process; its exit status. The message of an error goes into the file ``told``."""
     process = os.fork()
     if process == 0:
@@ -160,6 +168,9 @@ def in_child(work: Callable[[], Any], told: Path) -> int:
             status = 1
             told.write_text(traceback.format_exc())
         os._exit(status)
+    if kill_after_s is not None:
+        time.sleep(kill_after_s)
+        os.kill(process, signal.SIGKILL)  # it is a child of ours, not waited for: its number is still its own
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
@@ -198,11 +209,16 @@ class Scenario:
         return in_child(work, self.told)
 
 
-def prepare(name: str, data_dir: Path) -> Scenario:
-    """All that comes before the stage, made for real."""
+def compose_settings(data_dir: Path, *overrides: str) -> Settings:
+    """The settings of a run as small as can be."""
     config.register()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        s = config.from_config(compose("config", [*SETTINGS, f"data_dir={data_dir}"]))
+        return config.from_config(compose("config", [*SETTINGS, *overrides, f"data_dir={data_dir}"]))
+
+
+def prepare(name: str, data_dir: Path) -> Scenario:
+    """All that comes before the stage, made for real."""
+    s = compose_settings(data_dir)
     stages = {
         "shards": (shards.run, s.shard_dir.parent, s.shard_dir, (master_catalog, catalogs)),
         "iterate": (iterate.run, s.experiment_dir, s.experiment_dir / "iteration_1",
@@ -287,7 +303,7 @@ def check_calls(done: list[tuple[str, Any]], calls: list[tuple[str, Any]], is_ne
         made, wanted = ({json.dumps(c) for w, c in calls_ if w == what} for calls_ in (done, calls))
         if made != wanted and not (is_new and what == "tracked"):  # the next iteration logs it
             raise Wrong(f"{what}: {sorted(made)}, should be {sorted(wanted)}")
-    for what in ("epoch", "encoded", "received"):
+    for what in ("epoch", "encoded", "received", "shard"):
         repeated = Counter(w for w, _ in done)[what] - Counter(w for w, _ in calls)[what]
         if repeated not in (0, 1):
             raise Wrong(f"{what}: {repeated} more than in a run that was not stopped")
@@ -329,14 +345,63 @@ def explore(name: str, every: int, kinds: Sequence[str], job: int = 0, jobs: int
     return f"{name}: {len(points)} points ({counts}) × {len(kinds)} faults", ended, wrong
 
 
+# --------------------------------------------------------------- kill -9 at random moments
+
+
+def kill_at_random(n_kills: int, seed: int = 0) -> list[str]:
+    """Three iterations with TensorFlow, killed from outside again and again, until they are done; then the same anew.
+    Returns in what they differ from three that nobody stopped.
+    """
+    chance = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        s = compose_settings(Path(folder) / "data", "model.max_epochs=4", "tracking=disabled")
+        root, template, told = s.experiment_dir, Path(folder) / "template", Path(folder) / "told.txt"
+
+        def stages(*runs: Callable[[Settings], Path]) -> None:
+            for run in runs:
+                run(s)
+
+        def rest() -> None:
+            for _ in range(3 - len(folders.list_numbered(root, "iteration"))):
+                iterate.run(s)
+
+        before = (master_catalog.run, catalogs.run, shards.run, instructions.run)
+        if in_child(lambda: stages(*before), told):
+            raise AssertionError(told.read_text())
+        shutil.copytree(root, template)
+        start = time.perf_counter()
+        if in_child(rest, told):
+            raise AssertionError(told.read_text())
+        whole_s, reference, wrong = time.perf_counter() - start, snapshot(root), list[str]()
+        kills = rounds = 0
+        while kills < n_kills:
+            disk.remove(root)
+            shutil.copytree(template, root)
+            while (status := in_child(rest, told, kill_after_s=chance.uniform(0, whole_s))) == -signal.SIGKILL:
+                kills += 1
+            rounds += 1
+            now = snapshot(root)
+            differing = sorted(name for name in {*reference, *now} if reference.get(name, 0) != now.get(name, 0))
+            if status or differing:
+                wrong.append(f"round {rounds}: status {status} {told.read_text() if status else ''} {differing}")
+        print(f"{kills} kills in {rounds} rounds of three iterations, {whole_s:.0f} s each when nobody stops them")
+        disk.make_writable(Path(folder))
+    return wrong
+
+
 def main() -> int:
     """Tell what became of all cases; status 1 if a promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenario", choices=("iterate", "shards"))
+    parser.add_argument("scenario", choices=("iterate", "shards", "kills"))
+    parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--every", type=int, default=1, help="try only each n-th case")
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--jobs", type=int, default=2)
     chosen = parser.parse_args()
+    if chosen.scenario == "kills":
+        wrong = kill_at_random(chosen.kills)
+        print(*wrong, sep="\n")
+        return 1 if wrong else 0
     start = time.perf_counter()
     with ProcessPoolExecutor(chosen.jobs, get_context("spawn")) as pool:
         jobs = [pool.submit(explore, chosen.scenario, chosen.every, chosen.kinds, job, chosen.jobs)

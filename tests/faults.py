@@ -26,6 +26,7 @@ import io
 import os
 import sqlite3
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,21 +151,9 @@ class Faults:
     # ----------------------------------------------------------- libraries that write below Python
 
     def _install_libraries(self) -> None:
-        import tensorflow as tf
-
-        from zoobot import tfrecords
-
-        faults, real_write, real_connect = self, tfrecords.write, sqlite3.connect
-
-        def write(path: Path, records: Any) -> None:
-            def half() -> None:
-                real_write(path, records)
-                os.truncate(path, path.stat().st_size // 2)
-
-            def error(number: int) -> Exception:
-                return tf.errors.UnknownError(None, None, f"{path}; {os.strerror(number)}")  # type: ignore[no-any-return]
-
-            self.point("write", str(path), lambda: real_write(path, records), half, error)
+        if "zoobot.tfrecords" in sys.modules:
+            self._install_tfrecords()
+        faults, real_connect = self, sqlite3.connect
 
         class Connection(sqlite3.Connection):
             path = ""
@@ -196,8 +185,26 @@ class Faults:
             connection.path = os.path.abspath(os.fspath(path))
             return connection
 
-        tfrecords.write = write
         sqlite3.connect = connect  # type: ignore[assignment]
+
+    def _install_tfrecords(self) -> None:
+        import tensorflow as tf
+
+        from zoobot import tfrecords
+
+        real_write = tfrecords.write
+
+        def write(path: Path, records: Any) -> None:
+            def half() -> None:
+                real_write(path, records)
+                os.truncate(path, path.stat().st_size // 2)
+
+            def error(number: int) -> Exception:
+                return tf.errors.UnknownError(None, None, f"{path}; {os.strerror(number)}")  # type: ignore[no-any-return]
+
+            self.point("write", str(path), lambda: real_write(path, records), half, error)
+
+        tfrecords.write = write
 
 
 class _Raw(io.FileIO):
