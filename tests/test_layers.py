@@ -17,7 +17,9 @@ LOW_LAYERS = (
     {"settings"},
     {"checks"},
     {"config"},
-    {"folders", "questions"},
+    {"disk", "provenance", "questions"},
+    {"manifest"},
+    {"folders"},
     {"tasks"},
 )
 PARTS, STAGES, ENTRY = len(LOW_LAYERS), len(LOW_LAYERS) + 1, len(LOW_LAYERS) + 2

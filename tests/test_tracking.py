@@ -136,15 +136,15 @@ def test_a_failure_of_the_client_is_told_and_stops_nothing(
     for name in ("instructions", "iteration_0"):
         (blocked.experiment_dir / name).symlink_to(done.experiment_dir / name)
     (blocked.experiment_dir / "tracking").write_text("a file is in the way")
-    tracking.log_iteration(blocked, [blocked.experiment_dir / "iteration_0"])
+    tracking.log_iterations(blocked, [blocked.experiment_dir / "iteration_0"])
     assert "iteration_0 was not logged to Weights & Biases: FileExistsError" in caplog.text
     (blocked.experiment_dir / "tracking").unlink()
     refused = replace(blocked, tracking=replace(done.tracking, project="not/a:project"))
-    tracking.log_iteration(refused, [blocked.experiment_dir / "iteration_0"])
+    tracking.log_iterations(refused, [blocked.experiment_dir / "iteration_0"])
     assert caplog.text.count("was not logged") == 2
 
 
 def test_disabled_writes_nothing(done: Settings, tmp_path: Path) -> None:
     off = replace(done, data_dir=str(tmp_path), tracking=replace(done.tracking, mode="disabled"))
-    tracking.log_iteration(off, [done.experiment_dir / "iteration_0"])
+    tracking.log_iterations(off, [done.experiment_dir / "iteration_0"])
     assert list(tmp_path.iterdir()) == []

@@ -30,6 +30,7 @@ OWN_ARCHITECTURES = ("cnn", "pooled_cnn")  # built of model.blocks; the others a
 TRAINED = ("all", "head")
 ENCODINGS = ("raw", "png", "jpeg")
 SHARD_SOURCES = ("mock", "real")
+INPUT_CHECKS = ("sizes", "digests")
 
 
 def quick(s: Settings) -> Settings:
@@ -75,6 +76,7 @@ def problems(s: Settings) -> list[str]:
         *_choices(flat, "model.likelihood", LIKELIHOODS),
         *_choices(flat, "reduce.anonymous_repeats", ANONYMOUS_REPEATS),
         *_choices(flat, "tracking.mode", TRACKING_MODES),
+        *_choices(flat, "verify_inputs", INPUT_CHECKS),
         *_choices(flat, "shards.source", SHARD_SOURCES),
         *_choices(flat, "shards.encoding", ENCODINGS),
         *_choices(flat, "shards.channels", (1, 3)),

@@ -1,48 +1,30 @@
-"""Folders that are written once: staged beside their place, flushed, listed in a manifest, renamed into place,
-read-only.
+"""Folders that are written once: staged beside their place, listed in a manifest, read-only, flushed, renamed into
+place.
 
 A reader sees no folder or the whole folder. ``manifest.json``, written last, holds the size and SHA-256 of every
 file, the digests of the inputs, the settings, versions and git commit; its ``digest`` is over all of that, so a chain
 of digests leads back to the master catalog. What differs between two equal runs (the time, the host, files named in
-``varying``) is kept, but not part of the digest.
+``varying``) is kept, but not part of the digest; ``seal`` is over the whole manifest, so that no byte of it can change
+unseen. Beside a folder ``.{name}.staging`` is what is being written, and ``.{name}.unfinished`` holds the steps that
+outlive a crash.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from zoobot import disk, manifest
 from zoobot.errors import FolderError, InputError
+from zoobot.manifest import MANIFEST as MANIFEST
+from zoobot.manifest import digest_file as digest_file
 
-MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
-_MANIFEST_KEYS = ("files", "varying", "inputs", "settings", "digest")
-_PACKAGES = (
-    "numpy",
-    "pandas",
-    "astropy",
-    "scipy",
-    "pillow",
-    "pyarrow",
-    "keras",
-    "tensorflow-cpu",
-    "tensorflow",
-    "hydra-core",
-)
+BEGUN = "begun.json"
 
 
 # --------------------------------------------------------------- single files
@@ -50,9 +32,7 @@ _PACKAGES = (
 
 def write_json(path: Path, value: object) -> None:
     """Write ``value`` as JSON that is the same for the same value."""
-    path.write_text(
-        json.dumps(value, indent=1, sort_keys=False, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    path.write_text(manifest.text(value), encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -67,20 +47,25 @@ def read_json(path: Path) -> Any:
 
 def publish_file(path: Path, content: bytes) -> None:
     """Write a single file so that a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    with staged.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
-    _flush_directory(path.parent)
+    with disk.clear_errors(path):
+        disk.make_folder(path.parent)
+        _remove_leftovers(path)
+        staged = path.with_name(f".{path.name}.{os.getpid()}")
+        with staged.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+        disk.flush_folder(path.parent)
 
 
-def digest_file(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that are gone had staged for a file."""
+    prefix = f".{path.name}."
+    for staged in path.parent.iterdir():
+        process = staged.name.removeprefix(prefix)
+        if staged.name.startswith(prefix) and process.isdecimal() and not disk.is_alive(int(process)):
+            staged.unlink(missing_ok=True)
 
 
 # --------------------------------------------------------------- write-once folders
@@ -92,21 +77,85 @@ def create(
     settings: Mapping[str, Any],
     inputs: Mapping[str, Path],
     varying: Sequence[str] = (),
+    *,
+    resumes: bool = False,
+    needs_bytes: int = 0,
 ) -> Iterator[Path]:
     """Yield a staging folder; when the block ends well, publish it as ``path``, complete and read-only.
 
-    ``inputs`` names the folders and files that were read; ``varying`` names files that differ between two equal runs.
-    If the block raises, nothing appears at ``path``; the next try starts anew.
+    ``inputs`` names the folders and files that were read; ``varying`` names files that differ between two equal runs;
+    ``needs_bytes`` is about what will be written. If the block raises, nothing appears at ``path``, and the next try
+    starts anew; with ``resumes`` it finds the staging folder and ``unfinished(path)`` as they were left, and is refused
+    if it has other settings or inputs.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with lock(path):
+    disk.make_folder(path.parent)
+    with disk.lock(path), disk.clear_errors(path):
         if path.exists():
             raise FolderError(f"{path} exists already; a folder is written once. Choose another name or move it away.")
+        disk.require_space(path, needs_bytes)
+        read = {name: digest_of(source) for name, source in inputs.items()}
         staging = path.with_name(f".{path.name}.staging")
-        _remove(staging)
-        staging.mkdir()
+        if resumes and _is_begun(path, settings, read):
+            if staging.is_dir():
+                disk.make_writable(staging)  # it may have been about to be published
+        else:
+            disk.remove(staging)
+            disk.remove(unfinished(path))
+        if resumes:
+            begun = {"settings": manifest.plain(settings), "inputs": read}
+            publish_file(unfinished(path) / BEGUN, manifest.text(begun).encode())
+        disk.make_folder(staging)
         yield staging
-        _publish(staging, path, settings, inputs, varying)
+        (staging / MANIFEST).unlink(missing_ok=True)
+        write_json(staging / MANIFEST, manifest.build(staging, path, settings, inputs, read, varying))
+        disk.make_read_only(staging)
+        disk.flush_tree(staging)
+        staging.rename(path)
+        disk.flush_folder(path.parent)
+        disk.remove(unfinished(path))
+
+
+def unfinished(path: Path) -> Path:
+    """The hidden folder beside ``path`` for steps that outlive a crash; it goes when ``path`` is published."""
+    return path.with_name(f".{path.name}.unfinished")
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what a crash left of a folder after it was published."""
+    if path.exists():
+        with suppress(OSError):  # another process may be about it; all of it may be deleted at any time
+            disk.remove(unfinished(path))
+
+
+@contextmanager
+def step(path: Path) -> Iterator[Path]:
+    """Yield a folder that becomes ``path``, whole and flushed, when the block ends well: one step of longer work."""
+    staging = path.with_name(f".{path.name}.staging")
+    disk.remove(staging)
+    disk.make_folder(staging)
+    yield staging
+    disk.flush_tree(staging)
+    staging.rename(path)
+    disk.flush_folder(path.parent)
+
+
+def _is_begun(path: Path, settings: Mapping[str, Any], read: Mapping[str, str]) -> bool:
+    """Whether steps of ``path`` were left to go on from; those of other settings or inputs are refused."""
+    if not (unfinished(path) / BEGUN).is_file():
+        return False
+    begun = read_json(unfinished(path) / BEGUN)
+    differences = differing_keys(begun["settings"], settings) + _changed_inputs(begun["inputs"], read)
+    if differences:
+        raise FolderError(
+            "\n  ".join([f"{path} was begun, but is to go on differently:", *differences])
+            + f"\nUse those settings, or give up what was begun: remove {unfinished(path)}."
+        )
+    return True
+
+
+def _changed_inputs(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    changed = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+    return [f"input {name}: it has changed since" for name in changed]
 
 
 def exists_with(path: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path] | None) -> bool:
@@ -115,24 +164,23 @@ def exists_with(path: Path, settings: Mapping[str, Any], inputs: Mapping[str, Pa
     """
     if not path.exists():
         return False
-    manifest = read_manifest(path)
-    differences = differing_keys(manifest["settings"], settings)
+    content = read_manifest(path)
+    differences = differing_keys(content["settings"], settings)
     if inputs is not None:
-        now = {name: digest_of(source) for name, source in inputs.items()}
-        then = {name: entry["digest"] for name, entry in manifest["inputs"].items()}
-        changed = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
-        differences += [f"input {name}: it has changed since" for name in changed]
+        then = {name: entry["digest"] for name, entry in content["inputs"].items()}
+        differences += _changed_inputs(then, {name: digest_of(source) for name, source in inputs.items()})
     if differences:
         raise FolderError(
             "\n  ".join([f"{path} exists, but was made differently:", *differences])
             + "\nUse those settings, or choose another name for the folder; it is never overwritten."
         )
+    remove_unfinished(path)
     return True
 
 
 def differing_keys(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Each key whose value differs, with both values; a long one is cut."""
-    keys = [key for key in sorted({*there, *now}) if there.get(key) != _plain(now.get(key))]
+    keys = [key for key in sorted({*there, *now}) if there.get(key) != manifest.plain(now.get(key))]
     return [f"{key}: {_short(there.get(key))} there, {_short(now.get(key))} now" for key in keys]
 
 
@@ -142,15 +190,22 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise FolderError(f"{path} does not exist.")
     if not (path / MANIFEST).is_file():
         raise FolderError(f"{path} has no {MANIFEST}, so it was not finished by this program.")
-    manifest = read_json(path / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
-        raise FolderError(
-            f"{path / MANIFEST} has a format this version does not read; it reads version {FORMAT_VERSION}."
-        )
-    missing = [key for key in _MANIFEST_KEYS if key not in manifest]
+    content: dict[str, Any] = read_json(path / MANIFEST)
+    require_version(path / MANIFEST, content, "format_version", manifest.READS_VERSIONS)
+    missing = manifest.missing_keys(content)
     if missing:
         raise FolderError(f"{path / MANIFEST} has no {', '.join(missing)}: it was changed by hand or damaged.")
-    return manifest
+    return content
+
+
+def require_version(path: Path, content: Any, key: str, reads: Sequence[int]) -> None:
+    """Refuse the JSON of a file whose format this program does not read."""
+    version = content.get(key) if isinstance(content, dict) else None
+    if version not in reads:
+        raise FolderError(
+            f"{path} has format version {version}; this program reads {' and '.join(map(str, reads))}. Use the program"
+            " that wrote it, or make the folder again under another name."
+        )
 
 
 def list_numbered(parent: Path, name: str) -> list[Path]:
@@ -177,33 +232,36 @@ def digest_in(path: Path) -> str:
     return str(read_manifest(folder)["files"][path.relative_to(folder).as_posix()]["sha256"])
 
 
-def require(path: Path, made_by: str) -> None:
-    """Refuse a folder which a stage reads unless it is finished and its files have their sizes."""
+def require(path: Path, made_by: str, check: str = "sizes") -> None:
+    """Refuse a folder which a stage reads unless it is finished and its files have their sizes; with ``check`` =
+    ``digests`` also unless each has its content.
+    """
     if not path.is_dir():
         raise FolderError(
             f"{path} is missing. Make it first: python run.py stage={made_by} … (same survey, task and names)."
         )
-    manifest = read_manifest(path)
-    problems = _compare(path, manifest, digests=False)
+    content = read_manifest(path)
+    problems = manifest.compare(path, content, digests=check == "digests")
     if problems:
-        raise FolderError("\n  ".join([f"{path} is not as it was written:", *problems]))
+        raise FolderError(
+            "\n  ".join([f"{path} is not as it was written:", *problems])
+            + "\nPut a copy of it back, or make it again under another name."
+        )
 
 
 def verify(path: Path) -> list[str]:
     """Every way in which a finished folder differs from its manifest; empty if none.
 
-    Checked are the size and SHA-256 of every file, files that are missing or were added, the manifest's own digest,
-    and that each input is still the one that was read.
+    Checked are the size and SHA-256 of every file, files that are missing or were added, the manifest itself, and that
+    each input is still the one that was read.
     """
     path = Path(path)
     try:
-        manifest = read_manifest(path)
-        problems = _compare(path, manifest, digests=True)
+        content = read_manifest(path)
+        problems = manifest.compare(path, content, digests=True)
     except (FolderError, InputError) as error:
         return [str(error)]
-    if _digest(manifest) != manifest.get("digest"):
-        problems.append(f"{path / MANIFEST}: its digest does not fit its content")
-    for name, entry in manifest["inputs"].items():
+    for name, entry in content["inputs"].items():
         try:
             same = digest_of(path / entry["path"]) == entry["digest"]
         except FolderError as error:
@@ -228,133 +286,6 @@ def with_inputs(paths: Sequence[Path]) -> list[Path]:
     return list(found)
 
 
-@contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold ``path`` against other processes: a kernel lock, which goes with the process; a second process waits."""
-    with path.with_name(f".{path.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _publish(
-    staging: Path, path: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path], varying: Sequence[str]
-) -> None:
-    files = {name: _describe(staging / name) for name in _list_files(staging)}
-    manifest: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "files": files,
-        "varying": sorted(varying),
-        "inputs": {
-            name: {"path": os.path.relpath(source, path), "digest": digest_of(source)}
-            for name, source in inputs.items()
-        },
-        "settings": _plain(dict(settings)),
-        "provenance": provenance(),
-        "run": {"finished_at": datetime.now(UTC).isoformat(timespec="seconds"), "host": platform.node()},
-    }
-    manifest["digest"] = _digest(manifest)
-    write_json(staging / MANIFEST, manifest)
-    for folder, _, names in os.walk(staging, topdown=False):
-        for name in names:
-            _flush_file(Path(folder, name))
-        _flush_directory(Path(folder))
-    staging.rename(path)
-    _flush_directory(path.parent)
-    _make_read_only(path)
-
-
-def provenance() -> dict[str, Any]:
-    """Versions and git commit: what ran."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {"versions": versions, "git": _git_state(), "platform": f"{sys.platform} {platform.machine()}"}
-
-
-@cache
-def _git_state() -> dict[str, Any] | None:
-    here = Path(__file__).resolve().parent
-
-    def git(*args: str) -> str:
-        return subprocess.run(["git", *args], cwd=here, check=True, capture_output=True, text=True).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return None  # not a checkout, or no git: an installed copy
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    """Over all of a manifest but itself, the run, and the content of the files that vary."""
-    content = {key: value for key, value in manifest.items() if key not in ("digest", "run")}
-    content["files"] = {
-        name: None if name in manifest["varying"] else entry for name, entry in manifest["files"].items()
-    }
-    content["inputs"] = {name: entry["digest"] for name, entry in manifest["inputs"].items()}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _compare(path: Path, manifest: Mapping[str, Any], *, digests: bool) -> list[str]:
-    problems = []
-    present = set(_list_files(path)) - {MANIFEST}
-    for name, entry in manifest["files"].items():
-        if name not in present:
-            problems.append(f"{path / name}: missing")
-        elif (path / name).stat().st_size != entry["bytes"]:
-            problems.append(f"{path / name}: {(path / name).stat().st_size} bytes, should be {entry['bytes']}")
-        elif digests and digest_file(path / name) != entry["sha256"]:
-            problems.append(f"{path / name}: its content has changed")
-    return problems + [f"{path / name}: not in the manifest" for name in sorted(present - set(manifest["files"]))]
-
-
-def _list_files(path: Path) -> list[str]:
-    files = []
-    for folder, folders, names in os.walk(path):
-        for name in (*folders, *names):
-            if Path(folder, name).is_symlink():
-                raise InputError(
-                    f"{Path(folder, name)} is a symbolic link; a folder with a manifest holds only its own files."
-                )
-        files += [Path(folder, name).relative_to(path).as_posix() for name in names]
-    return sorted(files)
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": digest_file(path)}
-
-
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "…"
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
-
-
-def _flush_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _flush_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _make_read_only(path: Path) -> None:
-    for folder, _, names in os.walk(path, topdown=False):
-        for name in names:
-            Path(folder, name).chmod(0o444)
-        Path(folder).chmod(0o555)
-
-
-def _remove(path: Path) -> None:
-    if path.exists():
-        shutil.rmtree(path)

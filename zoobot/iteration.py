@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoobot import database
+from zoobot import database, folders
 from zoobot.questions import QuestionTree
 from zoobot.settings import Settings
 from zoobot.tasks import Task
@@ -39,7 +39,7 @@ class Iteration:
     @property
     def unfinished(self) -> Path:
         """A hidden folder beside this one that outlives a crash, until the iteration is finished."""
-        return self.settings.experiment_dir / f".iteration_{self.number}.unfinished"
+        return folders.unfinished(self.settings.experiment_dir / f"iteration_{self.number}")
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:

@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoobot import classifications, folders, settings
+from zoobot import classifications, disk, folders, settings
 from zoobot.errors import FolderError, ServiceError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def pull(service: Zooniverse, folder: Path, chosen: settings.Oracle, since_id: i
     project's, or its files were changed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with folders.lock(folder):
+    with disk.lock(folder):
         state = _open(folder, chosen, since_id)
         position = max(state["since_id"], state["last_id"] - chosen.overlap_ids)
         known = {id_ for id_ in _ids(folder, state, position) if id_ > position}

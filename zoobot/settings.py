@@ -219,6 +219,7 @@ class Settings:
     seed: int = 0  # of the simulation: weights, dropout, data order, volunteers, random choices
     quick: bool = False  # test mode: a few galaxies, tiny images, an epoch; below {data_dir}/quick
     max_dropped_fraction: float = 0.01  # more bad rows or images than this are an error
+    verify_inputs: str = "sizes"  # what a stage checks of the folders it reads: sizes of files, or digests of all bytes
     experiment_name: str = MISSING  # of its folder; the group of its W&B runs
     survey: Survey = field(default_factory=Survey)
     task: Task = field(default_factory=Task)

@@ -7,6 +7,7 @@ logged: the key stays in the environment.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -14,22 +15,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zoobot import folders
+from zoobot import disk, folders, outbox
 from zoobot.settings import Settings
 
 log = logging.getLogger("zoobot")
 
 
-def log_iteration(settings: Settings, iterations: Sequence[Path]) -> None:
-    """Log the newest of ``iterations`` (all of the experiment, in order). A failure is reported, and stops nothing:
-    the iteration is safe.
+def log_iterations(settings: Settings, iterations: Sequence[Path]) -> None:
+    """Log each of ``iterations`` (all of the experiment, in order) that was not logged yet: the newest, and those
+    before it whose logging was stopped. A failure is reported, and stops nothing: the iterations are safe.
     """
     if settings.tracking.mode == "disabled":
         return
-    try:
-        _log(settings, iterations)
-    except Exception as error:  # anything in a dashboard's client; the iteration is published already
-        log.warning("%s was not logged to Weights & Biases: %s: %s", iterations[-1].name, type(error).__name__, error)
+    for number, path in enumerate(iterations):
+        receipt = settings.experiment_dir / "tracking" / f"logged_{path.name}.json"
+        id_ = run_id(settings.experiment_name, number)
+        try:
+            outbox.send(receipt, id_, functools.partial(_log, settings, iterations[: number + 1]))
+        except Exception as error:  # anything in a dashboard's client; the iteration is published already
+            log.warning("%s was not logged to Weights & Biases: %s: %s", path.name, type(error).__name__, error)
 
 
 def run_id(experiment_name: str, number: int) -> str:
@@ -37,12 +41,14 @@ def run_id(experiment_name: str, number: int) -> str:
     return hashlib.sha256(f"{experiment_name}/{number}".encode()).hexdigest()[:16]
 
 
-def _log(settings: Settings, iterations: Sequence[Path]) -> None:
+def _log(settings: Settings, iterations: Sequence[Path], id_: str) -> None:
     import wandb
 
     newest, number = iterations[-1], len(iterations) - 1
     folder = settings.experiment_dir / "tracking"
     folder.mkdir(exist_ok=True)
+    for stopped in (folder / "wandb").glob(f"offline-run-*-{id_}"):
+        disk.remove(stopped)  # what a run that was stopped had logged; the same comes again
     os.environ["WANDB_DATA_DIR"] = str(folder)  # pictures wait here for `wandb sync`, not in the user's home
     instructions = folders.read_json(settings.experiment_dir / "instructions" / "instructions.json")
     with wandb.init(
@@ -50,7 +56,7 @@ def _log(settings: Settings, iterations: Sequence[Path]) -> None:
         project=settings.tracking.project,
         entity=settings.tracking.entity or None,
         dir=folder,
-        id=run_id(settings.experiment_name, number),
+        id=id_,
         name=f"{settings.experiment_name}/{newest.name}",
         group=settings.experiment_name,
         job_type="iteration",

@@ -21,8 +21,8 @@ FORMAT_VERSION = 1
 def run(settings: Settings) -> Path:
     """Write the instructions; say so and do nothing when they exist with the same settings and shards."""
     path = settings.experiment_dir / "instructions"
-    folders.require(settings.catalog_dir, "catalogs")
-    folders.require(settings.shard_dir, "shards")
+    folders.require(settings.catalog_dir, "catalogs", settings.verify_inputs)
+    folders.require(settings.shard_dir, "shards", settings.verify_inputs)
     inputs = {"catalogs": settings.catalog_dir, "shards": settings.shard_dir, **_encoder(settings)}
     questions = load_questions(settings.survey.questions)
     task = build_task(settings.task, questions)
@@ -68,5 +68,5 @@ def _encoder(settings: Settings) -> dict[str, Path]:
     path = settings.weights_path
     if path is None or (path.exists() and not (path / folders.MANIFEST).is_file()):
         return {}
-    folders.require(path, "pretrain")
+    folders.require(path, "pretrain", settings.verify_inputs)
     return {"encoder": path}

@@ -6,7 +6,6 @@ call this very function. Axes: N galaxies, K posterior samples, A answers.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,19 +20,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from zoobot import acquisition, database, folders, learning, metrics, recalibration, streams, tfrecords, tracking
+from zoobot import (
+    acquisition,
+    database,
+    disk,
+    exchange,
+    folders,
+    learning,
+    metrics,
+    recalibration,
+    streams,
+    tfrecords,
+    tracking,
+)
 from zoobot.errors import FolderError
 from zoobot.iteration import Iteration
 from zoobot.learning import Predictor
-from zoobot.live import LiveProject
-from zoobot.oracle import KnownVotes, Oracle, Received, SimulatedVolunteers
 from zoobot.progress import track
 from zoobot.questions import load_questions
 from zoobot.seeds import stream
 from zoobot.settings import Settings, stage_settings
 from zoobot.streams import CHOSEN, CONTROL
-from zoobot.surveys import read_table
-from zoobot.tasks import LABEL, TOTAL_VOTES, build_task
+from zoobot.tasks import build_task
 
 log = logging.getLogger("zoobot")
 FORMAT_VERSION = 1
@@ -43,23 +51,24 @@ PICTURES = 16  # of the galaxies chosen, kept for report and dashboard
 def run(settings: Settings) -> Path:
     """Make the next iteration of the experiment and return its folder."""
     instructions_dir = settings.experiment_dir / "instructions"
-    folders.require(instructions_dir, "instructions")
+    folders.require(instructions_dir, "instructions", settings.verify_inputs)
     questions = load_questions(settings.survey.questions)
-    folders.exists_with(
-        instructions_dir, stage_settings(settings, "instructions") | {"questions": questions.as_dict()}, inputs=None
-    )
+    used = stage_settings(settings, "instructions") | {"questions": questions.as_dict()}
+    folders.exists_with(instructions_dir, used, inputs=None)
     instructions = folders.read_json(instructions_dir / "instructions.json")
-    shard_dir, catalog_dir = _input_dirs(instructions_dir, instructions)
-    with folders.lock(settings.experiment_dir / "experiment"):
-        before = folders.list_numbered(settings.experiment_dir, "iteration")
-        for earlier in before:
-            folders.require(earlier, "iterate")
+    folders.require_version(instructions_dir, instructions, "format_version", (FORMAT_VERSION,))
+    with disk.lock(settings.experiment_dir):
+        shard_dir, catalog_dir = _input_dirs(instructions_dir, instructions, settings.verify_inputs)
+        before = _iterations(settings)
         _check_previous(settings, before)
         path = settings.experiment_dir / f"iteration_{len(before)}"
         inputs = {"instructions": instructions_dir} | ({"previous": before[-1]} if before else {})
+        space = _bytes_needed(settings, instructions_dir, before, shard_dir)
         with (
-            suppress(_NothingSent),
-            folders.create(path, {"number": len(before)}, inputs, varying=["iteration.json"]) as staging,
+            suppress(exchange.NothingSent),
+            folders.create(
+                path, used | {"number": len(before)}, inputs, ["iteration.json"], resumes=True, needs_bytes=space
+            ) as staging,
         ):
             iteration = Iteration(
                 len(before), settings, questions, build_task(settings.task, questions), shard_dir,
@@ -69,23 +78,46 @@ def run(settings: Settings) -> Path:
         if settings.oracle.dry_run:
             log.info("oracle.dry_run: nothing was sent, and %s was not written", path.name)
             return settings.experiment_dir
-        shutil.rmtree(iteration.unfinished, ignore_errors=True)
-    log.info(
-        "%s: %d labels received, %d galaxies trained on, test loss %.3f, %d galaxies asked about",
-        path.name, summary["labels_received"], summary["train_galaxies"], summary["test_loss"], summary["requested"],
-    )  # fmt: skip
-    tracking.log_iteration(settings, [*before, path])
+        log.info(
+            "%s: %d labels received, %d galaxies trained on, test loss %.3f, %d galaxies asked about", path.name,
+            summary["labels_received"], summary["train_galaxies"], summary["test_loss"], summary["requested"],
+        )  # fmt: skip
+        tracking.log_iterations(settings, [*before, path])
     return path
 
 
-def _input_dirs(instructions_dir: Path, instructions: dict[str, Any]) -> tuple[Path, Path]:
+def _iterations(settings: Settings) -> list[Path]:
+    """The finished iterations in order, each as it was written."""
+    before = folders.list_numbered(settings.experiment_dir, "iteration")
+    for earlier in before:
+        folders.require(earlier, "iterate", settings.verify_inputs)
+        summary = folders.read_json(earlier / "iteration.json")
+        folders.require_version(earlier / "iteration.json", summary, "format_version", (FORMAT_VERSION,))
+        folders.remove_unfinished(earlier)
+    return before
+
+
+def _bytes_needed(settings: Settings, instructions_dir: Path, before: Sequence[Path], shard_dir: Path) -> int:
+    """About what an iteration writes: as much as the one before; the database and the labelled galaxies twice, since
+    what was received is kept until the end; and the features of the shards that are predicted.
+    """
+    last = before[-1] if before else instructions_dir
+    sizes = {name: entry["bytes"] for name, entry in folders.read_manifest(last)["files"].items()}
+    one_picture = settings.shards.image_size_px**2 * settings.shards.channels
+    galaxies = settings.iterate.shards_per_iteration * settings.shards.shard_size
+    features = galaxies * 4 * settings.model.hidden * settings.model.ensemble
+    asked = settings.iterate.subjects_per_iteration * one_picture
+    return int(sum(sizes.values()) + 2 * sizes["iteration.db"] + 2 * asked + features)
+
+
+def _input_dirs(instructions_dir: Path, instructions: dict[str, Any], check: str) -> tuple[Path, Path]:
     """The shards and catalogs that the instructions were written for, or an error if others lie there now; an encoder
     is checked too.
     """
     found = []
     for name in ("shards", "catalogs", *({"encoder"} & set(instructions))):
         path = (instructions_dir / instructions[name]["path"]).resolve()
-        folders.require(path, name)
+        folders.require(path, name, check)
         if folders.digest_of(path) != instructions[name]["digest"]:
             raise FolderError(
                 f"{path} holds other {name} than {instructions_dir} was written for. Make a new experiment for them."
@@ -106,20 +138,10 @@ def _check_previous(settings: Settings, before: Sequence[Path]) -> None:
 
 
 def _work(it: Iteration, instructions_dir: Path) -> dict[str, Any]:
-    shutil.copyfile((it.before[-1] if it.before else instructions_dir) / "iteration.db", it.db)
-    it.db.chmod(0o644)
-    oracle = _build_oracle(it)
+    disk.empty(it.folder)  # of what a run that was stopped had made of its steps
+    oracle = exchange.build_oracle(it)
     with it.timed("receive"):
-        waiting = streams.waiting(it.before, it.db)
-        last_id = folders.read_json((it.before[-1] / "iteration.json") if it.before else
-                                    instructions_dir / "instructions.json")["last_classification_id"]  # fmt: skip
-        received = oracle.receive({**waiting[CHOSEN], **waiting[CONTROL]}, streams.classifications(it.before), last_id)
-        labels = _new_labels(it, received.votes.loc[list(waiting[CHOSEN])])
-        control_labels = _new_control_labels(it, received.votes.loc[list(waiting[CONTROL])])
-        _write_received(it, received)
-        _write_labelled(it, labels, "acquired")
-        if control_labels:
-            _write_labelled(it, control_labels, CONTROL)
+        received = exchange.receive(it, oracle, instructions_dir)
     with it.timed("train"):
         log.info("iteration_%d: learning from %d galaxies", it.number, it.count_train())
         history = learning.learn(it)
@@ -133,13 +155,13 @@ def _work(it: Iteration, instructions_dir: Path) -> dict[str, Any]:
     with it.timed("predict"):
         random = stream(it.settings.seed, "control", it.number)
         control = streams.draw_control(it.before, it.db, it.settings.oracle.control_per_iteration, random)
-        still_waiting = [id_str for id_str in waiting[CHOSEN] if id_str not in labels]
+        still_waiting = streams.waiting(it.before, it.db)[CHOSEN]
         closed = {*still_waiting, *streams.asked(it.before, CONTROL), *control}
         shards = _next_shards(it, closed)
         predictions = _predict(it, predictor, shards, closed)
     with it.timed("request"):
         chosen = predictions[predictions["picked"]].sort_values("rank")
-        _request(it, oracle, {CHOSEN: list(chosen["id_str"]), CONTROL: control})
+        exchange.request(it, oracle, {CHOSEN: list(chosen["id_str"]), CONTROL: control})
         _write_pictures(it, chosen)
     summary = {
         "format_version": FORMAT_VERSION,
@@ -147,9 +169,7 @@ def _work(it: Iteration, instructions_dir: Path) -> dict[str, Any]:
         "previous": it.before[-1].name if it.before else None,
         "train_files": list(it.train_files()),
         "train_galaxies": it.count_train(),
-        "labels_received": len(labels),
-        "control_labels_received": len(control_labels),
-        "classifications_received": len(received.classifications),
+        **received,
         "still_waiting": len(still_waiting),
         "predicted_shards": shards,
         "predicted_galaxies": len(predictions),
@@ -161,104 +181,10 @@ def _work(it: Iteration, instructions_dir: Path) -> dict[str, Any]:
         "temperature": it.temperature,
         "test_loss": measured["test"]["all"]["loss"],
         "requested_control": len(control),
-        "last_classification_id": received.last_classification_id,
         "timings_s": it.timings_s,
     }
     folders.write_json(it.folder / "iteration.json", summary)
     return summary
-
-
-# --------------------------------------------------------------- ask and receive
-
-
-class _NothingSent(Exception):
-    """The end of a dry run: the iteration is not written, since nobody was asked."""
-
-
-def _request(it: Iteration, oracle: Oracle, ids: dict[str, list[str]]) -> None:
-    """Ask about both streams and write requests.json.
-
-    A live choice is kept until the iteration is finished, so that one which is made again after a crash asks about
-    what is on Zooniverse already, even if other hardware now ranks galaxies a little differently.
-    """
-    kept, chosen = it.unfinished / "choice.json", it.settings.oracle
-    if kept.is_file():
-        ids = folders.read_json(kept)
-    elif it.unfinished.is_dir() and not chosen.dry_run:
-        folders.publish_file(kept, json.dumps(ids).encode())
-    name = f"{it.settings.experiment_name}_iteration_{it.number}"
-    requests: dict[str, dict[str, Any]] = {}
-    for kind, n_votes in ((CHOSEN, chosen.votes_per_galaxy), (CONTROL, chosen.control_votes)):
-        stream_name = name if kind == CHOSEN else f"{name}_{kind}"
-        receipt = oracle.request(ids[kind], stream_name, n_votes) if ids[kind] or kind == CHOSEN else {}
-        requests[kind] = {"ids": ids[kind], "votes": n_votes, "receipt": receipt}
-    if chosen.dry_run:
-        raise _NothingSent
-    folders.write_json(it.folder / "requests.json", {**requests[CHOSEN], CONTROL: requests[CONTROL]})
-
-
-def _write_received(it: Iteration, received: Received) -> None:
-    folder = it.folder / "classifications"
-    folder.mkdir()
-    with (folder / "classifications.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in received.classifications)
-    if received.workflow_versions is not None:
-        folders.write_json(folder / "workflow_versions.json", {"workflow_versions": received.workflow_versions})
-    if received.rejected is not None:
-        received.rejected.to_csv(folder / "rejected.csv", index=False)
-
-
-def _build_oracle(it: Iteration) -> Oracle:
-    if it.settings.oracle.kind == "panoptes":
-        return LiveProject(it.settings, it.catalog_dir / "unlabelled.csv", it.questions, it.unfinished)
-    hidden = read_table(it.catalog_dir / "oracle.csv").set_index("id_str")
-    if it.settings.oracle.kind == "known":
-        return KnownVotes(hidden)
-    return SimulatedVolunteers(hidden, it.questions, it.settings.oracle, it.settings.seed)
-
-
-def _new_labels(it: Iteration, votes: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """The votes of galaxies that are retired now, in the pool and not yet labelled; they enter the database."""
-    retired = _with_more_votes(it, votes, it.settings.survey.retirement_votes)
-    with database.connect(it.db) as connection:
-        new = database.ids_in_split(connection, "pool") - database.labelled_ids(connection)
-        labels = {id_str: counts for id_str, counts in retired.items() if id_str in new}
-        database.add_labels(connection, labels, it.number)
-    return labels
-
-
-def _new_control_labels(it: Iteration, votes: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """The votes of control galaxies that have all they were to get; kept apart from labels, which train."""
-    labels = _with_more_votes(it, votes, it.settings.oracle.control_votes - 1)
-    with database.connect(it.db) as connection:
-        database.add_labels(connection, labels, it.number, control=True)
-    return labels
-
-
-def _with_more_votes(it: Iteration, votes: pd.DataFrame, than: int) -> dict[str, dict[str, int]]:
-    root_total = votes[list(it.questions.root.columns)].sum(axis=1)
-    table = it.task.add_label(votes[root_total > than])
-    stored = [c for c in (LABEL, TOTAL_VOTES, *it.questions.columns) if c in table.columns]
-    return {str(id_str): {c: int(row[c]) for c in stored} for id_str, row in table.iterrows()}
-
-
-def _write_labelled(it: Iteration, labels: dict[str, dict[str, int]], name: str) -> None:
-    """Write galaxies with their new labels as TFRecords, with the pixels of the pool's own shards."""
-    with database.connect(it.db) as connection:
-        places = database.shards_of(connection, list(labels))
-    records = []
-    for shard, positions in places.items():
-        for position, record in enumerate(tfrecords.read(it.shard_dir / shard)):
-            if position in positions:
-                records.append(tfrecords.add_votes(record, labels[positions[position]]))
-    if len(records) != len(labels):
-        raise FolderError(
-            f"{it.shard_dir}: {len(labels) - len(records)} labelled galaxies are not in the shards the index names."
-        )
-    size = it.shard_config["shard_size"]
-    (it.folder / name).mkdir()
-    for number, start in enumerate(range(0, len(records), size)):
-        tfrecords.write(it.folder / name / f"{name}_{number:05d}.tfrecord", records[start : start + size])
 
 
 # --------------------------------------------------------------- evaluate and predict
@@ -355,7 +281,8 @@ def _predict(it: Iteration, predictor: Predictor, shards: Sequence[str], asked: 
     }
     result = {"acquisition": choice.scores_N, "rank": choice.rank_N, "at_random": choice.at_random_N}
     table = pa.table({"id_str": ids, "shard": names, **columns, **result})
-    pq.write_table(table, it.folder / "predictions.parquet")
+    with (it.folder / "predictions.parquet").open("wb") as file:
+        pq.write_table(table, file)
     return pd.DataFrame({"id_str": ids, "shard": names, **result, "picked": choice.rank_N < len(choice.picks)})
 
 

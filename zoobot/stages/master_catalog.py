@@ -14,6 +14,7 @@ import pandas as pd
 
 from zoobot import folders
 from zoobot.errors import FolderError, InputError
+from zoobot.provenance import provenance
 from zoobot.questions import Question, QuestionTree, load_questions
 from zoobot.settings import Settings, stage_settings
 from zoobot.surveys import read_survey
@@ -69,7 +70,7 @@ def run(settings: Settings) -> Path:
         "settings": used,
         "inputs": inputs,
         "sha256": hashlib.sha256(text).hexdigest(),
-        "provenance": folders.provenance(),
+        "provenance": provenance(),
     }
     folders.publish_file(path.with_suffix(".json"), _json(record))
     folders.publish_file(path, text)  # last: a run that was stopped in between begins anew

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoobot import classifications, folders, votes
+from zoobot import classifications, disk, folders, votes
 from zoobot.errors import FolderError, InputError
+from zoobot.provenance import provenance
 from zoobot.questions import QuestionTree, load_questions
 from zoobot.settings import Settings, stage_settings
 from zoobot.surveys import read_subjects
@@ -35,7 +36,7 @@ def run(settings: Settings) -> Path:
     used = stage_settings(settings, "reduce") | {"source": _source(settings), "questions": questions.as_dict()}
     digests = {name: folders.digest_file(path) for name, path in inputs.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    with folders.lock(folder):
+    with disk.lock(folder):
         if _is_done(folder, used, digests, may_grow=chosen.pull):
             log.info("%s exists with these settings and classifications: nothing to do", folder)
         else:
@@ -120,7 +121,7 @@ def _reduce(
         "tally": reduction.tally,
         **made_of,
         "sha256": {name: folders.digest_file(folder / name) for name in contents},
-        "provenance": folders.provenance(),
+        "provenance": provenance(),
     }
     # Last: a run that was stopped before this begins anew.
     folders.publish_file(folder / RECORD, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())

@@ -1,11 +1,14 @@
 """stage=shards: galaxies and their pictures become TFRecord shards with a SQLite index.
 
 train, eval and test come from the labelled galaxies, the pool from the rest. Every later stage reads pixels from the
-shards only.
+shards only. A shard is a durable step: its record (``_Part``) is published when its file is flushed, and a run that was
+stopped goes on after the last one. The index is made of these records at the end.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from zoobot import database, folders, tfrecords
+from zoobot import database, disk, folders, tfrecords
 from zoobot.errors import InputError
 from zoobot.images import Pixels, read_image, resize
 from zoobot.progress import track
@@ -30,18 +33,40 @@ READ_THREADS = 4  # decoding pictures releases Python's lock
 
 
 @dataclass
-class _Written:
-    """What became of the galaxies, so far."""
+class _Part:
+    """A shard and what became of the catalog's next ``taken`` galaxies, of which some may have been dropped. The last
+    part of a split may hold dropped galaxies alone, and no file.
+    """
+
+    file: str
+    taken: int = 0
+    rows: list[tuple[str, str, str, str, int]] = field(default_factory=list)  # of database.add_galaxies
+    votes: dict[str, dict[str, int]] = field(default_factory=dict)
+    dropped: list[dict[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class _Dropped:
+    """How many galaxies were dropped, of how many in all."""
 
     total: int
-    files: dict[str, list[str]] = field(default_factory=lambda: {split: [] for split in SPLITS})
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    dropped: list[dict[str, str]] = field(default_factory=list)
+    so_far: int = 0
+
+    def check(self, new: list[dict[str, str]], settings: Settings) -> None:
+        """Count another one; refuse as soon as too many pictures turn out bad, not after hours of work."""
+        self.so_far += 1
+        if self.so_far > settings.max_dropped_fraction * self.total:
+            disk.remove(folders.unfinished(settings.shard_dir))  # they are mended, and all begins anew
+            first = "; ".join(f"{d['id_str']}: {d['reason']}" for d in new[:5])
+            raise InputError(
+                f"{self.so_far} of {self.total} images cannot be used so far, more than max_dropped_fraction="
+                f"{settings.max_dropped_fraction}. The newest: {first}. Mend them, or allow more."
+            )
 
 
 def run(settings: Settings) -> Path:
     """Build the shards; say so and do nothing when they exist with the same settings and catalogs."""
-    folders.require(settings.catalog_dir, "catalogs")
+    folders.require(settings.catalog_dir, "catalogs", settings.verify_inputs)
     inputs = {"catalogs": settings.catalog_dir}
     used = stage_settings(settings, "shards")
     if folders.exists_with(settings.shard_dir, used, inputs):
@@ -54,32 +79,48 @@ def run(settings: Settings) -> Path:
     vote_columns = [c for c in (*label_columns, *questions.columns) if c in splits["train"].columns]
     _check_unique(splits, settings.catalog_dir)
     _check_images_exist(splits, settings)
-    with folders.create(settings.shard_dir, used, inputs) as staging:
-        database.create(staging / "shards.db")
-        written = _Written(sum(map(len, splits.values())))
-        for split, galaxies in splits.items():
-            _write_split(split, galaxies, [] if split == "pool" else vote_columns, settings, staging, written)
-        for entry in written.dropped:
-            log.warning("dropped %s: %s", entry["id_str"], entry["reason"])
-        config = {
-            "version": tfrecords.FORMAT_VERSION,
-            "survey": settings.survey.name,
-            "task": task.name,
-            "image_size_px": settings.shards.image_size_px,
-            "channels": settings.shards.channels,
-            "encoding": settings.shards.encoding,
-            "shard_size": settings.shards.shard_size,
-            "seed": settings.catalogs.seed,
-            "splits": written.files,
-            "galaxies": written.counts,
-            "dropped": written.dropped,
-            "database": "shards.db",
+    space = _bytes_needed(splits, settings)
+    with folders.create(settings.shard_dir, used, inputs, resumes=True, needs_bytes=space) as staging:
+        dropped = _Dropped(sum(map(len, splits.values())))
+        parts = {
+            split: _write_split(split, table, [] if split == "pool" else vote_columns, settings, staging, dropped)
+            for split, table in splits.items()
         }
+        config = _config(settings, task.name, parts)
+        for entry in config["dropped"]:
+            log.warning("dropped %s: %s", entry["id_str"], entry["reason"])
+        listed = {staging / name for names in config["splits"].values() for name in names}
+        for path in set(staging.rglob("*.tfrecord")) - listed:
+            path.unlink()  # a run that was stopped had begun it, and its pictures are gone since
         folders.write_json(staging / "shard_config.json", config)
+        _write_index(staging / "shards.db", parts)
         check_agreement(staging, {split: list(table["id_str"]) for split, table in splits.items()})
-    counts = ", ".join(f"{count} {split}" for split, count in written.counts.items())
-    log.info("%s: %s, %d dropped", settings.shard_dir, counts, len(written.dropped))
+    counts = ", ".join(f"{count} {split}" for split, count in config["galaxies"].items())
+    log.info("%s: %s, %d dropped", settings.shard_dir, counts, len(config["dropped"]))
     return settings.shard_dir
+
+
+def _config(settings: Settings, task_name: str, parts: Mapping[str, list[_Part]]) -> dict[str, Any]:
+    return {
+        "version": tfrecords.FORMAT_VERSION,
+        "survey": settings.survey.name,
+        "task": task_name,
+        "image_size_px": settings.shards.image_size_px,
+        "channels": settings.shards.channels,
+        "encoding": settings.shards.encoding,
+        "shard_size": settings.shards.shard_size,
+        "seed": settings.catalogs.seed,
+        "splits": {split: [part.file for part in found if part.rows] for split, found in parts.items()},
+        "galaxies": {split: sum(len(part.rows) for part in found) for split, found in parts.items()},
+        "dropped": [entry for found in parts.values() for part in found for entry in part.dropped],
+        "database": "shards.db",
+    }
+
+
+def _bytes_needed(splits: Mapping[str, pd.DataFrame], settings: Settings) -> int:
+    """About what the shards take: at most their pixels and a few numbers a galaxy."""
+    one = settings.shards.image_size_px**2 * settings.shards.channels + 2000
+    return one * sum(map(len, splits.values()))
 
 
 def split_galaxies(settings: Settings) -> dict[str, pd.DataFrame]:
@@ -112,42 +153,66 @@ def _read_pool(path: Path) -> pd.DataFrame:
 
 
 def _write_split(
-    split: str, galaxies: pd.DataFrame, vote_columns: list[str], settings: Settings, folder: Path, written: _Written
-) -> None:
-    records: list[bytes] = []
-    rows: list[tuple[str, str, str, str, int]] = []
-    votes: dict[str, dict[str, int]] = {}
-
-    def finish_shard() -> None:
-        if records:
-            tfrecords.write(folder / written.files[split][-1], records)
-            with database.connect(folder / "shards.db") as connection:
-                database.add_galaxies(connection, rows)
-                database.add_labels(connection, votes, database.INITIAL)
-            records.clear()
-            rows.clear()
-            votes.clear()
-
-    for row, pixels in track(_read_images(galaxies, settings), f"writing {split} shards", len(galaxies)):
+    split: str, galaxies: pd.DataFrame, vote_columns: list[str], settings: Settings, folder: Path, dropped: _Dropped
+) -> list[_Part]:
+    kept = folders.unfinished(settings.shard_dir)
+    parts = _finished_parts(kept, split)
+    dropped.so_far += sum(len(part.dropped) for part in parts)
+    if parts:
+        log.info("%s: %d %s shards are there already", settings.shard_dir, len(parts), split)
+    left = galaxies.iloc[sum(part.taken for part in parts) :]
+    part, records = _Part(_name(split, len(parts))), list[bytes]()
+    for row, pixels in track(_read_images(left, settings), f"writing {split} shards", len(left)):
+        part.taken += 1
         if isinstance(pixels, str):
-            written.dropped.append({"id_str": row["id_str"], "reason": pixels})
-            _check_dropped(written, settings)
+            part.dropped.append({"id_str": row["id_str"], "reason": pixels})
+            dropped.check(part.dropped, settings)
             continue
-        if not records:
-            written.files[split].append(f"{split}/{split}_{len(written.files[split]):05d}.tfrecord")
         counts = {column: int(row[column]) for column in vote_columns}
         records.append(tfrecords.encode(row["id_str"], pixels, counts, settings.shards.encoding))
-        rows.append((row["id_str"], row["file_loc"], split, written.files[split][-1], len(rows)))
+        part.rows.append((row["id_str"], row["file_loc"], split, part.file, len(part.rows)))
         if counts:
-            votes[row["id_str"]] = counts
-        written.counts[split] += 1
+            part.votes[row["id_str"]] = counts
         if len(records) == settings.shards.shard_size:
-            finish_shard()
-    finish_shard()
-    if not written.counts[split]:
+            parts.append(_finish(part, records, folder, kept))
+            part, records = _Part(_name(split, len(parts))), []
+    if part.taken:
+        parts.append(_finish(part, records, folder, kept))
+    if not any(part.rows for part in parts):
         raise InputError(
-            f"No galaxy of split {split} has a readable picture; for example: {written.dropped[-1]['reason']}."
+            f"No galaxy of split {split} has a readable picture; for example: {parts[-1].dropped[-1]['reason']}."
         )
+    return parts
+
+
+def _name(split: str, number: int) -> str:
+    return f"{split}/{split}_{number:05d}.tfrecord"
+
+
+def _finished_parts(kept: Path, split: str) -> list[_Part]:
+    """What a run that was stopped had finished of a split."""
+    return [_Part(**folders.read_json(path)) for path in sorted(kept.glob(f"{split}_*.json"))]
+
+
+def _finish(part: _Part, records: list[bytes], folder: Path, kept: Path) -> _Part:
+    if records:
+        path = folder / part.file
+        disk.make_folder(path.parent)
+        tfrecords.write(path, records)
+        disk.flush_file(path)
+        disk.flush_folder(path.parent)
+    record = kept / Path(part.file).with_suffix(".json").name
+    folders.publish_file(record, json.dumps(dataclasses.asdict(part)).encode())
+    return part
+
+
+def _write_index(path: Path, parts: Mapping[str, list[_Part]]) -> None:
+    path.unlink(missing_ok=True)  # of a run that was stopped
+    database.create(path)
+    with database.connect(path) as connection:
+        for part in (part for found in parts.values() for part in found):
+            database.add_galaxies(connection, part.rows)
+            database.add_labels(connection, part.votes, database.INITIAL)
 
 
 def _read_images(galaxies: pd.DataFrame, settings: Settings) -> Iterator[tuple[dict[str, Any], Pixels | str]]:
@@ -185,16 +250,6 @@ def _check_unique(splits: Mapping[str, pd.DataFrame], where: Path) -> None:
         raise InputError(
             f"{where}: galaxy {repeated.iloc[0]} is there more than once, and so are {repeated.nunique() - 1} others."
             " The catalogs were changed by hand; make them again under another catalogs.name."
-        )
-
-
-def _check_dropped(written: _Written, settings: Settings) -> None:
-    """Refuse as soon as too many pictures turn out bad, not after hours of work."""
-    if len(written.dropped) > settings.max_dropped_fraction * written.total:
-        first = "; ".join(f"{d['id_str']}: {d['reason']}" for d in written.dropped[:5])
-        raise InputError(
-            f"{len(written.dropped)} of {written.total} images cannot be used so far, more than max_dropped_fraction="
-            f"{settings.max_dropped_fraction}. The first: {first}. Mend them, or allow more."
         )
 
 

@@ -1,0 +1,195 @@
+"""What we ask of a disk: to hold what was flushed, to lock, to have room; and what is said when it does not.
+
+A file's content is safe once the file is flushed, its name once the folder that holds it is. Whatever was not flushed
+may be gone after a power cut, in any part.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from zoobot.errors import FolderError
+
+_MEND = {
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "Free some space of your quota",
+    errno.EIO: "Look at the health of the disk (dmesg)",
+    errno.EROFS: "Make the file system writable",
+    errno.EACCES: "Make the folder writable",
+}
+# What SQLite says instead. The writers of TensorFlow and HDF5 give no number, but the system's own words.
+_SQLITE = {"database or disk is full": errno.ENOSPC, "disk I/O error": errno.EIO, "readonly database": errno.EROFS}
+_WORDS = {os.strerror(number): number for number in _MEND} | _SQLITE
+
+
+# --------------------------------------------------------------- flush
+
+
+def flush_file(path: Path) -> None:
+    """Wait until a file's content is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def flush_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_tree(path: Path) -> None:
+    """Flush every file and folder below ``path``, and itself."""
+    for folder, _, names in os.walk(path, topdown=False):
+        for name in names:
+            flush_file(Path(folder, name))
+        flush_folder(Path(folder))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, and flush their names."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        flush_folder(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder and what is in it, also when it is read-only already."""
+    if path.is_dir():
+        make_writable(path)
+        shutil.rmtree(path)
+
+
+def empty(path: Path) -> None:
+    """Remove what is in a folder."""
+    for entry in path.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def make_read_only(path: Path) -> None:
+    """Take the right to write from every file and folder below ``path``, and from itself."""
+    for folder, _, names in os.walk(path, topdown=False):
+        for name in names:
+            Path(folder, name).chmod(0o444)
+        Path(folder).chmod(0o555)
+
+
+def make_writable(path: Path) -> None:
+    """Give the owner the right to write back."""
+    for folder, _, names in os.walk(path):
+        Path(folder).chmod(0o755)
+        for name in names:
+            Path(folder, name).chmod(0o644)
+
+
+# --------------------------------------------------------------- lock
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold ``path`` against other processes: a kernel lock, which goes with the process, however that ends.
+
+    FolderError: another process holds it (which one, is told), or the file system has no locks.
+    """
+    with clear_errors(path), path.with_name(f".{path.name}.lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderError(
+                f"{path} is held by {_holder(file)}. Wait until that has ended, or stop it; then run the same command"
+                " again. There is nothing to unlock: the lock goes with the process."
+            ) from None
+        except OSError as error:
+            raise FolderError(
+                f"{path.parent} is on a file system without locks ({error.strerror}), so that two runs could not be"
+                " kept apart. Set data_dir to a folder on a local disk, or on NFS 4."
+            ) from error
+        _write_holder(file, f"process {os.getpid()} on {platform.node()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z")
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                _write_holder(file, "")
+
+
+def is_alive(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # another user's
+    return True
+
+
+def _write_holder(file: IO[str], text: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(text)
+    file.flush()
+
+
+def _holder(file: IO[str]) -> str:
+    time.sleep(0.05)  # it locks first and writes then
+    file.seek(0)
+    return file.read() or "another process"
+
+
+# --------------------------------------------------------------- what goes wrong
+
+
+@contextmanager
+def clear_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the disk, from whichever library, into a FolderError that says what to do."""
+    try:
+        yield
+    except FolderError:
+        raise
+    except Exception as error:
+        number = _error_number(error)
+        if number is None:
+            raise
+        raise FolderError(
+            f"{path} cannot be written: {os.strerror(number)} ({error}). Nothing was published, and the steps that were"
+            f" finished are kept. {_MEND[number]}, then run the same command again."
+        ) from error
+
+
+def _error_number(error: BaseException | None) -> int | None:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _MEND:
+            return error.errno
+        found = [number for words, number in _WORDS.items() if words in str(error)]
+        if found:
+            return found[0]
+        error = error.__cause__
+    return None
+
+
+def require_space(path: Path, n_bytes: int) -> None:
+    """Refuse, before long work, to begin what will not fit. ``path`` need not exist yet."""
+    while not path.exists():
+        path = path.parent
+    free = shutil.disk_usage(path).free
+    if free < n_bytes:
+        raise FolderError(
+            f"{path} has {free / 1e9:.2f} GB left, and about {n_bytes / 1e9:.2f} GB are needed. Free some space, or set"
+            " data_dir to a larger disk."
+        )
