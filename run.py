@@ -12,11 +12,13 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from zoobot import config
+from zoobot import config, sweep
 from zoobot.errors import ZoobotError
 
 log = logging.getLogger("zoobot")
@@ -43,7 +45,10 @@ def main(cfg: DictConfig) -> None:
     """Check the settings and run one stage."""
     try:
         checked = config.from_config(cfg)
-        importlib.import_module(f"zoobot.stages.{checked.stage}").run(checked)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            sweep.run_job(checked, HydraConfig.get().job.num)
+        else:
+            importlib.import_module(f"zoobot.stages.{checked.stage}").run(checked)
     except ZoobotError as error:
         log.error("%s", error)
         raise

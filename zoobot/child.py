@@ -28,7 +28,7 @@ def call(function: Callable[[Any], object], argument: Any, what: str) -> None:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     level = logging.getLogger().level
-    process = context.Process(target=_work, args=(theirs, level, function, argument), daemon=True)
+    process = context.Process(target=_work, args=(theirs, level, function, argument))
     process.start()
     theirs.close()  # ours is at its end then when the process is at its own, however that comes
     failure: Exception | None = None

@@ -102,14 +102,14 @@ def make_writable(path: Path) -> None:
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
+def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold ``path`` against other processes: a kernel lock, which goes with the process, however that ends.
 
-    FolderError: another process holds it (which one, is told), or the file system has no locks.
+    FolderError: another process holds it (which one, is told), unless ``wait``; or the file system has no locks.
     """
     with clear_errors(path), path.with_name(f".{path.name}.lock").open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise FolderError(
                 f"{path} is held by {_holder(file)}. Wait until that has ended, or stop it; then run the same command"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from zoobot import database, folders
-from zoobot.questions import QuestionTree
-from zoobot.settings import Settings
+from zoobot.questions import QuestionTree, load_questions
+from zoobot.settings import Settings, stage_settings
 from zoobot.tasks import Task
 
 
@@ -70,3 +70,8 @@ class Iteration:
         with database.connect(self.db) as connection:
             acquired = database.labelled_ids(connection) & database.ids_in_split(connection, "pool")
         return int(self.shard_config["galaxies"]["train"]) + len(acquired)
+
+
+def fixed_settings(settings: Settings) -> dict[str, Any]:
+    """What an experiment never changes: the settings that its instructions depend on, and its questions."""
+    return stage_settings(settings, "instructions") | {"questions": load_questions(settings.survey.questions).as_dict()}

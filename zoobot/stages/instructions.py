@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from zoobot import folders
+from zoobot.iteration import fixed_settings
 from zoobot.questions import load_questions
-from zoobot.settings import ORACLE_FIXED, Settings, stage_settings
+from zoobot.settings import ORACLE_FIXED, Settings
 from zoobot.tasks import build_task
 
 log = logging.getLogger("zoobot")
@@ -26,7 +27,7 @@ def run(settings: Settings) -> Path:
     inputs = {"catalogs": settings.catalog_dir, "shards": settings.shard_dir, **_encoder(settings)}
     questions = load_questions(settings.survey.questions)
     task = build_task(settings.task, questions)
-    used = stage_settings(settings, "instructions") | {"questions": questions.as_dict()}
+    used = fixed_settings(settings)
     if folders.exists_with(path, used, inputs):
         log.info("%s exists with these settings: nothing to do", path)
         return path

@@ -34,12 +34,12 @@ from zoobot import (
     tracking,
 )
 from zoobot.errors import FolderError
-from zoobot.iteration import Iteration
+from zoobot.iteration import Iteration, fixed_settings
 from zoobot.learning import Predictor
 from zoobot.progress import track
 from zoobot.questions import load_questions
 from zoobot.seeds import stream
-from zoobot.settings import Settings, stage_settings
+from zoobot.settings import Settings
 from zoobot.streams import CHOSEN, CONTROL
 from zoobot.tasks import build_task
 
@@ -53,7 +53,7 @@ def run(settings: Settings) -> Path:
     instructions_dir = settings.experiment_dir / "instructions"
     folders.require(instructions_dir, "instructions", settings.verify_inputs)
     questions = load_questions(settings.survey.questions)
-    used = stage_settings(settings, "instructions") | {"questions": questions.as_dict()}
+    used = fixed_settings(settings)
     folders.exists_with(instructions_dir, used, inputs=None)
     instructions = folders.read_json(instructions_dir / "instructions.json")
     folders.require_version(instructions_dir, instructions, "format_version", (FORMAT_VERSION,))

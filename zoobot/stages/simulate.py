@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from zoobot import child, folders
+from zoobot import child, disk, folders
 from zoobot.questions import load_questions
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, pretrain, shards
@@ -17,10 +17,12 @@ log = logging.getLogger("zoobot")
 def run(settings: Settings) -> Path:
     """Bring the experiment to ``simulate.iterations`` iterations and return its folder."""
     build_task(settings.task, load_questions(settings.survey.questions))  # does it fit? before hours of work
-    for stage in (master_catalog, catalogs, shards):
-        stage.run(settings)
-    if settings.model.weights == settings.pretrain.name:
-        pretrain.run(settings)
+    disk.make_folder(settings.survey_dir)
+    with disk.lock(settings.survey_dir / "stages", wait=True):  # simulations of a sweep may share what these make
+        for stage in (master_catalog, catalogs, shards):
+            stage.run(settings)
+        if settings.model.weights == settings.pretrain.name:
+            pretrain.run(settings)
     instructions.run(settings)
     done = len(folders.list_numbered(settings.experiment_dir, "iteration"))
     if done >= settings.simulate.iterations:

@@ -1,0 +1,63 @@
+"""The simulations of a sweep: each in a process of its own, those that are finished left alone.
+
+``python run.py -m …`` runs all combinations of its overrides. The same command again goes on where it was ended.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import os
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from zoobot import child, folders
+from zoobot.iteration import fixed_settings
+from zoobot.settings import Settings
+
+log = logging.getLogger("zoobot")
+_COUNT = "ZOOBOT_SWEEP_JOBS"  # for the processes of a launcher, which do not know it
+
+
+class CountJobs(Callback):
+    """Tells how many jobs a sweep has before the first begins."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Count the combinations of all overrides."""
+        chosen = dict(config.hydra.sweeper.params or {})
+        texts = [f"{key}={value}" for key, value in chosen.items()] + list(config.hydra.overrides.task)
+        overrides = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(texts)}
+        counts = [len(list(o.sweep_string_iterator())) for o in overrides.values() if o.is_sweep_override()]
+        os.environ[_COUNT] = str(math.prod(counts))
+
+
+def run_job(settings: Settings, number: int) -> None:
+    """Run the stage of job ``number`` (from 0), unless it is a finished simulation.
+
+    Raises what the stage raises; FolderError: a finished simulation was made with other settings.
+    """
+    which = f"{number + 1} of {os.environ.get(_COUNT, '?')}: {settings.survey.name} {settings.experiment_name}"
+    if _is_finished(settings):
+        log.info("%s is finished already", which)
+        return
+    log.info("%s", which)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the linear head's small matrices: threads only wait for others
+    child.call(_run_stage, settings, settings.experiment_name)
+
+
+def _is_finished(settings: Settings) -> bool:
+    if settings.stage != "simulate":
+        return False
+    instructions = settings.experiment_dir / "instructions"
+    return (
+        folders.exists_with(instructions, fixed_settings(settings), inputs=None)
+        and len(folders.list_numbered(settings.experiment_dir, "iteration")) >= settings.simulate.iterations
+    )
+
+
+def _run_stage(settings: Settings) -> None:
+    importlib.import_module(f"zoobot.stages.{settings.stage}").run(settings)
