@@ -100,7 +100,7 @@ def read_votes(path: Path, columns: Sequence[str]) -> dict[str, npt.NDArray[np.i
 
 
 def dataset(
-    paths: Sequence[Path],
+    paths: Sequence[Path] | tf.Tensor,
     n_galaxies: int | None,
     task: Task | None,
     shard_config: Mapping[str, Any],
@@ -108,13 +108,14 @@ def dataset(
     shuffle_seed: int | None = None,
     passes: int = 1,
 ) -> tf.data.Dataset:
-    """Batches of ``(images N × H × W × C uint8, counts N × A float32)``; without a ``task`` only the images.
+    """Batches of ``(images N × H × W × C uint8, counts N × A float32)``; without a ``task`` only the images. In
+    compiled code ``paths`` is a tensor of names.
 
     ``n_galaxies`` is how many there are, all files together, and has to be known for training; another number is an
     error when they have been read. Records come in the order of ``paths``; with ``shuffle_seed`` they are shuffled
     anew in each epoch, the same way in each run, and passed ``passes`` times.
     """
-    files = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
+    files = tf.data.Dataset.from_tensor_slices(paths if tf.is_tensor(paths) else [str(path) for path in paths])
     if shuffle_seed is None:
         records = files.flat_map(tf.data.TFRecordDataset)
     else:  # files in a new order, several read in turn, and a buffer over what they give
