@@ -18,7 +18,7 @@ from zoobot.settings import Settings
 from zoobot.tasks import Task, build_task
 
 ROOT = Path(__file__).resolve().parents[1]
-REPETITIONS = 5
+REPETITIONS = 3
 
 
 def settings_of(*overrides: str) -> Settings:

@@ -23,11 +23,11 @@ from zoobot import head, learning, model
 from zoobot.settings import Settings
 
 SAMPLES = 30
-# How many galaxies each network predicts, in how many of them the naive passes, and its settings.
+# How many galaxies each network predicts, how many a shard has (which is all that the naive passes see), its settings.
 NETWORKS = {
-    "small_cnn": (4096, 256, ("model=small_cnn", "shards=small")),
-    "cnn": (512, 32, ("model=cnn", "shards=standard", "catalogs.mock_labelled=6000")),
-    "pretrained": (512, 32, ("model=pretrained", "shards=standard", "catalogs.mock_labelled=6000")),
+    "small_cnn": (4096, 512, ("model=small_cnn", "shards=small")),
+    "cnn": (192, 64, ("model=cnn", "shards=standard", "catalogs.mock_labelled=6000")),
+    "pretrained": (192, 64, ("model=pretrained", "shards=standard", "catalogs.mock_labelled=6000")),
 }
 POOLS = (4096, 32768)
 Floats = model.Floats32
@@ -47,11 +47,10 @@ def compare(name: str, folder: Path) -> None:
     """Print the ratios of one network."""
     n, n_naive, overrides = NETWORKS[name]
     chosen = settings_of(*overrides)
-    paths, config = write_shards(folder, chosen, n, 512)
+    paths, config = write_shards(folder, chosen, n, n_naive)
     network = model.build(chosen.model, task_of(chosen).groups, config["image_size_px"], config["channels"], 0)
     of_file = learning._compile(network.encoder, config, chosen.model)
     samples = sampler(network, chosen)
-    few = write_shards(folder / "few", chosen, n_naive, n_naive)[0]
     kept = folder / "features"
 
     def features() -> list[Floats]:
@@ -70,7 +69,7 @@ def compare(name: str, folder: Path) -> None:
 
     def naive() -> None:
         for _ in range(SAMPLES):
-            samples(of_file(few[0]), 1)
+            samples(of_file(paths[0]), 1)
 
     measured = costs({"deterministic": deterministic, "first": first, "second": second, "naive": naive})
     per_galaxy = {

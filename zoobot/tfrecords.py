@@ -115,11 +115,12 @@ def dataset(
     error when they have been read. Records come in the order of ``paths``; with ``shuffle_seed`` they are shuffled
     anew in each epoch, the same way in each run, and passed ``passes`` times.
     """
-    files = tf.data.Dataset.from_tensor_slices(paths if tf.is_tensor(paths) else [str(path) for path in paths])
+    names = paths if tf.is_tensor(paths) else [str(path) for path in paths]
     if shuffle_seed is None:
-        records = files.flat_map(tf.data.TFRecordDataset)
+        records = tf.data.TFRecordDataset(names)
     else:  # files in a new order, several read in turn, and a buffer over what they give
-        files = files.shuffle(len(paths), seed=shuffle_seed, reshuffle_each_iteration=True)
+        files = tf.data.Dataset.from_tensor_slices(names)
+        files = files.shuffle(len(names), seed=shuffle_seed, reshuffle_each_iteration=True)
         records = files.interleave(tf.data.TFRecordDataset, cycle_length=8, num_parallel_calls=2, deterministic=True)
         records = records.shuffle(SHUFFLE_BUFFER, seed=shuffle_seed, reshuffle_each_iteration=True).repeat(passes)
     shape = [shard_config["image_size_px"], shard_config["image_size_px"], shard_config["channels"]]
