@@ -20,8 +20,8 @@ from zoobot import learning, model, tfrecords
 # How many galaxies an epoch has, and the settings of the network.
 NETWORKS = {
     "small_cnn": (4096, ("model=small_cnn", "shards=small")),
-    "cnn": (256, ("model=cnn", "shards=standard", "catalogs.mock_labelled=6000")),
-    "pretrained": (512, ("model=pretrained", "shards=standard", "catalogs.mock_labelled=6000")),
+    "cnn": (128, ("model=cnn", "shards=standard", "catalogs.mock_labelled=6000")),
+    "pretrained": (256, ("model=pretrained", "shards=standard", "catalogs.mock_labelled=6000")),
 }
 
 

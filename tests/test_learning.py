@@ -78,10 +78,10 @@ def test_a_head_is_fitted_to_the_features_of_the_encoder_that_is_named(frozen: S
 def test_features_are_kept_and_deleting_them_changes_nothing(frozen: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     before = folders.digest_of(iteration(frozen, 2))
     encoded: list[Path] = []
-    forward_file = model.forward_file
+    compile_pass = learning._compile
 
     def counted(*given: Any) -> Callable[[Path], Any]:
-        features = forward_file(*given)
+        features = compile_pass(*given)
 
         def of(path: Path) -> Any:
             encoded.append(path)
@@ -89,7 +89,7 @@ def test_features_are_kept_and_deleting_them_changes_nothing(frozen: Settings, m
 
         return of
 
-    monkeypatch.setattr(model, "forward_file", counted)
+    monkeypatch.setattr(learning, "_compile", counted)
     learning._frozen_encoder.cache_clear()
     build = encoders.build
     monkeypatch.setattr(encoders, "build", lambda *_: pytest.fail("the encoder was built"))

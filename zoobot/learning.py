@@ -174,11 +174,11 @@ def _frozen_encoder(path: Path | None, told: str) -> tuple[keras.Model, Callable
 
 
 def _compile(encoder: keras.Model, shard_config: Mapping[str, Any], chosen: Model) -> Callable[[Path], Floats32]:
-    """The encoder's pass over a TFRecord file."""
-    return model.forward_file(
-        encoder,
-        chosen.orientations,
-        lambda name: tfrecords.dataset(name[None], None, None, shard_config, chosen.predict_batch_size),
+    """The encoder's pass over a TFRecord file: the features N × H of its galaxies."""
+    decode = functools.partial(tfrecords.decode_images, shard_config=shard_config)
+    of_records = model.forward_records(encoder, chosen.orientations, decode)
+    return lambda path: np.concatenate(
+        [of_records(batch).numpy() for batch in tfrecords.batches(path, chosen.predict_batch_size)]
     )
 
 

@@ -222,23 +222,10 @@ def forward(encoder: keras.Model, orientations: int = 1) -> Callable[[Any], Any]
     return tf.function(mean, input_signature=[tf.TensorSpec(encoder.input_shape, tf.uint8)])  # type: ignore[no-any-return]
 
 
-def forward_file(
-    encoder: keras.Model, orientations: int, images_of: Callable[[Any], tf.data.Dataset]
-) -> Callable[[Path], Floats32]:
-    """Compiled once, reading included: a TFRecord file → the features N × H of its galaxies.
-
-    ``images_of``: from the name of a file, a string tensor, to batches of stored images.
-    """
+def forward_records(encoder: keras.Model, orientations: int, decode: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Compiled once, with ``decode`` (serialised galaxies → stored images): serialised galaxies → features N × H."""
     of_batch = forward(encoder, orientations)
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])  # type: ignore[untyped-decorator]
-    def features(name: Any) -> Any:
-        parts = tf.TensorArray(tf.float32, 0, dynamic_size=True, element_shape=encoder.output_shape, infer_shape=False)
-        for i, batch in images_of(name).enumerate():
-            parts = parts.write(tf.cast(i, tf.int32), of_batch(batch))
-        return parts.concat()
-
-    return lambda path: np.asarray(features(str(path)))
+    return tf.function(lambda records: of_batch(decode(records)), input_signature=[tf.TensorSpec([None], tf.string)])  # type: ignore[no-any-return]
 
 
 def sample(
