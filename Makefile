@@ -1,10 +1,10 @@
 # make setup: the environment; make demo: a first simulation and its report; make test: all checks, as CI runs them;
-# make bench: all benchmarks, a table of ratios; make docs: docs/settings.md; make fuzz; make lock: requirements.lock.
+# make bench: all benchmarks, a table of ratios; make docs: docs/settings.md; make fuzz; make soak; make lock: requirements.lock.
 PYTHON ?= python3
 RUN := .venv/bin/python run.py
-BENCHMARKS := startup acquisition reduction
+BENCHMARKS := startup acquisition reduction prediction input
 
-.PHONY: setup demo test bench docs fuzz lock clean
+.PHONY: setup demo test bench docs fuzz soak lock clean
 
 setup: .venv/.done
 
@@ -34,6 +34,10 @@ docs: setup
 # Classifications with mangled bytes, in both kinds of file: nothing crashes, and all totals add up. Some minutes.
 fuzz: setup
 	FUZZ_LINES=100000 .venv/bin/pytest tests/test_intake.py -k mangled
+
+# A hundred iterations in one simulation: its driver does not grow. A quarter of an hour.
+soak: setup
+	.venv/bin/python -m benchmarks.memory
 
 # Exact versions with hashes, for every supported Python; needs uv.
 lock:

@@ -76,6 +76,10 @@ def test_dataset_keeps_order_and_pairs_images_with_votes(tmp_path: Path, encodin
     counts = np.concatenate([batch[1].numpy() for batch in batches])
     assert images.tolist() == [pixels(i).tolist() for i in range(9)]
     assert counts.tolist() == [[i, i] for i in range(9)]  # label, total - label
+    decoded = [
+        tfrecords.decode_images(batch, config(encoding)) for path in paths for batch in tfrecords.batches(path, 4)
+    ]
+    assert np.concatenate(decoded).tolist() == images.tolist()
     assert [tfrecords.read_ids(path) for path in paths] == [
         [f"id{i}" for i in range(5)],
         [f"id{i}" for i in range(5, 9)],

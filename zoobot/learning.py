@@ -6,6 +6,7 @@ TFRecord file, and posterior samples from features. Axes: N galaxies, K samples,
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import io
@@ -100,10 +101,10 @@ def _load_networks(it: Iteration, folder: Path) -> Predictor:
     for member, network in enumerate(networks):
         model.load_weights(network, folder, member)
 
-    compiled = [model.forward(network.encoder, chosen.orientations) for network in networks]
+    passes = [_compile(network.encoder, it.shard_config, chosen) for network in networks]
 
     def encode(path: Path) -> Floats32:
-        return np.concatenate([_encode(one, path, it.shard_config, chosen) for one in compiled], axis=1)
+        return np.concatenate([one(path) for one in passes], axis=1)
 
     cache = FeatureCache(it.unfinished / "features", model.weights_digest(networks), chosen.orientations, encode)
     member_K = model.members(chosen.ensemble, chosen.n_samples) if chosen.ensemble > 1 else None
@@ -145,15 +146,12 @@ def frozen_features(settings: Settings, shard_config: Mapping[str, Any]) -> Feat
     Raises SettingsError if there is no such encoder, or if it has another shape than the settings say.
     """
     path, chosen = settings.weights_path, settings.model
+    images = {key: shard_config[key] for key in ("image_size_px", "channels", "encoding")}
+    build = functools.partial(_frozen_encoder, path, json.dumps([dataclasses.asdict(chosen), images]))
     shape = {key: getattr(chosen, key) for key in ENCODER_SHAPE}
-    place = (shard_config["image_size_px"], shard_config["channels"])
-
-    def build() -> tuple[keras.Model, Callable[[Any], Any]]:
-        return _frozen_encoder(json.dumps(shape), path, chosen.weights, *place, chosen.orientations)
-
     told = path / encoders.ENCODER_FILE if path else None
     if told and told.is_file():
-        wanted = {**shape, "image_size_px": place[0], "channels": place[1]}
+        wanted = {**shape, "image_size_px": images["image_size_px"], "channels": images["channels"]}
         differences = folders.differing_keys({k: v for k, v in folders.read_json(told).items() if k in wanted}, wanted)
         if differences:
             raise SettingsError(
@@ -162,26 +160,26 @@ def frozen_features(settings: Settings, shard_config: Mapping[str, Any]) -> Feat
         weights_sha256 = folders.read_json(told)["weights_sha256"]
     else:
         weights_sha256 = encoders.digest(build()[0])
-    return FeatureCache(
-        settings.features_dir, weights_sha256, chosen.orientations,
-        lambda file: _encode(build()[1], file, shard_config, chosen),
-    )  # fmt: skip
+    return FeatureCache(settings.features_dir, weights_sha256, chosen.orientations, lambda file: build()[1](file))
 
 
 @functools.lru_cache(maxsize=1)
-def _frozen_encoder(
-    shape: str, path: Path | None, weights: str, image_size_px: int, channels: int, orientations: int
-) -> tuple[keras.Model, Callable[[Any], Any]]:
-    """The encoder, and its compiled pass: kept from iteration to iteration."""
-    chosen = Model(name="frozen", weights=weights, **json.loads(shape))
-    encoder = encoders.build(chosen, image_size_px, channels)
+def _frozen_encoder(path: Path | None, told: str) -> tuple[keras.Model, Callable[[Path], Floats32]]:
+    """The encoder, and its compiled pass: kept from iteration to iteration. ``told``: settings and images, as JSON."""
+    chosen, images = json.loads(told)
+    encoder = encoders.build(Model(**chosen), images["image_size_px"], images["channels"])
     if path:
         encoders.load(encoder, path)
-    return encoder, model.forward(encoder, orientations)
+    return encoder, _compile(encoder, images, Model(**chosen))
 
 
-def _encode(compiled: Callable[[Any], Any], path: Path, shard_config: Mapping[str, Any], chosen: Model) -> Floats32:
-    return model.encode(compiled, tfrecords.dataset([path], None, None, shard_config, chosen.predict_batch_size))
+def _compile(encoder: keras.Model, shard_config: Mapping[str, Any], chosen: Model) -> Callable[[Path], Floats32]:
+    """The encoder's pass over a TFRecord file: the features N × H of its galaxies."""
+    decode = functools.partial(tfrecords.decode_images, shard_config=shard_config)
+    of_records = model.forward_records(encoder, chosen.orientations, decode)
+    return lambda path: np.concatenate(
+        [of_records(batch).numpy() for batch in tfrecords.batches(path, chosen.predict_batch_size)]
+    )
 
 
 # --------------------------------------------------------------- keep features

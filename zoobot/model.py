@@ -30,6 +30,7 @@ from zoobot.tasks import Group
 
 log = logging.getLogger("zoobot")
 TRAINING_FILE = "training.json"
+_ROWS = 1024  # galaxies whose samples are computed at a time
 Floats32 = npt.NDArray[np.float32]
 tf.get_logger().setLevel("ERROR")  # it warns that each iteration compiles its own network, which is meant
 
@@ -221,9 +222,10 @@ def forward(encoder: keras.Model, orientations: int = 1) -> Callable[[Any], Any]
     return tf.function(mean, input_signature=[tf.TensorSpec(encoder.input_shape, tf.uint8)])  # type: ignore[no-any-return]
 
 
-def encode(compiled: Callable[[Any], Any], images: tf.data.Dataset) -> Floats32:
-    """The features N × H of batches of stored images, by what ``forward`` gave."""
-    return np.concatenate([compiled(batch).numpy() for batch in images])
+def forward_records(encoder: keras.Model, orientations: int, decode: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Compiled once, with ``decode`` (serialised galaxies → stored images): serialised galaxies → features N × H."""
+    of_batch = forward(encoder, orientations)
+    return tf.function(lambda records: of_batch(decode(records)), input_signature=[tf.TensorSpec([None], tf.string)])  # type: ignore[no-any-return]
 
 
 def sample(
@@ -234,14 +236,19 @@ def sample(
     All galaxies share the K masks, so that a sample is one network's view of all of them, as batches need. Each
     network of an ensemble reads its own part of the features, and gives its share of the samples, in order.
     """
-    parts = np.split(features_N_H, len(networks), axis=1)
-    samples = []
-    for member in members(len(networks), n_samples):
-        network, part = networks[member], parts[member]
-        keep = 1 - network.dropout_rate
-        mask_H = (random.random((part.shape[1],), dtype=np.float32) < keep).astype(np.float32) / np.float32(keep)
-        samples.append(network.head(part * mask_H, training=False).numpy())
-    return np.stack(samples, axis=1)
+    member_K = members(len(networks), n_samples)
+    n_features = features_N_H.shape[1] // len(networks)
+    keep = np.float32(1 - networks[0].dropout_rate)
+    mask_K_H = (random.random((n_samples, n_features), dtype=np.float32) < keep) / keep
+    samples = np.empty((len(features_N_H), n_samples, networks[0].head.output_shape[-1]), np.float32)
+    for member, network in enumerate(networks):
+        own = member_K == member
+        for start in range(0, len(samples), _ROWS):
+            part_N_H = features_N_H[start : start + _ROWS, member * n_features : (member + 1) * n_features]
+            masked = part_N_H[:, None] * mask_K_H[own]
+            outputs = network.head(masked.reshape(-1, n_features), training=False).numpy()
+            samples[start : start + _ROWS, own] = outputs.reshape(*masked.shape[:2], -1)
+    return samples
 
 
 def members(n_networks: int, n_samples: int) -> npt.NDArray[np.int64]:

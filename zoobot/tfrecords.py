@@ -103,7 +103,7 @@ def read_votes(path: Path, columns: Sequence[str]) -> dict[str, npt.NDArray[np.i
 
 def dataset(
     paths: Sequence[Path],
-    n_galaxies: int | None,
+    n_galaxies: int,
     task: Task | None,
     shard_config: Mapping[str, Any],
     batch_size: int,
@@ -112,15 +112,16 @@ def dataset(
 ) -> tf.data.Dataset:
     """Batches of ``(images N × H × W × C uint8, counts N × A float32)``; without a ``task`` only the images.
 
-    ``n_galaxies`` is how many there are, all files together, and has to be known for training; another number is an
-    error when they have been read. Records come in the order of ``paths``; with ``shuffle_seed`` they are shuffled
-    anew in each epoch, the same way in each run, and passed ``passes`` times.
+    ``n_galaxies`` is how many there are, all files together; another number is an error when they have been read.
+    Records come in the order of ``paths``; with ``shuffle_seed`` they are shuffled anew in each epoch, the same way
+    in each run, and passed ``passes`` times.
     """
-    files = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
+    names = [str(path) for path in paths]
     if shuffle_seed is None:
-        records = files.flat_map(tf.data.TFRecordDataset)
+        records = tf.data.TFRecordDataset(names)
     else:  # files in a new order, several read in turn, and a buffer over what they give
-        files = files.shuffle(len(paths), seed=shuffle_seed, reshuffle_each_iteration=True)
+        files = tf.data.Dataset.from_tensor_slices(names)
+        files = files.shuffle(len(names), seed=shuffle_seed, reshuffle_each_iteration=True)
         records = files.interleave(tf.data.TFRecordDataset, cycle_length=8, num_parallel_calls=2, deterministic=True)
         records = records.shuffle(SHUFFLE_BUFFER, seed=shuffle_seed, reshuffle_each_iteration=True).repeat(passes)
     shape = [shard_config["image_size_px"], shard_config["image_size_px"], shard_config["channels"]]
@@ -133,10 +134,21 @@ def dataset(
         images = _decode_batch(features["image"], shape, shard_config["encoding"])
         return images if task is None else (images, _counts(features, task))
 
-    batches = records.batch(batch_size).map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    if n_galaxies is not None:
-        batches = batches.apply(tf.data.experimental.assert_cardinality(-(-n_galaxies * passes // batch_size)))
-    return batches.prefetch(2)
+    batched = records.batch(batch_size).map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    n_batches = -(-n_galaxies * passes // batch_size)
+    return batched.apply(tf.data.experimental.assert_cardinality(n_batches)).prefetch(2)
+
+
+def batches(path: Path, batch_size: int) -> tf.data.Dataset:
+    """Batches of the serialised galaxies in one shard, in order."""
+    return tf.data.TFRecordDataset(str(path)).batch(batch_size).prefetch(2)
+
+
+def decode_images(records: tf.Tensor, shard_config: Mapping[str, Any]) -> tf.Tensor:
+    """Serialised galaxies → their images N × H × W × C, uint8; for compiled code, so that no shard costs a pipeline."""
+    image = tf.io.parse_example(records, {"image": tf.io.FixedLenFeature([], tf.string)})["image"]
+    size = shard_config["image_size_px"]
+    return _decode_batch(image, [size, size, shard_config["channels"]], shard_config["encoding"])
 
 
 def _counts(features: Mapping[str, tf.Tensor], task: Task) -> tf.Tensor:

@@ -1,0 +1,78 @@
+"""Whether reading shards keeps up: training and prediction from them, beside the same from arrays in memory.
+
+Ratios of images per CPU second and, in brackets, per second, which other programs on the machine disturb.
+
+python -m benchmarks.input
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from benchmarks.networks import costs, ratio, settings_of, show_load, task_of, write_shards
+from zoobot import learning, model, tfrecords
+
+# How many galaxies an epoch has, and the settings of the network.
+NETWORKS = {
+    "small_cnn": (4096, ("model=small_cnn", "shards=small")),
+    "cnn": (128, ("model=cnn", "shards=standard", "catalogs.mock_labelled=6000")),
+    "pretrained": (256, ("model=pretrained", "shards=standard", "catalogs.mock_labelled=6000")),
+}
+
+
+def compare(name: str, folder: Path) -> None:
+    """Print both ratios of one network."""
+    n, overrides = NETWORKS[name]
+    settings = settings_of(*overrides)
+    chosen, task = replace(settings.model, orientations=1), task_of(settings)
+    paths, config = write_shards(folder, settings, n, 512)
+    network = model.build(chosen, task.groups, config["image_size_px"], config["channels"], 0)
+    of_batch, of_file = model.forward(network.encoder), learning._compile(network.encoder, config, chosen)
+    batches = list(tfrecords.dataset(paths, n, task, config, n))
+    images, counts = (values.numpy() for values in batches[0])
+
+    def train_from_shards() -> None:
+        data = tfrecords.dataset(paths, n, task, config, chosen.batch_size, 0)
+        network.trainer.fit(data, shuffle=False, verbose=0)
+
+    def train_from_memory() -> None:
+        network.trainer.fit(images, counts, batch_size=chosen.batch_size, shuffle=True, verbose=0)
+
+    def predict_from_shards() -> None:
+        for path in paths:
+            of_file(path)
+
+    def predict_bare() -> None:
+        for start in range(0, n, chosen.predict_batch_size):
+            of_batch(images[start : start + chosen.predict_batch_size]).numpy()
+
+    for what, shards, bare in (
+        ("training from shards", train_from_shards, train_from_memory),
+        ("prediction from shards", predict_from_shards, predict_bare),
+    ):
+        measured = costs({"bare": bare, "shards": shards})
+        cpu, wall = ratio(measured["bare"], measured["shards"])
+        rate = np.median([n / seconds for seconds, _ in measured["shards"]])
+        print(
+            f"{name}, {config['image_size_px']} px, {what}: {rate:,.0f} images per CPU second,"
+            f" {cpu:.3f} x those from memory ({wall:.3f}), needed 0.95",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Print each ratio beside what is needed."""
+    print(f"input: keras {keras.__version__}")
+    for name in NETWORKS:
+        with tempfile.TemporaryDirectory() as folder:
+            compare(name, Path(folder))
+    show_load()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""How an iteration learns: a head on a frozen encoder and its cache, ensembles, a crash in the middle, the gate."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from zoobot import acquisition, encoders, folders, head, learning, likelihoods, model, tfrecords
+from zoobot.errors import FolderError, InputError, SettingsError
+from zoobot.settings import Settings
+from zoobot.stages import instructions, iterate, simulate
+
+Compose = Callable[..., Settings]
+QUICK = ("stage=simulate", "quick=true", "tracking=disabled")
+HEAD = (*QUICK, "model=pretrained")
+ENSEMBLE = (*QUICK, "model.ensemble=3", "model.warm_start=true", "acquisition=ensemble_disagreement")
+
+
+@pytest.fixture(scope="module")
+def frozen(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Three iterations of a head on an encoder of stage=pretrain, and the shards that the other tests share."""
+    settings = compose(*HEAD, "experiment_name=frozen", data_dir=tmp_path_factory.mktemp("data"))
+    simulate.run(settings)
+    return settings
+
+
+def beside(frozen: Settings, compose: Compose, name: str, *overrides: str) -> Settings:
+    """Settings of another experiment on the same shards."""
+    return compose(*overrides, f"experiment_name={name}", data_dir=Path(frozen.data_dir).parent)
+
+
+def iteration(settings: Settings, number: int) -> Path:
+    return settings.experiment_dir / f"iteration_{number}"
+
+
+def read(settings: Settings, number: int, name: str) -> Any:
+    return json.loads((iteration(settings, number) / name).read_text())
+
+
+def forget(path: Path) -> None:
+    """Delete a finished folder."""
+    for folder in (path, *path.rglob("*")):
+        folder.chmod(0o755)
+    shutil.rmtree(path)
+
+
+# --------------------------------------------------------------- a head on a frozen encoder
+
+
+def test_a_head_is_fitted_to_the_features_of_the_encoder_that_is_named(frozen: Settings) -> None:
+    told = json.loads((frozen.encoders_dir / "galaxies" / "encoder.json").read_text())
+    for number in range(3):
+        folder = iteration(frozen, number) / "model"
+        assert {path.name for path in folder.iterdir()} == {"head.npz", "architecture.json", "training.json"}
+        assert read(frozen, number, "model/architecture.json")["encoder"] == told["weights_sha256"]
+        fitted = head.load(folder / "head.npz")
+        correlation = read(frozen, number, "model/training.json")["questions"]["smooth-or-featured"][
+            "votes_correlation"
+        ]
+        assert fitted.questions[0].rho == correlation
+    samples = np.stack(pd.read_parquet(iteration(frozen, 2) / "predictions.parquet")["label"].to_list())
+    assert samples.shape[1] == frozen.model.n_samples and (samples > 0).all() and samples.std(axis=1).min() > 0
+    assert "encoder" in json.loads((frozen.experiment_dir / "instructions" / "instructions.json").read_text())
+    chain = folders.with_inputs([iteration(frozen, 2)])
+    assert frozen.encoders_dir / "galaxies" in chain and not [p for path in chain for p in folders.verify(path)]
+
+
+def test_features_are_kept_and_deleting_them_changes_nothing(frozen: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = folders.digest_of(iteration(frozen, 2))
+    encoded: list[Path] = []
+    compile_pass = learning._compile
+
+    def counted(*given: Any) -> Callable[[Path], Any]:
+        features = compile_pass(*given)
+
+        def of(path: Path) -> Any:
+            encoded.append(path)
+            return features(path)
+
+        return of
+
+    monkeypatch.setattr(learning, "_compile", counted)
+    learning._frozen_encoder.cache_clear()
+    build = encoders.build
+    monkeypatch.setattr(encoders, "build", lambda *_: pytest.fail("the encoder was built"))
+    forget(iteration(frozen, 2))
+    iterate.run(frozen)
+    assert encoded == [] and folders.digest_of(iteration(frozen, 2)) == before
+    monkeypatch.setattr(encoders, "build", build)
+    forget(iteration(frozen, 2))
+    shutil.rmtree(frozen.features_dir)
+    iterate.run(frozen)
+    assert folders.digest_of(iteration(frozen, 2)) == before
+    assert len(encoded) == len(set(encoded)) == len(list(frozen.features_dir.rglob("*.npy"))) > 5
+
+
+def test_kept_features_are_those_of_the_encoder(frozen: Settings) -> None:
+    config = tfrecords.load_config(frozen.shard_dir)
+    path = frozen.shard_dir / config["splits"]["pool"][0]
+    encoder = encoders.build(frozen.model, config["image_size_px"], config["channels"])
+    encoders.load(encoder, frozen.encoders_dir / "galaxies")
+    pictures = np.stack([tfrecords.decode(record, "raw")[1] for record in tfrecords.read(path)])
+    turned = [np.rot90(flipped, k, axes=(1, 2)) for flipped in (pictures, pictures[:, :, ::-1]) for k in range(4)]
+    mean = np.mean([np.asarray(encoder(view.copy(), training=False)) for view in turned], axis=0)
+    assert learning.frozen_features(frozen, config).of(path) == pytest.approx(mean, abs=1e-4)
+
+
+def test_another_encoder_than_the_instructions_name_is_refused(frozen: Settings) -> None:
+    manifest = frozen.encoders_dir / "galaxies" / "manifest.json"
+    content = manifest.read_text()
+    manifest.chmod(0o644)
+    try:
+        manifest.write_text(json.dumps(json.loads(content) | {"digest": "0" * 64}))
+        with pytest.raises(FolderError, match="holds other encoder"):
+            iterate.run(frozen)
+    finally:
+        manifest.write_text(content)
+        manifest.chmod(0o444)
+
+
+def test_an_encoder_of_another_shape_or_none_is_refused(frozen: Settings) -> None:
+    config = tfrecords.load_config(frozen.shard_dir)
+    other = replace(frozen, model=replace(frozen.model, blocks=[[5]]))
+    with pytest.raises(SettingsError, match=r"another shape than the settings:\n  blocks: \[\[4\], \[8\]\] there"):
+        learning.frozen_features(other, config)
+    with pytest.raises(SettingsError, match=r"does not exist\. Name an encoder"):
+        learning.frozen_features(replace(frozen, model=replace(frozen.model, weights="nowhere")), config)
+
+
+@pytest.mark.parametrize("architecture", ["cnn", "pooled_cnn"])
+def test_imagenet_is_refused_for_our_own_architectures(settings: Compose, architecture: str) -> None:
+    with pytest.raises(SettingsError, match=f"imagenet: there are none for model.architecture={architecture}"):
+        settings(*QUICK, "model=pretrained", f"model.architecture={architecture}", "model.weights=imagenet")
+    settings(*QUICK, "model=efficientnet_b0", "model.weights=imagenet")
+
+
+# --------------------------------------------------------------- ensembles
+
+
+def test_an_ensemble_learns_predicts_and_warm_starts_by_member(
+    frozen: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = beside(frozen, compose, "ensemble", *ENSEMBLE)
+    started: list[str] = []
+    candidates: list[acquisition.Candidates] = []
+    train, choose = model.train, acquisition.choose
+
+    def note_start(network: model.Network, *others: Any) -> Any:
+        started.append(encoders.digest(network.encoder))
+        return train(network, *others)
+
+    def note_candidates(name: str, of: acquisition.Candidates, *others: Any, **named: Any) -> acquisition.Choice:
+        candidates.append(of)
+        return choose(name, of, *others, **named)
+
+    monkeypatch.setattr(model, "train", note_start)
+    monkeypatch.setattr(acquisition, "choose", note_candidates)
+    instructions.run(settings)
+    for _ in range(2):
+        iterate.run(settings)
+    saved = [
+        [read(settings, n, f"model/encoder{member}.json")["weights_sha256"] for member in ("", "_1", "_2")]
+        for n in range(2)
+    ]
+    assert len(set(started)) == 6 and started[3:] == saved[0] and len({*saved[0], *saved[1]}) == 6
+    config = tfrecords.load_config(settings.shard_dir)
+    assert [c.member_K.tolist() for c in candidates] == [[0, 0, 1, 1, 2]] * 2
+    hidden = settings.model.hidden
+    assert candidates[1].features_N_H.shape[1] == 3 * hidden
+    networks = [model.build(settings.model, candidates[1].groups, config["image_size_px"], 3, 0) for _ in range(3)]
+    for member, network in enumerate(networks):
+        model.load_weights(network, iteration(settings, 1) / "model", member)
+    assert model.weights_digest(networks) == read(settings, 1, "iteration.json")["weights_sha256"]
+    assert len(read(settings, 1, "model/training.json")["members"]) == 2
+
+
+# --------------------------------------------------------------- training that can be trusted
+
+
+class Killed(BaseException):
+    """What a signal would do, without the end of the tests."""
+
+
+def test_an_iteration_killed_while_training_goes_on_to_the_same_folder(
+    frozen: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = beside(frozen, compose, "killed", *QUICK)
+    instructions.run(settings)
+    iterate.run(settings)
+    whole = folders.digest_of(iteration(settings, 0))
+    forget(iteration(settings, 0))
+    add = model._TrainingState.add
+
+    def then_die(state: Any, *losses: float) -> None:
+        add(state, *losses)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model._TrainingState, "add", then_die)
+        with pytest.raises(Killed):
+            iterate.run(settings)
+    assert len(list(settings.experiment_dir.glob(".iteration_0.unfinished/training_0_*.npz"))) == 1
+    caplog.set_level("INFO")
+    iterate.run(settings)
+    assert "training goes on after epoch 1" in caplog.text
+    assert folders.digest_of(iteration(settings, 0)) == whole
+    assert not (settings.experiment_dir / ".iteration_0.unfinished").exists()
+
+
+def test_training_that_diverges_publishes_nothing(
+    frozen: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = beside(frozen, compose, "diverged", *QUICK)
+    instructions.run(settings)
+    monkeypatch.setattr(likelihoods, "loss", lambda *_: lambda counts, outputs: outputs * math.nan)
+    with pytest.raises(InputError, match=r"Training diverged.*Nothing was published"):
+        iterate.run(settings)
+    assert not iteration(settings, 0).exists()
+
+
+@pytest.mark.parametrize("keep_better", [False, True])
+def test_a_model_that_is_worse_is_flagged_and_not_used_if_the_settings_say_so(
+    frozen: Settings, compose: Compose, caplog: pytest.LogCaptureFixture, keep_better: bool
+) -> None:
+    """The same seed as ``frozen``, whose second head is worse on eval."""
+    loss = [read(frozen, n, "metrics.json")["eval"]["all"]["loss"] for n in range(2)]
+    assert loss[1] > loss[0], "choose other galaxies: nothing would be tested"
+    name = f"gate_{keep_better}"
+    settings = beside(frozen, compose, name, *HEAD, "iterate.gate_margin=1e-6", f"iterate.keep_better={keep_better}")
+    instructions.run(settings)
+    for _ in range(2):
+        iterate.run(settings)
+    first, second = (read(settings, n, "iteration.json") for n in range(2))
+    assert first["worse_than_previous_by"] is None and not first["kept_previous_model"]
+    assert second["worse_than_previous_by"] == pytest.approx(loss[1] - loss[0])
+    assert "the new model is worse than that of iteration_0" in caplog.text
+    assert second["kept_previous_model"] == keep_better == (second["weights_sha256"] == first["weights_sha256"])
+    heads = [(iteration(settings, n) / "model" / "head.npz").read_bytes() for n in range(2)]
+    assert (heads[0] == heads[1]) == keep_better
+    assert (read(settings, 1, "metrics.json") == read(frozen, 1, "metrics.json")) != keep_better
+
+
+def test_a_gate_wider_than_the_difference_flags_nothing(frozen: Settings, compose: Compose) -> None:
+    settings = beside(frozen, compose, "wide", *HEAD, "iterate.gate_margin=100", "iterate.keep_better=true")
+    instructions.run(settings)
+    for _ in range(2):
+        iterate.run(settings)
+    assert read(settings, 1, "iteration.json")["worse_than_previous_by"] is None
+    assert read(settings, 1, "metrics.json") == read(frozen, 1, "metrics.json")
+
+
+# --------------------------------------------------------------- many iterations in one driver
+
+
+def test_the_driver_of_a_simulation_does_not_grow(frozen: Settings, compose: Compose) -> None:
+    """benchmarks/memory.py has a hundred iterations."""
+    settings = beside(
+        frozen, compose, "long", *QUICK, "acquisition=random", "iterate.subjects_per_iteration=1",
+        "iterate.shards_per_iteration=1", "simulate.iterations=3", "model.max_epochs=1",
+    )  # fmt: skip
+    before = _resident_mb()
+    simulate.run(settings)
+    assert len(folders.list_numbered(settings.experiment_dir, "iteration")) == 3
+    assert _resident_mb() - before < 50
+
+
+def _resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
