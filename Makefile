@@ -1,10 +1,10 @@
 # make setup: the environment; make demo: a first simulation and its report; make test: all checks, as CI runs them;
-# make bench: all benchmarks, a table of ratios; make docs: docs/settings.md; make fuzz; make lock: requirements.lock.
+# make bench: all benchmarks, a table of ratios; make docs: docs/settings.md; make fuzz; make test-crash; make lock: requirements.lock.
 PYTHON ?= python3
 RUN := .venv/bin/python run.py
-BENCHMARKS := startup acquisition reduction
+BENCHMARKS := startup acquisition reduction verify
 
-.PHONY: setup demo test bench docs fuzz lock clean
+.PHONY: setup demo test test-crash bench docs fuzz lock clean
 
 setup: .venv/.done
 
@@ -34,6 +34,11 @@ docs: setup
 # Classifications with mangled bytes, in both kinds of file: nothing crashes, and all totals add up. Some minutes.
 fuzz: setup
 	FUZZ_LINES=100000 .venv/bin/pytest tests/test_intake.py -k mangled
+
+# Every operation of a stage failed in every way, 100 kills of real training, 1,000 races, 1,000 flipped bytes: half an
+# hour on two cores.
+test-crash: setup
+	CRASH_ALL=1 .venv/bin/pytest -s tests/test_crash.py
 
 # Exact versions with hashes, for every supported Python; needs uv.
 lock:

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -155,23 +156,37 @@ def read_records(path: Path) -> Iterator[bytes]:
 
 
 def in_child(work: Callable[[], Any], told: Path, kill_after_s: float | None = None) -> int:
-    """Run ``work`` in a forked process; its exit status. The message of an error goes into the file ``told``."""
-    process = os.fork()
-    if process == 0:
-        status = 0
-        try:
-            work()
-        except FolderError as error:
-            status = 2
-            told.write_text(str(error))
-        except BaseException:
-            status = 1
-            told.write_text(traceback.format_exc())
-        os._exit(status)
+    """Run ``work`` in a forked process; its exit status."""
+    process = start_child(work, told)
     if kill_after_s is not None:
         time.sleep(kill_after_s)
         os.kill(process, signal.SIGKILL)  # it is a child of ours, not waited for: its number is still its own
+    return status_of(process)
+
+
+def status_of(process: int) -> int:
+    """Wait for a child; minus the signal if one ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def start_child(work: Callable[[], Any], told: Path) -> int:
+    """Fork a process that does ``work``. The message of an error goes into the file ``told``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: those of numpy do nothing now
+        process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except FolderError as error:
+            told.write_text(str(error))
+            status = 2
+        except BaseException:
+            told.write_text(traceback.format_exc())
+        finally:
+            os._exit(status)
+    return process
 
 
 @dataclass
