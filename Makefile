@@ -39,7 +39,7 @@ fuzz: setup
 # Every operation of a stage failed in every way, 100 kills of real training, 1,000 races, 1,000 flipped bytes: half an
 # hour on two cores.
 test-crash: setup
-	CRASH_ALL=1 .venv/bin/pytest -s tests/test_crash.py
+	CRASH_ALL=1 .venv/bin/pytest -s tests/test_crash.py tests/test_crash_live.py
 
 # Exact versions with hashes, for every supported Python; needs uv.
 lock:

@@ -317,10 +317,16 @@ def main() -> int:
         print(*wrong, sep="\n")
         return 1 if wrong else 0
     start = time.perf_counter()
+    if chosen.jobs == 1:  # no second import of TensorFlow
+        return tell([explore(chosen.scenario, chosen.every, chosen.kinds)], start)
     with ProcessPoolExecutor(chosen.jobs, get_context("spawn")) as pool:
         jobs = [pool.submit(explore, chosen.scenario, chosen.every, chosen.kinds, job, chosen.jobs)
                 for job in range(chosen.jobs)]  # fmt: skip
-        results = [job.result() for job in jobs]
+        return tell([job.result() for job in jobs], start)
+
+
+def tell(results: list[Result], start: float) -> int:
+    """Print how all jobs' cases ended; the exit status."""
     ended = sum((one for _, one, _ in results), Counter[tuple[str, str]]())
     wrong = [problem for _, _, problems in results for problem in problems]
     print(results[0][0])
