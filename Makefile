@@ -1,10 +1,11 @@
 # make setup: the environment; make demo: a first simulation and its report; make test: all checks, as CI runs them;
-# make bench: all benchmarks, a table of ratios; make docs: docs/settings.md; make fuzz; make soak; make lock: requirements.lock.
+# make bench: all benchmarks, a table of ratios; make docs: docs/settings.md; make lock: requirements.lock;
+# make fuzz, make soak and make test-crash: long tests.
 PYTHON ?= python3
 RUN := .venv/bin/python run.py
-BENCHMARKS := startup acquisition reduction prediction input
+BENCHMARKS := startup acquisition reduction prediction input verify
 
-.PHONY: setup demo test bench docs fuzz soak lock clean
+.PHONY: setup demo test test-crash bench docs fuzz soak lock clean
 
 setup: .venv/.done
 
@@ -38,6 +39,11 @@ fuzz: setup
 # A hundred iterations in one simulation: its driver does not grow. A quarter of an hour.
 soak: setup
 	.venv/bin/python -m benchmarks.memory
+
+# Every operation of a stage failed in every way, 100 kills of real training, 1,000 races, 1,000 flipped bytes: half an
+# hour on two cores.
+test-crash: setup
+	CRASH_ALL=1 .venv/bin/pytest -s tests/test_crash.py tests/test_crash_live.py
 
 # Exact versions with hashes, for every supported Python; needs uv.
 lock:

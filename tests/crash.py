@@ -11,34 +11,31 @@ fork. It prints a line per kind of fault, and ends with status 1 and the first c
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import os
 import random
 import shutil
 import signal
-import struct
 import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from hydra import compose, initialize_config_dir
 
 from tests.faults import KILLED, KINDS, Faults
-from zoobot import config, disk, folders, learning, provenance, tfrecords, tracking
+from tests.stub_network import World, install_stubs
+from zoobot import config, disk, folders, provenance
 from zoobot.errors import FolderError
-from zoobot.iteration import Iteration
-from zoobot.oracle import SimulatedVolunteers
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards
 
@@ -53,125 +50,41 @@ Tree = dict[str, bytes | None]
 Result = tuple[str, Counter[tuple[str, str]], list[str]]
 
 
-# --------------------------------------------------------------- the outside, and a stub for the network
-
-
-class World:
-    """What is outside and survives everything: a file of JSON lines, one for each thing that was done."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.faults: Faults | None = None
-
-    def do(self, what: str, content: Any) -> None:
-        """Do something outside; it counts as an operation that can fail on the way there or back."""
-        self.note(what, content) if self.faults is None else self.faults.point(
-            "call", f"{self.faults.root}/{what}", lambda: self.note(what, content)
-        )
-
-    def note(self, what: str, content: Any) -> None:
-        """Remember that something was done."""
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(descriptor, (json.dumps([what, content]) + "\n").encode())
-        os.close(descriptor)
-
-    def done(self) -> list[tuple[str, Any]]:
-        """All that was done, in order."""
-        return [tuple(json.loads(line)) for line in self.path.read_text().splitlines()] if self.path.exists() else []
-
-
-def install_stubs(world: World) -> None:
-    """A network of numpy that trains for three epochs, each a durable step; an oracle and a dashboard that are asked in
-    ``world``. All else is the program's own.
-    """
-
-    def learn(it: Iteration) -> dict[str, Any]:
-        files = it.train_files().values()
-        key = hashlib.sha256("".join(map(folders.digest_file, files)).encode()).hexdigest()[:16]
-        kept, weights, first = it.unfinished / f"training_{key}.npz", np.zeros(4), 0
-        if kept.is_file():
-            with np.load(kept) as stored:
-                weights, first = stored["weights"], int(stored["epoch"])
-        for epoch in range(first, 3):
-            world.note("epoch", epoch)
-            weights = weights * 0.5 + np.arange(4) * len(list(files))
-            content = kept.with_name("content.npz")
-            np.savez(content, weights=weights, epoch=epoch + 1)
-            folders.publish_file(kept, content.read_bytes())
-        (it.folder / "model").mkdir()
-        np.savez(it.folder / "model" / "weights.npz", weights=weights)
-        history = {"epochs": 3, "weights_sha256": hashlib.sha256(weights.tobytes()).hexdigest()}
-        folders.write_json(it.folder / "model" / "training.json", history)
-        return history
-
-    def load(it: Iteration, folder: Path) -> learning.Predictor:
-        digest = folders.read_json(folder / "training.json")["weights_sha256"]
-
-        def encode(path: Path) -> Any:
-            world.note("encoded", path.name)
-            return np.array(
-                [list(hashlib.sha256(i.encode()).digest()[:4]) for i in tfrecords.read_ids(path)], np.float32
-            )
-
-        def sample(features_N_H: Any, n_samples: int, generator: np.random.Generator) -> Any:
-            logits = features_N_H / 64 @ generator.normal(size=(n_samples, 4, 1))
-            share = 1 / (1 + np.exp(-logits[..., 0].T))
-            return np.stack([share, 1 - share], axis=-1)
-
-        return learning.Predictor(learning.FeatureCache(it.unfinished / "features", digest, 1, encode).of, sample)
-
-    def request(self: SimulatedVolunteers, ids: Sequence[str], name: str, n_votes: int) -> dict[str, Any]:
-        world.do("request", [name, list(ids), n_votes])
-        return real_request(self, ids, name, n_votes)
-
-    def receive(self: SimulatedVolunteers, *args: Any) -> Any:
-        world.note("received", "")
-        return real_receive(self, *args)
-
-    def write(path: Path, records: Sequence[bytes]) -> None:
-        if path.parent.name in shards.SPLITS:
-            world.note("shard", path.name)
-        real_write(path, records)
-
-    real_request, real_receive = SimulatedVolunteers.request, SimulatedVolunteers.receive
-    real_write, tfrecords.write = tfrecords.write, write
-    SimulatedVolunteers.request = request  # type: ignore[method-assign]
-    SimulatedVolunteers.receive = receive  # type: ignore[method-assign,assignment]
-    learning.learn, learning.load = learn, load
-    tfrecords.read = read_records
-    tracking._log = lambda settings, iterations, id_: world.do("tracked", id_)
-
-
-def read_records(path: Path) -> Iterator[bytes]:
-    """As ``tfrecords.read``, in a tenth of the time: length, its checksum, record, its checksum."""
-    content, at = path.read_bytes(), 0
-    while at < len(content):
-        (length,) = struct.unpack_from("<Q", content, at)
-        yield content[at + 12 : at + 12 + length]
-        at += length + 16
-
-
 # --------------------------------------------------------------- children
 
 
 def in_child(work: Callable[[], Any], told: Path, kill_after_s: float | None = None) -> int:
-    """Run ``work`` in a forked process; its exit status. The message of an error goes into the file ``told``."""
-    process = os.fork()
-    if process == 0:
-        status = 0
-        try:
-            work()
-        except FolderError as error:
-            status = 2
-            told.write_text(str(error))
-        except BaseException:
-            status = 1
-            told.write_text(traceback.format_exc())
-        os._exit(status)
+    """Run ``work`` in a forked process; its exit status."""
+    process = start_child(work, told)
     if kill_after_s is not None:
         time.sleep(kill_after_s)
         os.kill(process, signal.SIGKILL)  # it is a child of ours, not waited for: its number is still its own
+    return status_of(process)
+
+
+def status_of(process: int) -> int:
+    """Wait for a child; minus the signal if one ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def start_child(work: Callable[[], Any], told: Path) -> int:
+    """Fork a process that does ``work``. The message of an error goes into the file ``told``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: those of numpy do nothing now
+        process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except FolderError as error:
+            told.write_text(str(error))
+            status = 2
+        except BaseException:
+            told.write_text(traceback.format_exc())
+        finally:
+            os._exit(status)
+    return process
 
 
 @dataclass
@@ -353,6 +266,7 @@ def kill_at_random(n_kills: int, seed: int = 0) -> list[str]:
     Returns in what they differ from three that nobody stopped.
     """
     chance = random.Random(seed)
+    provenance.provenance()  # asks git once, in the parent: a commit meanwhile is no matter
     with tempfile.TemporaryDirectory() as folder:
         s = compose_settings(Path(folder) / "data", "model.max_epochs=4", "tracking=disabled")
         root, template, told = s.experiment_dir, Path(folder) / "template", Path(folder) / "told.txt"
@@ -403,10 +317,16 @@ def main() -> int:
         print(*wrong, sep="\n")
         return 1 if wrong else 0
     start = time.perf_counter()
+    if chosen.jobs == 1:  # no second import of TensorFlow
+        return tell([explore(chosen.scenario, chosen.every, chosen.kinds)], start)
     with ProcessPoolExecutor(chosen.jobs, get_context("spawn")) as pool:
         jobs = [pool.submit(explore, chosen.scenario, chosen.every, chosen.kinds, job, chosen.jobs)
                 for job in range(chosen.jobs)]  # fmt: skip
-        results = [job.result() for job in jobs]
+        return tell([job.result() for job in jobs], start)
+
+
+def tell(results: list[Result], start: float) -> int:
+    """Print how all jobs' cases ended; the exit status."""
     ended = sum((one for _, one, _ in results), Counter[tuple[str, str]]())
     wrong = [problem for _, _, problems in results for problem in problems]
     print(results[0][0])

@@ -112,6 +112,10 @@ class Faults:
         if self.shadow:
             self.shadow.note(path)
 
+    def _hold(self, path: str) -> None:
+        if self.shadow and os.path.lexists(path):
+            self.shadow.hold(path)
+
     def _sendfile(self, to: int, source: int, offset: int, count: int) -> int:
         def send(n: int) -> int:
             return int(_real["sendfile"](to, source, offset, n))
@@ -133,8 +137,8 @@ class Faults:
             if not self.is_below(full):
                 _real[name](path, *args, **more)
                 return
-            if self.shadow and name in ("unlink", "remove", "rmdir"):
-                self.shadow.hold(full)
+            if what in ("unlink", "rmdir"):
+                self._hold(full)
             self.point(what, full, lambda: _real[name](path, *args, **more))
 
         return call
@@ -144,8 +148,7 @@ class Faults:
         if not self.is_below(path):
             _real["replace"](source, target, **more)
             return
-        if self.shadow and os.path.exists(path):
-            self.shadow.hold(path)
+        self._hold(path)
         self.point("rename", path, lambda: _real["replace"](source, target, **more))
 
     # ----------------------------------------------------------- libraries that write below Python

@@ -64,6 +64,14 @@ def test_a_damaged_manifest_is_listed(
     assert f"{second}/a.txt: 5 bytes, should be 6" in problems, "one damage hides another"
 
 
+def test_an_iteration_without_a_manifest_is_listed(
+    settings: Fixture, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_chain(tmp_path / "data")
+    (tmp_path / "data" / "iteration_0").mkdir()
+    assert listed(settings, tmp_path / "data", caplog) == [f"{tmp_path}/data/iteration_0: has no manifest.json"]
+
+
 def test_a_link_that_was_added_is_listed(settings: Fixture, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first, _ = make_chain(tmp_path / "data")
     (first / "link").symlink_to("/etc/hostname")

@@ -112,7 +112,7 @@ def create(
         disk.flush_tree(staging)
         staging.rename(path)
         disk.flush_folder(path.parent)
-        disk.remove(unfinished(path))
+        remove_unfinished(path)
 
 
 def unfinished(path: Path) -> Path:

@@ -23,6 +23,8 @@ def run(settings: Settings) -> Path:
         raise FolderError(f"{path} holds no folder with a {folders.MANIFEST}.")
     chain = folders.with_inputs(found)
     problems = [problem for folder in chain for problem in folders.verify(folder)]
+    lost = {folder for folder in path.rglob("iteration_*") if folder.is_dir()} - set(found)
+    problems += [f"{folder}: has no {folders.MANIFEST}" for folder in sorted(lost)]
     for problem in problems:
         log.error("%s", problem)
     if problems:

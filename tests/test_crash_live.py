@@ -1,0 +1,70 @@
+"""kill -9 at each call to Zooniverse, before it is made and after it took effect; then the same again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from requests.adapters import HTTPAdapter
+
+from tests.crash import in_child
+from tests.faults import KILLED, Faults
+from tests.panoptes_server import PanoptesServer, read_truth
+from tests.test_crash import ALL
+from tests.test_live import LIVE, QUESTIONS, assert_asked_once, copy_of, pool, project
+from zoobot import folders, outbox
+from zoobot.settings import Settings
+from zoobot.stages import catalogs, master_catalog
+
+
+@pytest.fixture(scope="module")
+def prepared(compose: Callable[..., Settings], tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Catalogs and pictures: a request needs no shards."""
+    settings = compose(
+        "stage=catalogs", *LIVE, "oracle.endpoint=http://127.0.0.1:9", data_dir=tmp_path_factory.mktemp("l")
+    )
+    for stage in (master_catalog, catalogs):
+        stage.run(settings)
+    return settings
+
+
+def ask(settings: Settings, folder: Path, at: int, kind: str) -> int:
+    """Ask about three galaxies in a process of its own, whose operation ``at`` fails: of the outbox or a call."""
+
+    def work() -> None:
+        faults, send = Faults(folder, at, kind), HTTPAdapter.send
+        faults.install()
+
+        def counted(self: HTTPAdapter, request: Any, *args: Any, **more: Any) -> Any:
+            name = f"{folder}/{request.method}"
+            return faults.point("call", name, lambda: send(self, request, *args, **more))
+
+        HTTPAdapter.send = counted  # type: ignore[method-assign]
+        live = project(settings)
+        outbox.send(folder / "request.json", pool(settings), lambda ids: live.request(ids, "x_iteration_0", 52))
+
+    return in_child(work, folder.with_name("told.txt"))
+
+
+@pytest.mark.parametrize("offset", [0, 1] if ALL else [0])
+def test_a_request_killed_at_any_call_is_asked_once(prepared: Settings, tmp_path: Path, offset: int) -> None:
+    truth = read_truth(prepared.survey_dir / "galaxies" / "truth.csv", QUESTIONS)
+    for at in range(1, 100):
+        place, kind = tmp_path / str(at), ("kill", "torn")[(at + offset) % 2]
+        folder = place / "disk"
+        folder.mkdir(parents=True)
+        with PanoptesServer(QUESTIONS, truth) as server:
+            settings = copy_of(prepared, place, server)
+            status = ask(settings, folder, at, kind)
+            if status == 0:
+                break
+            assert status == KILLED, (place / "told.txt").read_text()
+            assert ask(settings, folder, 0, kind) == 0, (place / "told.txt").read_text()
+            assert_asked_once(server, settings, pool(settings), 52)
+            receipt = folders.read_json(folder / "request.json")["receipt"]
+            assert list(receipt["subjects"].values()) == list(server.world.subjects)
+            made = len(server.requests)
+            assert ask(settings, folder, 0, kind) == 0 and len(server.requests) == made, "one with a receipt was sent"
+    assert at > 20, "a request takes more calls than that"
