@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pandas as pd
@@ -14,6 +15,9 @@ from hydra import initialize_config_dir
 
 from zoobot import settings as zoobot_settings
 from zoobot.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.aws import World
 
 # Set before anything imports wandb or panoptes_client: a test never reaches the real services.
 os.environ |= {
@@ -62,3 +66,23 @@ def custom_survey(settings: Callable[..., Settings], tmp_path: Path) -> Callable
         return settings("survey=custom", "survey.name=mine", f"survey.folder={folder}", *stage, *overrides)
 
     return write_and_compose
+
+
+@pytest.fixture(scope="session")
+def aws_server() -> Iterator[World]:
+    """AWS on 127.0.0.1, for all tests of a process."""
+    from tests.aws import World
+
+    with World() as world:
+        yield world
+
+
+@pytest.fixture
+def world(aws_server: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """An empty account; every client of boto3 in this process, and in those it starts, talks to it."""
+    from tests.aws import CREDENTIALS
+
+    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": aws_server.endpoint}.items():
+        monkeypatch.setenv(name, value)
+    aws_server.reset()
+    return aws_server
