@@ -77,30 +77,21 @@ class Cloud:
         if changes:
             self.note(f"{service}:{operation}")
         try:
-            answer: dict[str, Any] = getattr(self.client(service), operation)(**parameters)
+            with _patient(f"{service} {operation}"):
+                answer: dict[str, Any] = getattr(self.client(service), operation)(**parameters)
         except ClientError as error:
             if changes:
                 self.note(f"{service}:{operation}", error=code_of(error))
-            if code_of(error) in _AWAY:
-                raise Away(
-                    f"AWS asks for patience ({service} {operation}: {error}). Run the same command later."
-                ) from error
             raise
-        except BotoCoreError as error:
-            raise Away(
-                f"AWS did not answer {service} {operation}: {error}. Check network and credentials, run it again."
-            ) from error
         if changes:
             self.note(f"{service}:{operation}", done=ids_in(answer))
         return answer
 
     def pages(self, service: str, operation: str, key: str, **parameters: Any) -> list[dict[str, Any]]:
-        """The items of all pages of a listing."""
-        try:
+        """The items of all pages of a listing; errors as of ``call``."""
+        with _patient(f"{service} {operation}"):
             pages = self.client(service).get_paginator(operation).paginate(**parameters)
             return [item for page in pages for item in page.get(key, [])]
-        except BotoCoreError as error:
-            raise Away(f"AWS did not answer {service} {operation}: {error}. Run the same command again.") from error
 
     def mine(self, operation: str, key: str, **tags: str) -> list[dict[str, Any]]:
         """What EC2 describes of this experiment, with these tags."""
@@ -163,6 +154,19 @@ class Cloud:
         return folder / f"{self.config.experiment}.{ending}"
 
 
+@contextmanager
+def _patient(what: str) -> Iterator[None]:
+    """Tell apart what may do later from what will not."""
+    try:
+        yield
+    except ClientError as error:
+        if code_of(error) in _AWAY:
+            raise Away(f"AWS asks for patience ({what}: {error}). Run the same command later.") from error
+        raise
+    except BotoCoreError as error:
+        raise Away(f"AWS did not answer {what}: {error}. Check network and credentials, run it again.") from error
+
+
 def ids_in(answer: Any) -> list[str]:
     """The ids, names and ARNs in an answer: what a change made or touched."""
     if isinstance(answer, list):
@@ -171,7 +175,7 @@ def ids_in(answer: Any) -> list[str]:
         return []
     found = []
     for key, value in answer.items():
-        if key.endswith(("Id", "Arn", "Name")) and isinstance(value, str) and key not in ("RequestId", "HostId"):
+        if key.endswith(("Id", "Arn", "Name")) and isinstance(value, str) and key not in ("RequestId", "HostId", "OwnerId"):
             found.append(value)
         elif key not in ("ResponseMetadata", "LaunchTemplateData"):
             found += ids_in(value)

@@ -69,7 +69,7 @@ def up(cloud: Cloud) -> str:
     sweep(cloud)
     instance = _todays(cloud, volume) or _start(cloud, volume)
     cloud.wait(f"{instance} to run", lambda: _running(cloud, instance), 600)
-    cloud.wait(f"{instance} to be reachable by Session Manager", lambda: _online(cloud, instance), 600)
+    cloud.wait(f"{instance} to be reachable by Session Manager", lambda: _online(cloud, instance), 600, 10)
     cloud.say(f"{instance} runs: aws ssm start-session --target {instance}")
     return instance
 

@@ -33,7 +33,6 @@ from moto.backends import get_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.ssm.models import Parameter
 from werkzeug.serving import WSGIRequestHandler, make_server
-from werkzeug.test import Client
 from werkzeug.wrappers import Request, Response
 
 from launch import cost
@@ -231,6 +230,7 @@ class World:
         self.__init__(datetime(2026, 3, 1, 2, 0, tzinfo=UTC))  # type: ignore[misc]
         for service in ("ec2", "iam", "ssm", "scheduler", "sqs", "s3"):
             get_backend(service).reset()
+        self.ec2.snapshots.clear()  # of AMIs that others made
         image = next(iter(self.ec2.amis))
         self.ssm._parameters[AMI_PARAMETER] = [
             Parameter(ACCOUNT, AMI_PARAMETER, image, "String", None, None, None, self.clock, 1, "aws:ec2:image")
@@ -312,6 +312,13 @@ class World:
 
     def _terminated(self, instance: Any) -> None:
         instance._state.name, instance._state.code = "terminated", 48
+        self.later(3600, lambda: self._forgotten(instance))
+
+    def _forgotten(self, instance: Any) -> None:
+        """EC2 describes a machine for an hour after its end."""
+        for key, reservation in list(self.ec2.reservations.items()):
+            if instance in reservation.instances:
+                del self.ec2.reservations[key]
 
     def _let_go(self, volume_id: str, instance_id: str) -> None:
         volume = self.ec2.volumes.get(volume_id)
@@ -386,7 +393,7 @@ class World:
     def _forward(self, request: Request) -> Response:
         environ = dict(request.environ)
         environ["wsgi.input"] = io.BytesIO(request.get_data())
-        return Client(self._moto, Response).open(environ)  # type: ignore[no-any-return]
+        return Response.from_app(self._moto, environ)
 
     # Each rule gets the parameters, and returns what AWS refuses it with: (code, message), an answer, or nothing.
 

@@ -91,9 +91,15 @@ def settled(world: World, iterations: int = 1, started: int = 1) -> None:
     assert world.disk.formatted == 1
 
 
-def points(operations: list[str]) -> list[int]:
-    """The numbers of the calls, but the third and later of a kind: polling does the same again and again."""
-    return [n for n, name in enumerate(operations, 1) if operations[:n].count(name) <= 2]
+def points(operations: list[str]) -> list[tuple[int, bool]]:
+    """Where to kill: at which call, and whether it was answered. A call that only reads is the same either way, and
+    the sixth and later of a kind are polling.
+    """
+    found = []
+    for n, name in enumerate(operations, 1):
+        if operations[:n].count(name) <= 5:
+            found += [(n, False)] if name.startswith(("Describe", "Get", "List")) else [(n, False), (n, True)]
+    return found
 
 
 def test_a_day_from_an_empty_account(world: World, config: Config) -> None:
@@ -137,29 +143,33 @@ def test_setup_again_changes_nothing_and_mends_what_differs(world: World, config
 def test_a_kill_at_every_call_of_setup(world: World, config: Config) -> None:
     whole = cloud_of(world, config)
     setup(whole)
-    made = fingerprint(world)
-    for n in points(whole.operations):
-        for answered in (False, True):
-            world.reset()
-            with pytest.raises(Killed):
-                setup(cloud_of(world, config, at=n, answered=answered))
-            setup(cloud_of(world, config))
-            assert fingerprint(world) == made, f"call {n}, {whole.operations[n - 1]}, answered: {answered}"
+    made = fingerprint(world, config)
+    tried = points(whole.operations)
+    assert len(tried) >= 34
+    for n, answered in tried:
+        other = dataclasses.replace(config, experiment=f"at{n}{'answered' if answered else ''}")
+        with pytest.raises(Killed):
+            setup(cloud_of(world, other, at=n, answered=answered))
+        setup(cloud_of(world, other))
+        assert fingerprint(world, other) == made, f"call {n}, {whole.operations[n - 1]}, answered: {answered}"
 
 
-def fingerprint(world: World) -> dict[str, Any]:
-    """What an account holds, without the ids."""
-    ec2, iam = world.client("ec2"), world.client("iam")
-    (template,) = ec2.describe_launch_templates()["LaunchTemplates"]
-    return {
-        "volumes": [(v["Size"], v["Encrypted"], tags_of(v)) for v in ec2.describe_volumes()["Volumes"]],
-        "groups": [g["GroupName"] for g in ec2.describe_security_groups()["SecurityGroups"] if g.get("Tags")],
-        "template": (template["LaunchTemplateName"], template["LatestVersionNumber"]),
-        "roles": {r["RoleName"]: iam.list_role_policies(RoleName=r["RoleName"])["PolicyNames"] for r in iam.list_roles()["Roles"]},
-        "profiles": [[r["RoleName"] for r in p["Roles"]] for p in iam.list_instance_profiles()["InstanceProfiles"]],
-        "queues": len(world.client("sqs").list_queues().get("QueueUrls", [])),
-        "schedules": [s["Name"] for s in world.client("scheduler").list_schedules()["Schedules"]],
-    }  # fmt: skip
+def fingerprint(world: World, config: Config) -> list[str]:
+    """What an account holds of an experiment, without the ids."""
+    cloud = Cloud(config)
+    found = [f"volume {v['Size']} {v['Encrypted']}" for v in cloud.mine("describe_volumes", "Volumes")]
+    found += [f"group {g['IpPermissions']}" for g in cloud.mine("describe_security_groups", "SecurityGroups")]
+    templates = cloud.mine("describe_launch_templates", "LaunchTemplates")
+    found += [f"template, version {t['DefaultVersionNumber']} of {t['LatestVersionNumber']}" for t in templates]
+    iam, sqs, scheduler = (world.client(service) for service in ("iam", "sqs", "scheduler"))
+    for role in iam.list_roles()["Roles"]:
+        if config.name in role["RoleName"]:
+            found.append(f"role, policies {iam.list_role_policies(RoleName=role['RoleName'])['PolicyNames']}")
+    profile = iam.get_instance_profile(InstanceProfileName=f"{config.name}-machine")["InstanceProfile"]
+    found.append(f"profile, {len(profile['Roles'])} roles")
+    found.append(f"queue {sqs.get_queue_url(QueueName=config.name)['QueueUrl'].endswith(config.name)}")
+    found.append(f"schedule {scheduler.get_schedule(Name=config.name)['State']}")
+    return found
 
 
 def test_a_kill_at_every_call_of_a_day_and_the_command_again(world: World, config: Config) -> None:
@@ -167,13 +177,68 @@ def test_a_kill_at_every_call_of_a_day_and_the_command_again(world: World, confi
     whole = cloud_of(world, config)
     day(whole)
     tried = points(whole.operations)
-    for n in tried:
-        for answered in (False, True):
-            world.reset()
-            setup(cloud_of(world, config))
-            with pytest.raises(Killed):
-                day(cloud_of(world, config, at=n, answered=answered))
-            assert day(cloud_of(world, config)) == "done: iteration_0", f"call {n}, {whole.operations[n - 1]}"
-            settled(world)
-            assert len(world.trainings) == 1 and len(world.snapshots) == 1
-    assert 2 * len(tried) >= 40, "with the calls of setup: more than 60 points"
+    assert len(tried) >= 30
+    for days, (n, answered) in enumerate(tried, 2):
+        world.sleep(86400)
+        with pytest.raises(Killed):
+            day(cloud_of(world, config, at=n, answered=answered))
+        assert day(cloud_of(world, config)).startswith("done"), f"call {n}, {whole.operations[n - 1]}"
+        settled(world, iterations=days, started=days)
+        assert len(world.trainings) == days and len(world.ec2.snapshots) == min(days, 15)  # 14 whole ones, and the one being made
+
+
+def test_a_kill_and_nobody_comes_until_the_next_morning(world: World, config: Config) -> None:
+    setup(cloud_of(world, config))
+    whole = cloud_of(world, config)
+    day(whole)
+    changes = [n for n, name in enumerate(whole.operations, 1) if not name.startswith(("Describe", "Get", "List"))]
+    for n in changes:
+        world.sleep(86400)
+        before = len(world.disk.iterations)
+        with pytest.raises(Killed):
+            day(cloud_of(world, config, at=n, answered=True))
+        world.sleep(config.max_runtime_s + 900)
+        settled(world, iterations=len(world.disk.iterations), started=len(world.machines))
+        assert len(world.disk.iterations) <= before + 1
+        world.sleep(86400 - config.max_runtime_s)
+        assert day(cloud_of(world, config)).startswith("done")
+    assert world.spent() < len(world.machines) * 5 * 0.6
+
+
+def test_a_refusal_at_every_call_of_a_day_and_the_command_again(world: World, config: Config) -> None:
+    setup(cloud_of(world, config))
+    whole = cloud_of(world, config)
+    day(whole)
+    for n in [n for n, name in enumerate(whole.operations, 1) if whole.operations[:n].count(name) == 1]:
+        world.sleep(86400)
+        ordinal = iter(range(1, 1000))
+        world.faults = [lambda call, n=n, ordinal=ordinal: "UnauthorizedOperation" if next(ordinal) == n else None]
+        started = len(world.machines)
+        assert command(world, config, "day") == 2, whole.operations[n - 1]
+        world.faults = []
+        assert command(world, config, "day") == 0
+        settled(world, iterations=len(world.disk.iterations), started=len(world.machines))
+        assert world.disk.iterations[-1] == f"{world.now():%Y-%m-%d}" and len(world.machines) <= started + 2
+
+
+def test_every_call_throttled_twice_is_no_failure(world: World, config: Config) -> None:
+    seen: dict[str, int] = {}
+
+    def throttle(call: Call) -> str | None:
+        seen[call.operation] = seen.get(call.operation, 0) + 1
+        return "RequestLimitExceeded" if seen[call.operation] <= 2 else None
+
+    world.faults = [throttle]
+    assert command(world, config, "setup") == command(world, config, "day") == 0
+    settled(world)
+    world.faults = [lambda call: "RequestLimitExceeded"]
+    assert command(world, config, "status") == 1, "AWS asks for patience for long: try again later"
+
+
+def command(world: World, config: Config, *words: str) -> int:
+    """The exit status of a command line, with the clock of the test."""
+    path = Path(config.record).parent / "ec2.yaml"
+    settings = {**dataclasses.asdict(config), "instance_types": list(config.instance_types), "arguments": list(config.arguments)}
+    path.write_text(json.dumps(settings))  # JSON is YAML
+    make: Callable[..., Cloud] = lambda config, command: cloud_of(world, config)  # noqa: E731
+    return launch.main([words[0], "--config", str(path), *words[1:]], make)
