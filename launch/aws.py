@@ -175,7 +175,11 @@ def ids_in(answer: Any) -> list[str]:
         return []
     found = []
     for key, value in answer.items():
-        if key.endswith(("Id", "Arn", "Name")) and isinstance(value, str) and key not in ("RequestId", "HostId", "OwnerId"):
+        if (
+            key.endswith(("Id", "Arn", "Name"))
+            and isinstance(value, str)
+            and key not in ("RequestId", "HostId", "OwnerId")
+        ):
             found.append(value)
         elif key not in ("ResponseMetadata", "LaunchTemplateData"):
             found += ids_in(value)

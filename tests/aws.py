@@ -24,8 +24,9 @@ import re
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import boto3
@@ -37,10 +38,10 @@ from werkzeug.wrappers import Request, Response
 
 from launch import cost
 from launch.cron import problems_of
+from tests.aws_machine import Disk, Machine
 
 ACCOUNT, REGION = "123456789012", "us-east-1"
 AMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
-BOOT_S, TRAIN_S = 90, 3600
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -61,138 +62,6 @@ class Call:
     parameters: dict[str, Any]
 
 
-@dataclass
-class Disk:
-    """What lies on a volume."""
-
-    iterations: list[str] = field(default_factory=list)  # the day each was made for
-    records: dict[str, int] = field(default_factory=dict)  # root/days: how many iterations there were before
-    formatted: int = 0
-
-
-@dataclass
-class Machine:
-    """One machine: what environment.sh does on it, at which times."""
-
-    world: World
-    id: str
-    tags: dict[str, str]
-    kind: str
-    started: datetime
-    ended: datetime | None = None
-    online: bool = False
-    mounted: bool = False
-    hangs: bool = False  # it never ends by itself
-    training: int = 0  # which run of the iteration is under way; 0 for none
-
-    @property
-    def day(self) -> str:
-        return self.tags["zoobot:day"][:10]
-
-    @property
-    def volume(self) -> str:
-        return self.tags.get("zoobot:volume", "")
-
-    def boot(self) -> None:
-        """SSM can be reached; then attach, trying for ten minutes as environment.sh does."""
-        self.online = not self.ended
-        if self.tags["zoobot:driver"] != "bake":
-            self.attach(60)
-
-    def attach(self, tries: int) -> None:
-        if self.ended:
-            return
-        ec2 = self.world.client("ec2")
-        try:
-            ec2.attach_volume(VolumeId=self.volume, InstanceId=self.id, Device="/dev/sdf")
-        except ec2.exceptions.ClientError:
-            if tries == 1:
-                self.result("failed: the volume is held by another machine")
-                self.power_off()
-            else:
-                self.end_a_hanging_holder()
-                self.world.later(10, lambda: self.attach(tries - 1))
-            return
-        self.mounted = True
-        disk = self.world.disks.setdefault(self.volume, Disk())
-        disk.formatted += not (disk.formatted or disk.records)
-        if self.tags["zoobot:driver"] == "schedule":
-            self.train("")
-        elif self.tags["zoobot:driver"] == "drill":
-            self.result(f"done: verified {len(disk.iterations)} iterations")
-            self.power_off()
-
-    def end_a_hanging_holder(self) -> None:
-        for other in self.world.machines.values():
-            if self.volume in (other.volume,) and other.mounted and other.hangs and not other.ended:
-                if (self.world.now() - other.started).total_seconds() > self.world.max_runtime_s + 900:
-                    self.world.client("ec2").terminate_instances(InstanceIds=[other.id])
-
-    def when_mounted(self, command: str) -> None:
-        if self.ended:
-            return
-        if self.tags["zoobot:driver"] == "bake":
-            self.world.later(600, lambda: self.world.set_command(command, "Success"))
-        elif self.mounted:
-            self.train(command)
-        else:
-            self.world.later(10, lambda: self.when_mounted(command))
-
-    def train(self, command: str) -> None:
-        """environment.sh run: one iteration, unless the record of the day says that it is there."""
-        if self.training:
-            self.world.set_command(command, "Failed")  # flock
-            return
-        disk = self.world.disks[self.volume]
-        before = disk.records.setdefault(self.day, len(disk.iterations))
-        if len(disk.iterations) > before:
-            self.finish(command, f"done: iteration_{before}")
-            return
-        self.training += 1
-        self.world.trainings.append((self.id, self.day))
-        plan = self.world.training_of(self.day)
-        if plan == "hang":
-            self.hangs = True  # the kernel too: not even the dead-man timer ends it
-        elif plan == "stuck":
-            self.world.later(self.world.max_runtime_s - 120, lambda: self.finish(command, "failed: run.py ended with 124"))
-        elif plan == "interrupted":
-            self.world.later(TRAIN_S / 2, self.interrupted)
-        else:
-            self.world.later(TRAIN_S, lambda: self.publish(command, before))
-
-    def publish(self, command: str, before: int) -> None:
-        if self.ended:
-            return
-        self.world.disks[self.volume].iterations.append(self.day)
-        self.finish(command, f"done: iteration_{before}")
-
-    def interrupted(self) -> None:
-        if not self.ended:
-            self.mounted = False
-            self.result("interrupted: AWS took the machine back")
-            self.power_off()
-
-    def finish(self, command: str, result: str) -> None:
-        if self.ended:
-            return
-        self.training = 0
-        self.result(result)
-        if command:
-            self.world.set_command(command, "Success" if result.startswith("done") else "Failed")
-        if self.tags["zoobot:driver"] == "schedule":
-            self.world.snapshot_by(self)
-            self.power_off()
-
-    def result(self, text: str) -> None:
-        tags = [{"Key": "zoobot:day", "Value": self.day}, {"Key": "zoobot:result", "Value": text}]
-        self.world.client("ec2").create_tags(Resources=[self.volume], Tags=tags)
-
-    def power_off(self) -> None:
-        """Shut down by itself, which terminates it."""
-        if not self.ended and not self.hangs:
-            self.world.end(self.id)
-
-
 class World:
     """One account on one server, and its clock; ``with World() as world``."""
 
@@ -204,7 +73,8 @@ class World:
         self.disks: dict[str, Disk] = {}
         self.trainings: list[tuple[str, str]] = []
         self.training_of: Callable[[str], str] = lambda day: "good"
-        self.detach_s: Callable[[str], float] = lambda machine: 20
+        self.detach_s: Callable[[str], float] = lambda machine: self.shutdown_s
+        self.boot_s, self.train_s, self.shutdown_s = 9.0, 29.0, 9.0
         self.max_runtime_s = 4 * 3600
         self.snapshot_takes_s = 300.0
         self.snapshots: dict[str, Disk] = {}
@@ -232,9 +102,8 @@ class World:
             get_backend(service).reset()
         self.ec2.snapshots.clear()  # of AMIs that others made
         image = next(iter(self.ec2.amis))
-        self.ssm._parameters[AMI_PARAMETER] = [
-            Parameter(ACCOUNT, AMI_PARAMETER, image, "String", None, None, None, self.clock, 1, "aws:ec2:image")
-        ]
+        given = (ACCOUNT, AMI_PARAMETER, image, "String", None, None, None, self.clock, 1, "aws:ec2:image")
+        self.ssm._parameters[AMI_PARAMETER] = [Parameter(*given)]  # type: ignore[abstract]
 
     # ------------------------------------------------------------------------------------------------ the clock
 
@@ -305,10 +174,10 @@ class World:
         for device, mapping in list(instance.block_device_mapping.items()):
             if not mapping.delete_on_termination:
                 del instance.block_device_mapping[device]
-                self.later(self.detach_s(instance_id), lambda v=mapping.volume_id: self._let_go(v, instance_id))
+                self.later(self.detach_s(instance_id), partial(self._let_go, mapping.volume_id, instance_id))
         instance.terminate()
         instance._state.name, instance._state.code = "shutting-down", 32
-        self.later(30, lambda: self._terminated(instance))
+        self.later(self.shutdown_s, lambda: self._terminated(instance))
 
     def _terminated(self, instance: Any) -> None:
         instance._state.name, instance._state.code = "terminated", 48
@@ -332,12 +201,14 @@ class World:
             invocation["Status"] = status
 
     def snapshot_by(self, machine: Machine) -> None:
-        tags = {"zoobot:experiment": machine.tags["zoobot:experiment"], "zoobot:day": machine.day, "zoobot:role": "daily"}
+        tags = {
+            "zoobot:experiment": machine.tags["zoobot:experiment"],
+            "zoobot:day": machine.day,
+            "zoobot:role": "daily",
+        }
         self.client("ec2").create_snapshot(
             VolumeId=machine.volume,
-            TagSpecifications=[
-                {"ResourceType": "snapshot", "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}
-            ],
+            TagSpecifications=[{"ResourceType": "snapshot", "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}],
         )
 
     def fire(self, name: str, at: datetime) -> bool:
@@ -408,7 +279,7 @@ class World:
         machine = Machine(self, instance_id, tags, instance.instance_type, self.clock)
         self.machines[instance_id] = machine
         self._remember("RunInstances", given, instance_id, response)
-        self.later(BOOT_S, machine.boot)
+        self.later(self.boot_s, machine.boot)
         self.later(self.max_runtime_s, machine.power_off)  # the dead-man timer
 
     def _before_CreateVolume(self, given: dict[str, Any]) -> Any:

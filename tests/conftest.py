@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from zoobot import settings as zoobot_settings
 from zoobot.settings import Settings
 
 if TYPE_CHECKING:
+    from launch.config import Config
     from tests.aws import World
 
 # Set before anything imports wandb or panoptes_client: a test never reaches the real services.
@@ -79,10 +81,21 @@ def aws_server() -> Iterator[World]:
 
 @pytest.fixture
 def world(aws_server: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    """An empty account; every client of boto3 in this process, and in those it starts, talks to it."""
-    from tests.aws import CREDENTIALS
+    """An empty account; every client of boto3 in this process, and in those it starts, talks to it, and botocore does
+    not wait before it tries again.
+    """
+    from tests import aws
 
-    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": aws_server.endpoint}.items():
+    for name, value in {**aws.CREDENTIALS, "AWS_ENDPOINT_URL": aws_server.endpoint}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
     aws_server.reset()
     return aws_server
+
+
+@pytest.fixture
+def ec2(tmp_path: Path) -> Config:
+    """The settings in launch/ec2.yaml, with the record in a folder of the test's own."""
+    from launch.config import load
+
+    return dataclasses.replace(load(CONFIG_DIR.parent / "launch" / "ec2.yaml"), record=str(tmp_path / "record"))
