@@ -48,8 +48,11 @@ def restore(cloud: Cloud, snapshot_id: str = "") -> str:
     if machines(cloud):
         raise LaunchError("A machine runs. Wait until it is done, or end it: python -m launch down", 1)
     source = choose(cloud, snapshot_id)
-    restored = find_volume(cloud, "restored_volume") or make_volume(cloud, source, "restored_volume")
     old = find_volume(cloud)
+    if old is not None and old.get("SnapshotId") == source["SnapshotId"] and DAY not in tags_of(old):
+        cloud.say(f"{old['VolumeId']} was made of {source['SnapshotId']}, and no machine used it since: nothing to do")
+        return str(old["VolumeId"])
+    restored = find_volume(cloud, "restored_volume") or make_volume(cloud, source, "restored_volume")
     if old is not None:
         cloud.call("ec2", "create_tags", Resources=[old["VolumeId"]], Tags=tag_list(role="replaced_volume"))
         cloud.say(f"{old['VolumeId']} is put aside, tagged {ROLE}=replaced_volume; it costs money until you delete it")
@@ -72,8 +75,7 @@ def make_volume(cloud: Cloud, source: dict[str, Any], role: str) -> dict[str, An
     """A volume from a snapshot, ready to be attached."""
     made = cloud.call(
         "ec2", "create_volume", AvailabilityZone=cloud.config.zone, SnapshotId=source["SnapshotId"], VolumeType="gp3",
-        Encrypted=True, ClientToken=f"{source['SnapshotId']}-{role}-{cloud.today}",
-        TagSpecifications=[tagged("volume", cloud, role=role)],
+        Encrypted=True, TagSpecifications=[tagged("volume", cloud, role=role)],
     )  # fmt: skip
     cloud.wait(f"{made['VolumeId']}", lambda: (find_volume(cloud, role) or {}).get("State") == "available", 600)
     return made

@@ -212,7 +212,7 @@ class World:
         )
 
     def fire(self, name: str, at: datetime) -> bool:
-        """EventBridge Scheduler at a scheduled time: RunInstances, tried again, and in the end the dead-letter queue."""
+        """EventBridge Scheduler at a scheduled time: RunInstances, tried again, in the end the dead-letter queue."""
         schedule = self.client("scheduler").get_schedule(Name=name)
         if schedule["State"] != "ENABLED":
             return False
@@ -351,6 +351,17 @@ class World:
         snapshot.start_time, snapshot.status = self.clock, "pending"
         self.snapshots[snapshot_id] = copy.deepcopy(self.disks.get(given["VolumeId"], Disk()))
         self.later(self.snapshot_takes_s, lambda: setattr(snapshot, "status", "completed"))
+
+    def _before_CreateImage(self, given: dict[str, Any]) -> Any:
+        """Moto cannot tag the snapshot of an image."""
+        tags = [
+            {"Key": given[key], "Value": given[key.replace("Key", "Value")]}
+            for key in given if re.fullmatch(r"TagSpecification\.1\.Tag\.\d+\.Key", key)
+        ]  # fmt: skip
+        spec = [{"ResourceType": "image", "Tags": tags}]
+        image = self.ec2.create_image(given["InstanceId"], given["Name"], "", spec)
+        self.ec2.snapshots[image.ebs_snapshot.id].add_tags({tag["Key"]: tag["Value"] for tag in tags})
+        return Response(_xml("CreateImage", f"<imageId>{image.id}</imageId>"), content_type="text/xml")
 
     def _before_DescribeInstanceInformation(self, given: dict[str, Any]) -> Any:
         (wanted,) = given["Filters"]
