@@ -316,7 +316,7 @@ boot() {
     touch "$STATE/ready"
     return
   fi
-  "$HERE/spot_watch.sh" &
+  "$HERE/spot_watch.sh" </dev/null >"$STATE/spot_watch.log" 2>&1 &
   attach
   local disk
   disk=$(find_disk)

@@ -9,7 +9,7 @@ EVERY_S=${EVERY_S:-5}
 token=
 renew() { token=$(curl -sf -m 2 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 21600' "$IMDS/api/token") || token=; }
 
-while true; do
+until [[ -e ${STATE:-/run/zoobot}/closing ]]; do
   # 200: there is a notice; 404: none; 401: the token is too old; 000: no answer this time.
   answer=$(curl -s -m 2 -o /dev/null -w '%{http_code}' -H "X-aws-ec2-metadata-token: $token" \
     "$IMDS/meta-data/spot/instance-action") || true

@@ -378,6 +378,11 @@ class World:
         self.set_command(command, "InProgress")
         self.machines[given["InstanceIds"][0]].when_mounted(command)
 
+    def _before_RemoveRoleFromInstanceProfile(self, given: dict[str, Any]) -> Any:
+        profiles = get_backend("iam")[ACCOUNT]["aws"].instance_profiles.values()
+        held = [r.name for p in profiles if p.name == given["InstanceProfileName"] for r in p.roles]
+        return None if given["RoleName"] in held else ("NoSuchEntity", given["RoleName"])
+
     def _before_CreateSchedule(self, given: dict[str, Any]) -> Any:
         problems = problems_of(given["ScheduleExpression"])
         return ("ValidationException", "; ".join(problems)) if problems else None
