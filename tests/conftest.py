@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pandas as pd
@@ -14,6 +16,10 @@ from hydra import initialize_config_dir
 
 from zoobot import config
 from zoobot.settings import Settings
+
+if TYPE_CHECKING:
+    from launch.config import Config
+    from tests.aws import World
 
 # Set before anything imports wandb or panoptes_client: a test never reaches the real services.
 os.environ |= {
@@ -62,3 +68,34 @@ def custom_survey(settings: Callable[..., Settings], tmp_path: Path) -> Callable
         return settings("survey=custom", "survey.name=mine", f"survey.folder={folder}", *stage, *overrides)
 
     return write_and_compose
+
+
+@pytest.fixture(scope="session")
+def aws_server() -> Iterator[World]:
+    """AWS on 127.0.0.1, for all tests of a process."""
+    from tests.aws import World
+
+    with World() as world:
+        yield world
+
+
+@pytest.fixture
+def world(aws_server: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """An empty account; every client of boto3 in this process, and in those it starts, talks to it, and botocore does
+    not wait before it tries again.
+    """
+    from tests import aws
+
+    for name, value in {**aws.CREDENTIALS, "AWS_ENDPOINT_URL": aws_server.endpoint}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+    aws_server.reset()
+    return aws_server
+
+
+@pytest.fixture
+def ec2(tmp_path: Path) -> Config:
+    """The settings in launch/ec2.yaml, with the record in a folder of the test's own."""
+    from launch.config import load
+
+    return dataclasses.replace(load(CONFIG_DIR.parent / "launch" / "ec2.yaml"), record=str(tmp_path / "record"))

@@ -1,0 +1,165 @@
+"""The settings of a daily run, from YAML into a frozen dataclass; every problem is reported, together, with its key."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from launch import cost
+from launch.cron import problems_of as cron_problems
+from launch.errors import LaunchError
+
+_PATTERNS = {
+    "experiment": (r"[a-z0-9][a-z0-9_-]{0,29}", "at most 30 of a-z, 0-9, _ and -, as it names roles"),
+    "region": (r"[a-z]{2}(-[a-z]+)+-\d", "a region such as us-east-1"),
+    "zone": (r"[a-z]{2}(-[a-z]+)+-\d[a-z]", "a zone such as us-east-1a"),
+    "market": (r"on-demand|spot", "on-demand or spot"),
+    "ami": (r"ami-[0-9a-f]{8,17}|/[\w./-]+|baked", "an AMI's id, the name of an SSM parameter, or baked"),
+    "timezone": (r"[A-Za-z_]+(/[A-Za-z_+-]+\d*)*", "a time zone such as UTC or Europe/London"),
+    "repository": (r"https://[^\s@'\"]+", "an https:// address without a password"),
+    "revision": (r"[\w][\w./-]*", "a commit, tag or branch"),
+    "logs": (r"(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w./-]*)?)?", "s3://bucket/prefix, or empty"),
+}  # fmt: skip
+_RANGES = {
+    "root_gb": (60, 2000),
+    "volume_gb": (1, 16000),
+    "max_runtime_h": (0.25, 23),  # a day's machine is gone before the next day's
+    "attempts": (1, 5),
+    "snapshots_kept": (1, 365),
+    "budget_usd": (1, 100_000),
+}
+_OURS = ("stage", "data_dir", "experiment_name")  # of run.py: environment.sh gives them
+_SECRET = re.compile(r"password|secret|api_key|token", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What launch/ec2.yaml says, one field a key; its comments explain them."""
+
+    experiment: str
+    region: str
+    zone: str
+    instance_types: tuple[str, ...]
+    ami: str
+    root_gb: int
+    volume_gb: int
+    max_runtime_h: float
+    schedule: str
+    repository: str
+    revision: str
+    budget_usd: float
+    arguments: tuple[str, ...] = ()
+    market: str = "on-demand"
+    attempts: int = 1
+    timezone: str = "UTC"
+    secrets: dict[str, str] = field(default_factory=dict)
+    logs: str = ""
+    snapshots_kept: int = 14
+    record: str = "data/launch"
+
+    @property
+    def name(self) -> str:
+        """Of the role, group, template, queue and schedule."""
+        return f"zoobot-{self.experiment}"
+
+    @property
+    def max_runtime_s(self) -> int:
+        """After which the machine powers itself off, in seconds from its start."""
+        return int(self.max_runtime_h * 3600)
+
+    def worst_month(self) -> cost.Month:
+        """The month in which every day uses all its attempts to the last minute, of the dearest type."""
+        hours = 31 * self.attempts * (self.max_runtime_h + cost.MARGIN_H)
+        dearest = max(self.instance_types, key=lambda kind: cost.hourly(kind, self.market))
+        return cost.month(dearest, self.market, hours, self.root_gb, self.volume_gb, self.snapshots_kept)
+
+
+def load(path: Path) -> Config:
+    """The checked settings in ``path``. LaunchError: all problems, each with its key."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LaunchError(
+            f"{path} cannot be read ({error}). Name the settings with --config launch/ec2.yaml."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LaunchError(f"{path} is not YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise LaunchError(f"{path} should be a list of `key: value`, as launch/ec2.yaml is.")
+    return check(found, str(path))
+
+
+def check(found: dict[Any, Any], where: str) -> Config:
+    """The settings in ``found``; ``where`` they are from, for messages."""
+    fields = {f.name: f for f in dataclasses.fields(Config)}
+    problems = [f"{key}: there is no such setting" for key in found if key not in fields]
+    required = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
+    problems += [f"{name}: is missing" for name in required if name not in found]
+    values: dict[str, Any] = {}
+    for name, value in found.items():
+        if name in fields:
+            values[name], problem = _converted(str(fields[name].type), value)
+            problems += [f"{name}: {problem}"] if problem else _out_of_range(name, values[name])
+    if not problems:
+        config = Config(**values)
+        problems = _misfits(config)
+        if not problems:
+            return config
+    raise LaunchError("\n  ".join([f"{where} needs mending:", *problems]))
+
+
+def _converted(kind: str, value: Any) -> tuple[Any, str]:
+    """``value`` as a field of type ``kind``, or what is wrong with it."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind == "str":
+        return value, "" if isinstance(value, str) else f"should be text, is {value!r}"
+    if kind == "int":
+        return value, "" if is_number and value == int(value) else f"should be a whole number, is {value!r}"
+    if kind == "float":
+        return value, "" if is_number else f"should be a number, is {value!r}"
+    if kind.startswith("tuple"):
+        good = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        return (tuple(value), "") if good else (value, f"should be a list of texts, is {value!r}")
+    pairs = isinstance(value, dict) and all(isinstance(text, str) for pair in value.items() for text in pair)
+    return value, "" if pairs else f"should be pairs `file: parameter`, is {value!r}"
+
+
+def _out_of_range(name: str, value: Any) -> list[str]:
+    if name in _PATTERNS and not re.fullmatch(_PATTERNS[name][0], value):
+        return [f"{name}: should be {_PATTERNS[name][1]}; is {value!r}"]
+    if name in _RANGES and not _RANGES[name][0] <= value <= _RANGES[name][1]:
+        return [f"{name}: should be from {_RANGES[name][0]} to {_RANGES[name][1]}, is {value}"]
+    return []
+
+
+def _misfits(config: Config) -> list[str]:
+    """What is wrong with settings that are each of the right form."""
+    problems = [] if config.zone.startswith(config.region) else [f"zone: {config.zone} is not in {config.region}"]
+    problems += [f"schedule: {problem}" for problem in cron_problems(config.schedule)]
+    problems += [] if config.instance_types else ["instance_types: name at least one"]
+    unpriced = [kind for kind in config.instance_types if kind not in cost.PRICES["instances"]]
+    problems += [f"instance_types: {kind} has no price in launch/prices.yaml; add it there" for kind in unpriced]
+    for argument in config.arguments:
+        key = argument.lstrip("+~").partition("=")[0]
+        if key in _OURS:
+            problems.append(f"arguments: {key} is given by the machine; leave it out")
+        if _SECRET.search(key):
+            problems.append(f"arguments: {key} looks like a secret, and arguments are written to logs; use `secrets`")
+        if re.search(r"[\x00-\x1f]", argument):
+            problems.append(f"arguments: {argument!r} has a control character")
+    for file, parameter in config.secrets.items():
+        if not re.fullmatch(r"[\w][\w.-]*", file) or not re.fullmatch(r"/[\w./-]+", parameter):
+            problems.append(f"secrets: {file}: {parameter} should be `file: /name/of/an/SSM/parameter`")
+    if config.instance_types and not unpriced:
+        worst = config.worst_month().total
+        if worst > config.budget_usd:
+            problems.append(
+                f"budget_usd: the worst month would cost {worst:.2f}, more than {config.budget_usd}."
+                " Lower max_runtime_h, attempts or the sizes, take another type, or raise the budget"
+            )
+    return problems

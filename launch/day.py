@@ -1,0 +1,259 @@
+"""A day: start a machine, let it iterate once, see it gone. Each step looks first what is there, so that a run which
+was cut off at any call is simply run again.
+
+What keeps it to one machine and one iteration, from the weakest to the strongest: the lock of this computer, the tags
+(a machine that is there is joined), the client token (RunInstances repeated by anybody answers with the same machine),
+EBS (one machine has the volume), and the day's record on the volume (environment.sh run).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from launch.aws import DAY, STARTS, Cloud, code_of, tag_list, tags_of
+from launch.backup import snapshot
+from launch.errors import Away, LaunchError
+from launch.find import (
+    ENDING,
+    describe_machine,
+    driver_of,
+    machine_tags,
+    machines,
+    need_template,
+    need_volume,
+    result_of,
+    state_of,
+)
+
+CAPACITY = {
+    "InsufficientInstanceCapacity", "InsufficientCapacityOnHost", "SpotMaxPriceTooLow", "MaxSpotInstanceCountExceeded",
+    "InsufficientHostCapacity", "Unsupported",
+}  # fmt: skip
+CAPACITY_WAIT_S, CAPACITY_EVERY_S = 6 * 3600, 1800  # of `day`, as long as the schedule tries
+GRACE_S = 900  # past max_runtime a machine has this long to go by itself
+_RUN = "/opt/zoobot/launch/environment.sh run"
+_AGAIN = ("interrupted", "cut off")  # results after which another machine is worth its money
+_FINISHED = ("Success", "Failed", "Cancelled", "TimedOut", "Delivery Timed Out", "Undeliverable", "Terminated")
+
+
+class NoCapacity(Away):
+    """EC2 has no machine of any of the types in the zone."""
+
+
+def day(cloud: Cloud) -> str:
+    """Up, run once, down, snapshot; how the iteration ended. LaunchError if there is none today, and why."""
+    result = result_of(need_volume(cloud), cloud.today)
+    if result.startswith("done"):
+        down(cloud, "operator")  # of a run that was cut off after the iteration
+    while not result.startswith("done"):
+        try:
+            _up_when_possible(cloud)
+            result = run(cloud)
+        finally:
+            down(cloud, "operator")
+        if not result.startswith(_AGAIN):
+            break
+    snapshot(cloud)
+    if not result.startswith("done"):
+        raise LaunchError(f"There is no iteration for {cloud.today}: {result}.", 1)
+    cloud.say(f"{cloud.today}: {result}")
+    return result
+
+
+def up(cloud: Cloud) -> str:
+    """Today's machine, started unless it is there, and reachable; its id."""
+    volume = need_volume(cloud)
+    sweep(cloud)
+    instance = _todays(cloud, volume) or _start(cloud, volume)
+    cloud.wait(f"{instance} to run", lambda: _running(cloud, instance), 600)
+    cloud.wait(f"{instance} to be reachable by Session Manager", lambda: _online(cloud, instance), 600, 10)
+    cloud.say(f"{instance} runs: aws ssm start-session --target {instance}")
+    return instance
+
+
+def run(cloud: Cloud) -> str:
+    """One iteration on today's machine; how it ended. A command that was sent before is followed, not sent again."""
+    volume = need_volume(cloud)
+    instance = _todays(cloud, volume)
+    if not instance:
+        raise LaunchError(f"{cloud.config.experiment} has no machine today. Run `python -m launch up` first.")
+    command = _sent(cloud, instance) or _send(cloud, instance)
+    cloud.say(f"{instance} iterates ({command})")
+    cloud.wait("the iteration", lambda: _over(cloud, instance, command), cloud.config.max_runtime_s + GRACE_S, 30)
+    result = result_of(need_volume(cloud), cloud.today)
+    return result or "cut off: the machine is gone and told nothing"
+
+
+def down(cloud: Cloud, driver: str = "") -> None:
+    """End the machines of the experiment (of one driver), which shut down in order, and see the volume free."""
+    for instance in machines(cloud):
+        if state_of(instance) != "shutting-down" and driver in ("", driver_of(instance)):
+            _terminate(cloud, instance, "down")
+    cloud.wait("the machines to go", lambda: not _left(cloud, driver), 900, 10)
+    if not machines(cloud):
+        _free_volume(cloud)
+
+
+def sweep(cloud: Cloud) -> list[str]:
+    """End machines that are past their time: what the dead-man timer should have done. Their ids."""
+    orphans = []
+    for instance in machines(cloud):
+        age_s = (cloud.now() - instance["LaunchTime"]).total_seconds()
+        if age_s > cloud.config.max_runtime_s + GRACE_S and state_of(instance) != "shutting-down":
+            _terminate(cloud, instance, f"it is {age_s / 3600:.1f} h old")
+            orphans.append(str(instance["InstanceId"]))
+    return orphans
+
+
+def _left(cloud: Cloud, driver: str) -> list[dict[str, Any]]:
+    return [i for i in machines(cloud) if driver in ("", driver_of(i))]
+
+
+def _up_when_possible(cloud: Cloud) -> str:
+    until = cloud.now().timestamp() + CAPACITY_WAIT_S
+    while True:
+        try:
+            return up(cloud)
+        except NoCapacity as error:
+            if cloud.now().timestamp() + CAPACITY_EVERY_S > until:
+                raise
+            cloud.say(f"{error} Trying again in {CAPACITY_EVERY_S // 60} min.")
+        cloud.sleep(CAPACITY_EVERY_S)
+
+
+def _todays(cloud: Cloud, volume: dict[str, Any]) -> str:
+    """The id of today's machine, empty if there is none. Another machine of the experiment is an error."""
+    there = [i for i in machines(cloud) if state_of(i) != "shutting-down"]
+    mine = [i for i in there if driver_of(i) == "operator" and tags_of(i).get(DAY) == cloud.today]
+    for other in there:
+        if other not in mine:
+            raise LaunchError(
+                f"{other['InstanceId']} runs for {cloud.config.experiment} already, started by"
+                f" {driver_of(other) or 'an unknown hand'}. Wait until it is done, or end it: python -m launch down", 1
+            )  # fmt: skip
+    holders = {a["InstanceId"] for a in volume.get("Attachments", [])}
+    mine.sort(key=lambda i: i["InstanceId"] not in holders)  # the one that has the volume, else the oldest
+    return str(mine[0]["InstanceId"]) if mine else ""
+
+
+def _start(cloud: Cloud, volume: dict[str, Any]) -> str:
+    """Start the next machine of today. Every start is counted on the volume; a token makes repeating it harmless."""
+    template = need_template(cloud)
+    day_before, _, count = tags_of(volume).get(STARTS, "").partition(" ")
+    starts = int(count) if day_before == cloud.today else 0
+    while starts < cloud.config.attempts:
+        instance = _launch(cloud, template, str(volume["VolumeId"]), starts + 1)
+        starts += 1
+        cloud.call(
+            "ec2", "create_tags", Resources=[volume["VolumeId"]], Tags=tag_list(starts=f"{cloud.today} {starts}")
+        )
+        if instance:
+            return instance
+    raise LaunchError(f"Today's machines are used up (attempts: {cloud.config.attempts}). The next is tomorrow's.", 1)
+
+
+def _launch(cloud: Cloud, template: str, volume: str, attempt: int) -> str:
+    """Start one machine, of the first type that is to be had; empty if this attempt's machine was there and is gone."""
+    refused = []
+    for kind in cloud.config.instance_types:
+        token = hashlib.sha256(f"{cloud.config.experiment} {cloud.today} {attempt} {kind}".encode()).hexdigest()
+        request = {
+            "MinCount": 1,
+            "MaxCount": 1,
+            "ClientToken": token,
+            "InstanceType": kind,
+            "LaunchTemplate": {"LaunchTemplateId": template, "Version": "$Default"},
+            "TagSpecifications": machine_tags(cloud, driver="operator", day=cloud.today, volume=volume),
+        }
+        try:
+            made = cloud.settle({"InvalidParameterValue"}, "ec2", "run_instances", **request)
+        except ClientError as error:
+            if code_of(error) == "IdempotentInstanceTerminated":
+                return ""
+            if code_of(error) == "IdempotentParameterMismatch":
+                raise LaunchError(
+                    f"Today's machine was started with other settings. Try again tomorrow. ({error})"
+                ) from error
+            if code_of(error) not in CAPACITY:
+                raise
+            refused.append(f"{kind}: {code_of(error)}")
+            continue
+        instance = made["Instances"][0]
+        return "" if state_of(instance) in ENDING else str(instance["InstanceId"])
+    raise NoCapacity(f"There is no machine to be had in {cloud.config.zone} ({'; '.join(refused)}).")
+
+
+def _running(cloud: Cloud, instance_id: str) -> bool:
+    instance = describe_machine(cloud, instance_id)
+    if state_of(instance) in ENDING:
+        reason = instance.get("StateReason", {}).get("Message", "no reason is given")
+        told = result_of(need_volume(cloud), cloud.today)
+        raise Away(f"{instance_id} went as it started: {told or reason}. Run the same command again.")
+    return state_of(instance) == "running"
+
+
+def _online(cloud: Cloud, instance_id: str) -> bool:
+    filters = [{"Key": "InstanceIds", "Values": [instance_id]}]
+    known = cloud.pages("ssm", "describe_instance_information", "InstanceInformationList", Filters=filters)
+    return any(k["PingStatus"] == "Online" for k in known) or not _running(cloud, instance_id)
+
+
+def _comment(cloud: Cloud) -> str:
+    return f"{cloud.config.experiment} {cloud.today}"
+
+
+def _sent(cloud: Cloud, instance_id: str) -> str:
+    """The command that this machine was sent for today and that has not failed; empty if there is none."""
+    commands = cloud.pages("ssm", "list_commands", "Commands", InstanceId=instance_id)
+    open_ones = [
+        c for c in commands if c["Comment"] == _comment(cloud) and c["Status"] in ("Pending", "InProgress", "Success")
+    ]
+    return str(open_ones[0]["CommandId"]) if open_ones else ""
+
+
+def _send(cloud: Cloud, instance_id: str) -> str:
+    sent = cloud.call(
+        "ssm", "send_command", InstanceIds=[instance_id], DocumentName="AWS-RunShellScript", Comment=_comment(cloud),
+        Parameters={"commands": [_RUN], "executionTimeout": [str(cloud.config.max_runtime_s)]}, TimeoutSeconds=600,
+    )  # fmt: skip
+    return str(sent["Command"]["CommandId"])
+
+
+def _over(cloud: Cloud, instance_id: str, command: str) -> bool:
+    """Whether the command has ended, or its machine is gone."""
+    if state_of(describe_machine(cloud, instance_id)) in ("", "stopped", *ENDING):
+        return True
+    try:
+        told = cloud.call("ssm", "get_command_invocation", CommandId=command, InstanceId=instance_id)
+    except ClientError as error:
+        if code_of(error) == "InvocationDoesNotExist":  # not yet
+            return False
+        raise
+    return told["Status"] in _FINISHED
+
+
+def _terminate(cloud: Cloud, instance: dict[str, Any], why: str) -> None:
+    cloud.say(f"ending {instance['InstanceId']}, started by {driver_of(instance) or 'an unknown hand'}: {why}")
+    cloud.call("ec2", "terminate_instances", InstanceIds=[instance["InstanceId"]])
+
+
+def _free_volume(cloud: Cloud) -> None:
+    """EC2 detaches the volume of a machine that is gone; if it does not, it is told to, and then forced."""
+    volume = need_volume(cloud)["VolumeId"]
+    for force in (None, False, True):
+        if force is not None:
+            cloud.say(f"{volume} is still attached: detaching it{' by force' if force else ''}")
+            try:
+                cloud.call("ec2", "detach_volume", VolumeId=volume, Force=force)
+            except ClientError as error:
+                if code_of(error) != "IncorrectState":  # it went just now
+                    raise
+        try:
+            cloud.wait(f"{volume} to be free", lambda: need_volume(cloud)["State"] == "available", 300, 10)
+            return
+        except Away:
+            if force:
+                raise

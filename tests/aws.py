@@ -1,0 +1,442 @@
+"""AWS for tests: moto's server on 127.0.0.1, and in front of it a layer as strict as AWS where moto is lax.
+
+    client tokens     RunInstances and CreateVolume repeated with one: the same answer; with other parameters: an error;
+                      for a machine that is gone: IdempotentInstanceTerminated
+    AttachVolume      only a free volume, to a running machine in its zone
+    Systems Manager   knows only machines that run and have booted; a command ends when its machine says so
+    Scheduler         refuses a bad cron expression, and fires: RunInstances as the schedule says
+    DeleteVolume      only a free volume
+    the clock         machines and snapshots are as old as the test's clock says
+    machines          do what environment.sh does (which tests/test_launch_environment.py runs for real): attach the
+                      volume by the API, iterate, tag the volume, shut down
+
+``World.faults`` makes calls fail, ``World.calls`` has all that were made, ``World.bills`` what machines cost.
+"""
+
+from __future__ import annotations
+
+import copy
+import html
+import io
+import itertools
+import json
+import re
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import boto3
+from moto.backends import get_backend
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.ssm.models import Parameter
+from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.wrappers import Request, Response
+
+from launch import cost
+from launch.cron import problems_of
+from tests.aws_machine import Disk, Machine
+
+ACCOUNT, REGION = "123456789012", "us-east-1"
+AMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": REGION,
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": "/dev/null",
+    "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+}
+Answer = Callable[[dict[str, str], Any], Iterable[bytes]]
+
+
+@dataclass
+class Call:
+    """One request: the service, the operation, and its parameters as they came (flat for EC2, JSON else)."""
+
+    service: str
+    operation: str
+    parameters: dict[str, Any]
+
+
+class World:
+    """One account on one server, and its clock; ``with World() as world``."""
+
+    def __init__(self, start: datetime = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)) -> None:
+        self.clock = start
+        self.calls: list[Call] = []
+        self.faults: list[Callable[[Call], str | None]] = []
+        self.machines: dict[str, Machine] = {}
+        self.disks: dict[str, Disk] = {}
+        self.trainings: list[tuple[str, str]] = []
+        self.training_of: Callable[[str], str] = lambda day: "good"
+        self.detach_s: Callable[[str], float] = lambda machine: self.shutdown_s
+        self.boot_s, self.train_s, self.shutdown_s = 9.0, 29.0, 9.0
+        self.max_runtime_s = 4 * 3600
+        self.snapshot_takes_s = 300.0
+        self.snapshots: dict[str, Disk] = {}
+        self._clients: dict[str, Any] = {}
+        self._due: list[tuple[datetime, int, Callable[[], None]]] = []
+        self._tokens: dict[tuple[str, str], tuple[str, str, bytes]] = {}
+        self._lock = threading.RLock()
+        self._moto = DomainDispatcherApplication(create_backend_app)
+
+    def __enter__(self) -> World:
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Quiet)
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.reset()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def reset(self) -> None:
+        """An empty account, with AWS's own parameter that names the AMI."""
+        self.__init__(datetime(2026, 3, 1, 2, 0, tzinfo=UTC))  # type: ignore[misc]
+        for service in ("ec2", "iam", "ssm", "scheduler", "sqs", "s3"):
+            get_backend(service).reset()
+        self.ec2.snapshots.clear()  # of AMIs that others made
+        image = next(iter(self.ec2.amis))
+        given = (ACCOUNT, AMI_PARAMETER, image, "String", None, None, None, self.clock, 1, "aws:ec2:image")
+        self.ssm._parameters[AMI_PARAMETER] = [Parameter(*given)]  # type: ignore[abstract]
+
+    # ------------------------------------------------------------------------------------------------ the clock
+
+    def now(self) -> datetime:
+        return self.clock
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass; what falls due on the way happens at its time."""
+        until = self.clock + timedelta(seconds=seconds)
+        while self._due and min(self._due)[0] <= until:
+            event = min(self._due)
+            self._due.remove(event)
+            self.clock = max(self.clock, event[0])
+            event[2]()
+        self.clock = until
+
+    def later(self, seconds: float, act: Callable[[], None]) -> None:
+        self._due.append((self.clock + timedelta(seconds=seconds), next(_NUMBERS), act))
+
+    def client(self, service: str) -> Any:
+        """A client as a machine or AWS itself has it: its calls are not counted."""
+        if service not in self._clients:
+            self._clients[service] = boto3.client(
+                service, endpoint_url=self.endpoint, region_name=REGION, aws_access_key_id=INSIDE,
+                aws_secret_access_key="testing",
+            )  # fmt: skip
+        return self._clients[service]
+
+    @property
+    def ec2(self) -> Any:
+        """What moto knows of EC2."""
+        return get_backend("ec2")[ACCOUNT][REGION]
+
+    @property
+    def ssm(self) -> Any:
+        """What moto knows of Systems Manager."""
+        return get_backend("ssm")[ACCOUNT][REGION]
+
+    # ------------------------------------------------------------------------------------------------ what came of it
+
+    def running(self) -> list[Machine]:
+        return [m for m in self.machines.values() if not m.ended]
+
+    def spent(self) -> float:
+        """US dollars for machines so far."""
+        hours = [((m.ended or self.clock) - m.started).total_seconds() / 3600 for m in self.machines.values()]
+        kinds = [m.kind for m in self.machines.values()]
+        return sum(h * cost.hourly(kind, "on-demand") for h, kind in zip(hours, kinds, strict=True))
+
+    def volumes(self, role: str) -> list[Any]:
+        tags = {v.id: {t["key"]: t["value"] for t in v.get_tags()} for v in self.ec2.volumes.values()}
+        return [v for v in self.ec2.volumes.values() if tags[v.id].get("zoobot:role") == role]
+
+    @property
+    def disk(self) -> Disk:
+        """What lies on the one volume with all state."""
+        (volume,) = self.volumes("working_volume")
+        return self.disks[volume.id]
+
+    # ------------------------------------------------------------------------------------------------ what AWS does
+
+    def end(self, instance_id: str) -> None:
+        """A machine shuts down: its own disk goes, the volume is let go of some time later."""
+        instance, machine = self.ec2.get_instance(instance_id), self.machines[instance_id]
+        if machine.ended:
+            return
+        machine.ended, machine.online, machine.mounted = self.clock, False, False
+        for device, mapping in list(instance.block_device_mapping.items()):
+            if not mapping.delete_on_termination:
+                del instance.block_device_mapping[device]
+                self.later(self.detach_s(instance_id), partial(self._let_go, mapping.volume_id, instance_id))
+        instance.terminate()
+        instance._state.name, instance._state.code = "shutting-down", 32
+        self.later(self.shutdown_s, lambda: self._terminated(instance))
+
+    def _terminated(self, instance: Any) -> None:
+        instance._state.name, instance._state.code = "terminated", 48
+        self.later(3600, lambda: self._forgotten(instance))
+
+    def _forgotten(self, instance: Any) -> None:
+        """EC2 describes a machine for an hour after its end."""
+        for key, reservation in list(self.ec2.reservations.items()):
+            if instance in reservation.instances:
+                del self.ec2.reservations[key]
+
+    def _let_go(self, volume_id: str, instance_id: str) -> None:
+        volume = self.ec2.volumes.get(volume_id)
+        if volume and volume.attachment and volume.attachment.instance.id == instance_id:
+            volume.attachment = None
+
+    def set_command(self, command_id: str, status: str) -> None:
+        command = self.ssm.get_command_by_id(command_id)
+        command.status = status
+        for invocation in command.invocations:
+            invocation["Status"] = status
+
+    def snapshot_by(self, machine: Machine) -> None:
+        tags = {
+            "zoobot:experiment": machine.tags["zoobot:experiment"],
+            "zoobot:day": machine.day,
+            "zoobot:role": "daily",
+        }
+        self.client("ec2").create_snapshot(
+            VolumeId=machine.volume,
+            TagSpecifications=[{"ResourceType": "snapshot", "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}],
+        )
+
+    def fire(self, name: str, at: datetime) -> bool:
+        """EventBridge Scheduler at a scheduled time: RunInstances, tried again, in the end the dead-letter queue."""
+        schedule = self.client("scheduler").get_schedule(Name=name)
+        if schedule["State"] != "ENABLED":
+            return False
+        target = schedule["Target"]
+        assert target["Arn"] == "arn:aws:scheduler:::aws-sdk:ec2:runInstances"
+        text = target["Input"].replace("<aws.scheduler.scheduled-time>", f"{at:%Y-%m-%dT%H:%M:%SZ}")
+        policy = target["RetryPolicy"]
+        for _ in range(1 + policy["MaximumRetryAttempts"]):
+            ec2 = self.client("ec2")
+            try:
+                ec2.run_instances(**json.loads(text))
+                return True
+            except ec2.exceptions.ClientError as error:
+                self.sleep(policy["MaximumEventAgeInSeconds"] / policy["MaximumRetryAttempts"])
+                message = str(error)
+        queue = target["DeadLetterConfig"]["Arn"].rpartition(":")[2]
+        sqs = self.client("sqs")
+        sqs.send_message(QueueUrl=sqs.get_queue_url(QueueName=queue)["QueueUrl"], MessageBody=message)
+        return False
+
+    # ------------------------------------------------------------------------------------------------ the server
+
+    def _answer(self, environ: dict[str, Any], start: Any) -> Iterable[bytes]:
+        request = Request(environ)
+        call, inside = _read(request)
+        with self._lock:
+            if not inside:
+                self.calls.append(call)
+                for fault in self.faults:
+                    if code := fault(call):
+                        return _error(call, code, "as the test wants it")(environ, start)
+            response = self._strictly(call, request)
+        return response(environ, start)
+
+    def _strictly(self, call: Call, request: Request) -> Response:
+        rule: Callable[[dict[str, Any]], Any] | None = getattr(self, f"_before_{call.operation}", None)
+        refused = rule(call.parameters) if rule else None
+        if isinstance(refused, Response):
+            return refused
+        if refused:
+            return _error(call, *refused)
+        response = self._forward(request)
+        if response.status_code < 300:
+            after = getattr(self, f"_after_{call.operation}", None)
+            if after:
+                after(call.parameters, response)
+        return response
+
+    def _forward(self, request: Request) -> Response:
+        environ = dict(request.environ)
+        environ["wsgi.input"] = io.BytesIO(request.get_data())
+        return Response.from_app(self._moto, environ)
+
+    # Each rule gets the parameters, and returns what AWS refuses it with: (code, message), an answer, or nothing.
+
+    def _before_RunInstances(self, given: dict[str, Any]) -> Any:
+        return self._once("RunInstances", given)
+
+    def _after_RunInstances(self, given: dict[str, Any], response: Response) -> None:
+        (instance_id,) = re.findall(r"<instanceId>(i-\w+)<", response.get_data(as_text=True))
+        instance = self.ec2.get_instance(instance_id)
+        instance.launch_time = self.clock
+        tags = {tag["key"]: tag["value"] for tag in instance.get_tags()}
+        machine = Machine(self, instance_id, tags, instance.instance_type, self.clock)
+        self.machines[instance_id] = machine
+        self._remember("RunInstances", given, instance_id, response)
+        self.later(self.boot_s, machine.boot)
+        self.later(self.max_runtime_s, machine.power_off)  # the dead-man timer
+
+    def _before_CreateVolume(self, given: dict[str, Any]) -> Any:
+        return self._once("CreateVolume", given)
+
+    def _after_CreateVolume(self, given: dict[str, Any], response: Response) -> None:
+        (volume_id,) = re.findall(r"<volumeId>(vol-\w+)<", response.get_data(as_text=True))
+        if "SnapshotId" in given:
+            self.disks[volume_id] = copy.deepcopy(self.snapshots[given["SnapshotId"]])
+        self._remember("CreateVolume", given, volume_id, response)
+
+    def _once(self, operation: str, given: dict[str, Any]) -> Any:
+        """The answer of before to a request with the same client token."""
+        known = self._tokens.get((operation, given.get("ClientToken", "")))
+        if not known:
+            return None
+        digest, made, answer = known
+        if digest != _digest(given):
+            return "IdempotentParameterMismatch", "the token was used with other parameters"
+        if made in self.machines and self.machines[made].ended:
+            return "IdempotentInstanceTerminated", f"{made} was terminated"
+        return Response(answer, content_type="text/xml")
+
+    def _remember(self, operation: str, given: dict[str, Any], made: str, response: Response) -> None:
+        if "ClientToken" in given:
+            self._tokens[operation, given["ClientToken"]] = (_digest(given), made, response.get_data())
+
+    def _before_TerminateInstances(self, given: dict[str, Any]) -> Any:
+        for key, instance_id in given.items():
+            if key.startswith("InstanceId") and instance_id in self.machines:
+                self.machines[instance_id].hangs = False  # the hypervisor ends what does not end itself
+                self.end(instance_id)
+        return Response(_xml("TerminateInstances", "<instancesSet/>"), content_type="text/xml")
+
+    def _before_AttachVolume(self, given: dict[str, Any]) -> Any:
+        volume = self.ec2.volumes.get(given["VolumeId"])
+        machine = self.machines.get(given["InstanceId"])
+        if volume is None or machine is None:
+            return "InvalidVolume.NotFound", given["VolumeId"]
+        if volume.attachment:
+            return "VolumeInUse", f"{volume.id} is attached to {volume.attachment.instance.id}"
+        if machine.ended:
+            return "IncorrectState", f"{machine.id} is not running"
+        if volume.zone.name != self._zone_of(machine):
+            return "InvalidVolume.ZoneMismatch", f"{volume.id} and {machine.id} are in different zones"
+        return None
+
+    def _zone_of(self, machine: Machine) -> str:
+        """Of the subnet in the template, which moto does not look at."""
+        (template,) = self.ec2.launch_templates.values()
+        data = template.default_version().data
+        return str(self.ec2.get_subnet(data["NetworkInterfaces"][0]["SubnetId"]).availability_zone)
+
+    def _before_DetachVolume(self, given: dict[str, Any]) -> Any:
+        volume = self.ec2.volumes[given["VolumeId"]]
+        if not volume.attachment:
+            return "IncorrectState", f"{volume.id} is available"
+        if given.get("Force") == "true":
+            self.later(5, lambda: self._let_go(volume.id, volume.attachment.instance.id))
+        return Response(_xml("DetachVolume", "<status>detaching</status>"), content_type="text/xml")
+
+    def _before_DeleteVolume(self, given: dict[str, Any]) -> Any:
+        volume = self.ec2.volumes.get(given["VolumeId"])
+        return ("VolumeInUse", volume.id) if volume is not None and volume.attachment else None
+
+    def _after_CreateSnapshot(self, given: dict[str, Any], response: Response) -> None:
+        (snapshot_id,) = re.findall(r"<snapshotId>(snap-\w+)<", response.get_data(as_text=True))
+        snapshot = self.ec2.snapshots[snapshot_id]
+        snapshot.start_time, snapshot.status = self.clock, "pending"
+        self.snapshots[snapshot_id] = copy.deepcopy(self.disks.get(given["VolumeId"], Disk()))
+        self.later(self.snapshot_takes_s, lambda: setattr(snapshot, "status", "completed"))
+
+    def _before_CreateImage(self, given: dict[str, Any]) -> Any:
+        """Moto cannot tag the snapshot of an image."""
+        tags = [
+            {"Key": given[key], "Value": given[key.replace("Key", "Value")]}
+            for key in given if re.fullmatch(r"TagSpecification\.1\.Tag\.\d+\.Key", key)
+        ]  # fmt: skip
+        spec = [{"ResourceType": "image", "Tags": tags}]
+        image = self.ec2.create_image(given["InstanceId"], given["Name"], "", spec)
+        self.ec2.snapshots[image.ebs_snapshot.id].add_tags({tag["Key"]: tag["Value"] for tag in tags})
+        return Response(_xml("CreateImage", f"<imageId>{image.id}</imageId>"), content_type="text/xml")
+
+    def _before_DescribeInstanceInformation(self, given: dict[str, Any]) -> Any:
+        (wanted,) = given["Filters"]
+        known = [m for m in self.machines.values() if m.id in wanted["Values"] and m.online]
+        told = [{"InstanceId": m.id, "PingStatus": "Online"} for m in known]
+        return Response(json.dumps({"InstanceInformationList": told}), content_type="application/x-amz-json-1.1")
+
+    def _before_SendCommand(self, given: dict[str, Any]) -> Any:
+        unknown = [i for i in given["InstanceIds"] if i not in self.machines or not self.machines[i].online]
+        return ("InvalidInstanceId", str(unknown)) if unknown else None
+
+    def _after_SendCommand(self, given: dict[str, Any], response: Response) -> None:
+        command = json.loads(response.get_data())["Command"]["CommandId"]
+        self.set_command(command, "InProgress")
+        self.machines[given["InstanceIds"][0]].when_mounted(command)
+
+    def _before_RemoveRoleFromInstanceProfile(self, given: dict[str, Any]) -> Any:
+        profiles = get_backend("iam")[ACCOUNT]["aws"].instance_profiles.values()
+        held = [r.name for p in profiles if p.name == given["InstanceProfileName"] for r in p.roles]
+        return None if given["RoleName"] in held else ("NoSuchEntity", given["RoleName"])
+
+    def _before_CreateSchedule(self, given: dict[str, Any]) -> Any:
+        problems = problems_of(given["ScheduleExpression"])
+        return ("ValidationException", "; ".join(problems)) if problems else None
+
+    _before_UpdateSchedule = _before_CreateSchedule
+
+
+_NUMBERS = itertools.count()
+INSIDE = "inside"  # the access key of machines and of AWS itself
+_SCHEDULER = {"POST": "CreateSchedule", "PUT": "UpdateSchedule", "GET": "GetSchedule", "DELETE": "DeleteSchedule"}
+
+
+class _Quiet(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"  # a connection serves many calls
+
+    def log(self, type: str, message: str, *args: Any) -> None:
+        pass
+
+
+def _read(request: Request) -> tuple[Call, bool]:
+    """What is asked for, and whether a machine or AWS itself asks."""
+    key, _, _, service = re.findall(r"Credential=([^/]+)/(\d+)/([^/]+)/([^/]+)/", request.headers["Authorization"])[0]
+    body = request.get_data()
+    if target := request.headers.get("X-Amz-Target"):
+        call = Call(service, target.rpartition(".")[2], json.loads(body))
+    elif service == "scheduler":
+        call = Call(service, _SCHEDULER[request.method], json.loads(body or b"{}"))
+    elif service == "s3":
+        operation = "ListObjectsV2" if "list-type" in request.args else f"{request.method.title()}Object"
+        call = Call(service, operation, dict(request.args))
+    else:
+        flat = dict(urllib.parse.parse_qsl(body.decode()))
+        call = Call(service, flat.pop("Action"), flat)
+    return call, key == INSIDE
+
+
+def _digest(given: dict[str, Any]) -> str:
+    return json.dumps({key: value for key, value in given.items() if key != "Version"}, sort_keys=True)
+
+
+def _xml(operation: str, inner: str) -> str:
+    return f"<{operation}Response><requestId>strict</requestId>{inner}</{operation}Response>"
+
+
+def _error(call: Call, code: str, message: str) -> Response:
+    """A refusal in the manner of the service."""
+    status = 503 if code in ("RequestLimitExceeded", "ServiceUnavailable", "ThrottlingException") else 400
+    if call.service in ("ssm", "sqs", "scheduler"):
+        text = json.dumps({"__type": code, "message": message})
+        headers = {"x-amzn-ErrorType": code}
+        return Response(text, status, headers, content_type="application/x-amz-json-1.1")
+    inner = f"<Code>{code}</Code><Message>{html.escape(message)}</Message>"
+    if call.service == "ec2":
+        text = f"<Response><Errors><Error>{inner}</Error></Errors><RequestID>strict</RequestID></Response>"
+    else:
+        text = f"<ErrorResponse><Error><Type>Sender</Type>{inner}</Error><RequestId>strict</RequestId></ErrorResponse>"
+    return Response(text, status, content_type="text/xml")

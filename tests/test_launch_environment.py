@@ -1,0 +1,339 @@
+"""environment.sh and spot_watch.sh themselves: on disk images behind loop devices, in a mount namespace of their own.
+
+Stand-ins, all in a folder of the test's: `aws` (which "attaches" by making the link that udev would make, and records
+every call), the metadata service (on 127.0.0.1), powering off (a file), and for most tests run.py (a few lines).
+Without root or loop devices the tests skip, visibly.
+"""
+
+from __future__ import annotations
+
+import http.server
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from launch import userdata
+from launch.config import Config
+
+ROOT = Path(__file__).resolve().parents[1]
+VOLUME = "vol-0123456789abcdef0"
+SECRET = "a-secret-that-must-stay-in-memory"
+AWS = """#!/bin/bash
+echo "$*" >>"$BASE/aws.log"
+case "$1 $2" in
+  "ec2 attach-volume")
+    if [[ -e $BASE/held ]]; then echo "VolumeInUse" >&2; exit 254; fi
+    ln -sf "$LOOP" "$DISKS/nvme-Amazon_Elastic_Block_Store_vol0123456789abcdef0" ;;
+  "ec2 describe-volumes") cat "$BASE/held" ;;
+  "ec2 describe-instances") echo "2020-01-01T00:00:00+00:00" ;;
+  "ec2 terminate-instances") rm "$BASE/held" ;;
+  "ssm get-parameter") echo "$SECRET" ;;
+  "s3 cp") cp -r "$5" "$BASE/uploaded" ;;
+esac
+"""
+RUN = """import pathlib, sys, time
+given = dict(word.partition("=")[::2] for word in sys.argv[1:])
+print(sys.argv[1:], flush=True)
+assert given["stage"] == "iterate"
+folder = pathlib.Path(given["data_dir"], "experiments/live", given["experiment_name"])
+folder.mkdir(parents=True, exist_ok=True)
+number = len(list(folder.glob("iteration_*")))
+staging = folder / f".iteration_{number}.staging"
+staging.mkdir(exist_ok=True)
+(staging / "manifest.json").write_text("{}")
+open("/dev/shm/" + given["tag"], "w").write("running")
+time.sleep(float(given["seconds"]))
+staging.rename(folder / f"iteration_{number}")
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loop_devices() -> None:
+    if os.geteuid() or not shutil.which("losetup") or not Path("/dev/loop-control").exists():
+        pytest.skip("needs root and loop devices")
+
+
+class Metadata(http.server.BaseHTTPRequestHandler):
+    """IMDSv2: nothing without a token."""
+
+    notice = False
+    asked: list[str] = []  # noqa: RUF012
+    tags: dict[str, str] = {}  # noqa: RUF012
+
+    def do_PUT(self) -> None:
+        self.answer(200, "the-token")
+
+    def do_GET(self) -> None:
+        type(self).asked.append(self.path)
+        if self.headers.get("X-aws-ec2-metadata-token") != "the-token":
+            self.answer(401, "")
+        elif self.path.endswith("/spot/instance-action"):
+            self.answer(200 if self.notice else 404, "{}")
+        elif self.path.endswith("/instance-id"):
+            self.answer(200, "i-0123456789abcdef0")
+        else:
+            tag = self.tags.get(self.path.rpartition("zoobot:")[2])
+            self.answer(200 if tag else 404, tag or "")
+
+    def answer(self, status: int, text: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@dataclass
+class Host:
+    """A machine: its scripts, its disk, and what was called."""
+
+    base: Path
+    loop: str
+    environment: dict[str, str]
+
+    def script(self, command: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return self.shell(f"{self.base}/launch/environment.sh {command}", **more)
+
+    def shell(self, text: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """In the mount namespace of this machine, where only its own mounts are seen."""
+        return subprocess.run(
+            ["nsenter", f"--mount={self.base}/ns/mount", "bash", "-c", text],
+            env=self.environment | more, capture_output=True, text=True, timeout=20,
+        )  # fmt: skip
+
+    def disk(self, command: str) -> None:
+        subprocess.run(f"{command} {self.loop}", shell=True, check=True, capture_output=True)
+
+    @property
+    def results(self) -> list[str]:
+        lines = (self.base / "aws.log").read_text().splitlines() if (self.base / "aws.log").exists() else []
+        return [line.partition("zoobot:result,Value=")[2] for line in lines if "create-tags" in line]
+
+    @property
+    def off(self) -> bool:
+        return (self.base / "off").exists()
+
+    def signatures(self) -> str:
+        return subprocess.run(["blkid", "-p", self.loop], capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def host(tmp_path: Path, ec2: Config) -> Iterator[Host]:
+    """A machine with a blank disk of 96 MB, for an operator on 2026-03-01."""
+    base = tmp_path / "host"
+    for name in ("launch", "bin", "disks", "ns", "state", "code"):
+        (base / name).mkdir(parents=True)
+    for name in ("environment.sh", "spot_watch.sh"):
+        shutil.copy(ROOT / "launch" / name, base / "launch" / name)
+    repository(base / "code")
+    tag = f"zoobot-{base.parent.name}-{os.getpid()}"
+    settings = userdata.settings(
+        Config(
+            **{
+                **vars(ec2), "repository": str(base / "code"), "logs": "s3://bucket/logs",
+                "arguments": (f"tag={tag}", "seconds=0.2", "odd=it's $HOME"),
+            }
+        )
+    )  # fmt: skip
+    (base / "launch" / "settings").write_text(settings)
+    for name, text in {"aws": AWS, "off": '#!/bin/bash\ntouch "$BASE/off"\n'}.items():
+        (base / "bin" / name).write_text(text)
+        (base / "bin" / name).chmod(0o755)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    Metadata.notice, Metadata.asked = False, []
+    Metadata.tags = {"driver": "operator", "volume": VOLUME, "day": "2026-03-01T03:00:00Z"}
+    image = base / "disk.img"
+    subprocess.run(["truncate", "-s", "96M", image], check=True)
+    loop = subprocess.run(["losetup", "-f", "--show", image], check=True, capture_output=True, text=True).stdout.strip()
+    environment = os.environ | {
+        "BASE": str(base), "LOOP": loop, "DISKS": str(base / "disks"), "MOUNT": str(base / "mnt"), "SECRET": SECRET,
+        "STATE": str(base / "state"), "OPT": str(base / "opt"), "IMDS": f"http://127.0.0.1:{server.server_port}/latest",
+        "OWNER": "root", "POWEROFF": str(base / "bin/off"), "MIN_FREE_MB": "8", "READY_S": "1", "EVERY_S": "0.2",
+        "ATTACH_EVERY_S": "0", "LOCK": "requirements-gpu.lock", "PATH": f"{base / 'bin'}:{os.environ['PATH']}",
+        "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*", "HOME": str(base),
+    }  # fmt: skip
+    subprocess.run(["mount", "--bind", "--make-private", base / "ns", base / "ns"], check=True)
+    (base / "ns" / "mount").touch()
+    subprocess.run(["unshare", f"--mount={base}/ns/mount", "--propagation", "private", "true"], check=True)
+    try:
+        yield Host(base, loop, environment)
+    finally:
+        (base / "state").mkdir(exist_ok=True)
+        (base / "state" / "closing").touch()  # the watch ends
+        subprocess.run(["umount", base / "ns" / "mount"], check=False)
+        subprocess.run(["umount", base / "ns"], check=False)
+        subprocess.run(["losetup", "-d", loop], check=False)
+        Path("/dev/shm", tag).unlink(missing_ok=True)
+        server.shutdown()
+        server.server_close()
+
+
+def repository(folder: Path) -> None:
+    """A repository with a run.py of a few lines, and a lock that needs nothing."""
+    (folder / "run.py").write_text(RUN)
+    (folder / "requirements-gpu.lock").write_text("")
+    (folder / ".gitignore").write_text("data/\n")
+    git = "git -c user.name=t -c user.email=t@example.org"
+    command = f"git init -q -b main . && git add . && {git} commit -qm x"
+    subprocess.run(command, shell=True, cwd=folder, check=True)
+
+
+def test_a_blank_disk_gets_a_filesystem_and_the_layout_once(host: Host) -> None:
+    booted = host.script("boot")
+    assert booted.returncode == 0, booted.stderr
+    assert 'LABEL="working_volume"' in host.signatures() and 'TYPE="ext4"' in host.signatures()
+    uuid = host.signatures().partition(' UUID="')[2][:36]
+    listed = host.shell(
+        'cd "$MOUNT" && stat -c "%n %a %U" root root/auth root/repos root/days root/logs && findmnt -n root/auth'
+    )
+    assert "root/auth 700 root" in listed.stdout and "tmpfs" in listed.stdout and "root/days 750" in listed.stdout
+    assert host.script("close").returncode == 0 and not host.off
+    (host.base / "state/closing").unlink()
+    assert host.script("boot").returncode == 0
+    assert uuid in host.signatures(), "the same filesystem as before"
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        ("mkfs.ext4 -q -F -L other", "labelled _other_ and not working_volume"),
+        ("mkfs.ext4 -q -F", "labelled __ and not working_volume"),
+        ("mkswap", "holds swap and not ext4"),
+        ("echo label: gpt | sfdisk -q", "nothing was changed"),
+        ("dd if=/dev/urandom bs=1M count=1 seek=20 conv=notrunc of=", "not blank: look at it"),
+        ("mkfs.ext4 -q -F -L working_volume", None),
+    ],
+)  # fmt: skip
+def test_a_disk_with_anything_on_it_is_never_formatted(host: Host, make: str, reason: str | None) -> None:
+    subprocess.run(f"{make}{host.loop}" if make.endswith("=") else f"{make} {host.loop}", shell=True, check=True,
+                   capture_output=True)  # fmt: skip
+    before = (host.base / "disk.img").read_bytes()
+    booted = host.script("boot")
+    if reason is None:
+        assert booted.returncode == 0 and not host.off
+        return
+    assert booted.returncode == 2 and host.off, booted.stderr
+    assert reason in host.results[-1], host.results
+    assert (host.base / "disk.img").read_bytes() == before
+
+
+def test_a_dirty_filesystem_is_mended_and_a_broken_one_left_alone(host: Host) -> None:
+    host.disk("mkfs.ext4 -q -F -L working_volume")
+    host.disk("debugfs -w -R 'set_super_value state 0'")  # not unmounted cleanly
+    assert host.script("boot").returncode == 0
+    host.script("close")
+    host.disk("debugfs -w -R 'clri <2>'")  # the root folder is gone
+    (host.base / "state/closing").unlink()
+    broken = host.script("boot")
+    assert broken.returncode == 2 and host.off and "e2fsck could not mend" in host.results[-1], broken.stderr
+
+
+def test_a_full_disk_is_refused_before_the_iteration(host: Host) -> None:
+    assert host.script("boot").returncode == 0
+    host.shell('head -c 200M /dev/zero > "$MOUNT/full"')
+    host.script("close")
+    (host.base / "state/closing").unlink()
+    assert host.script("boot").returncode == 2
+    assert "MB left" in host.results[-1] and "of 8 needed" in host.results[-1] and host.off
+
+
+def test_a_disk_that_never_appears_and_a_volume_that_another_holds(host: Host) -> None:
+    (host.base / "held").write_text("i-0fedcba9876543210\n")
+    booted = host.script("boot")
+    assert booted.returncode == 0, "the other was past its time, and was ended"
+    assert "terminate-instances --instance-ids i-0fedcba9876543210" in (host.base / "aws.log").read_text()
+    young = host.script("close")
+    assert young.returncode == 0
+
+
+def test_one_iteration_a_day_whatever_is_called(host: Host) -> None:
+    assert host.script("boot").returncode == 0
+    for _ in range(2):
+        ran = host.script("run")
+        assert ran.returncode == 0, ran.stderr
+    assert host.results == ["done: iteration_0"] * 2
+    log = host.shell('cat "$MOUNT/root/logs/2026-03-01/run.log"').stdout
+    assert log.count("stage=iterate") == 1 and "odd=it's $HOME" in log, "arguments come through as they are"
+    # The record was written, the iteration published, and then the machine was lost: no second one.
+    host.shell('rm "$MOUNT/root/days/2026-03-01"; echo 0 > "$MOUNT/root/days/2026-03-01"')
+    assert host.script("run").returncode == 0 and log.count("stage=iterate") == 1
+    auth = host.shell('stat -c "%a %n" "$MOUNT"/root/auth/*; cat "$MOUNT/root/auth/zooniverse_login.json"').stdout
+    assert SECRET in auth and "600" in auth
+    assert host.script("close").returncode == 0
+    assert (host.base / "uploaded" / "run.log").read_text() == log
+    everything = (host.base / "disk.img").read_bytes() + b"".join(
+        p.read_bytes()
+        for folder in ("state", "launch", "uploaded")
+        for p in (host.base / folder).rglob("*")
+        if p.is_file()
+    )
+    assert SECRET.encode() not in everything, "secrets live in memory only"
+    assert SECRET not in (host.base / "aws.log").read_text() and b"stage=iterate" in everything
+
+
+def test_a_scheduled_machine_does_all_by_itself(host: Host) -> None:
+    Metadata.tags["driver"] = "schedule"
+    booted = host.script("boot")
+    assert booted.returncode == 0 and host.off, booted.stderr
+    calls = (host.base / "aws.log").read_text()
+    assert host.results == ["done: iteration_0"]
+    assert calls.index("zoobot:result") < calls.index("s3 cp") < calls.index("ec2 create-snapshot")
+    assert host.shell('mountpoint "$MOUNT"').returncode != 0
+
+
+def test_a_spot_notice_stops_training_and_unmounts_in_twenty_seconds(host: Host) -> None:
+    """Training that ignores SIGTERM, too."""
+    (host.base / "code/run.py").write_text(
+        RUN.replace("time.sleep", "import signal\nsignal.signal(15, signal.SIG_IGN)\ntime.sleep")
+    )
+    subprocess.run(
+        "git -c user.name=t -c user.email=t@example.org commit -qam deaf",
+        shell=True,
+        cwd=host.base / "code",
+        check=True,
+    )
+    settings = host.base / "launch" / "settings"
+    settings.write_text(settings.read_text().replace("seconds=0.2", "seconds=300"))
+    Metadata.tags["driver"] = "schedule"
+    machine = threading.Thread(target=lambda: host.script("boot"))
+    machine.start()
+    running = next(Path(word.partition("=")[2]) for word in settings.read_text().split() if "tag=" in word.strip("('"))
+    until = time.monotonic() + 60
+    while not Path("/dev/shm", str(running).strip("')")).exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    noticed = time.monotonic()
+    Metadata.notice = True
+    while not host.off and time.monotonic() < noticed + 40:
+        time.sleep(0.1)
+    assert time.monotonic() - noticed < 20
+    machine.join(30)
+    assert host.results[-1] == "interrupted: AWS took the machine back"
+    assert host.shell('mountpoint "$MOUNT"').returncode != 0
+    Metadata.notice = False
+    settings.write_text(settings.read_text().replace("seconds=300", "seconds=0.1"))
+    for name in ("state", "off"):
+        path = host.base / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    Metadata.tags["day"] = "2026-03-02"
+    host.script("boot")
+    assert host.results[-1] == "done: iteration_0", "nothing half-done was published, and the next day resumes"
+
+
+def test_scripts_pass_shellcheck_and_fit_in_user_data(tmp_path: Path, ec2: Config) -> None:
+    script = tmp_path / "user_data.sh"
+    script.write_text(userdata.script(ec2))
+    scripts = [*sorted((ROOT / "launch").glob("*.sh")), script]
+    assert len(scripts) == 4
+    done = subprocess.run([str(ROOT / ".venv/bin/shellcheck"), *map(str, scripts)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert len(script.read_bytes()) < userdata.MAX_BYTES
