@@ -27,7 +27,7 @@ CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 Compose = Callable[..., Settings]
 # How many options each group has: a file that is not read, or not counted, shows here.
 OPTIONS = {
-    "acquisition": 12, "experiment": 1, "model": 6, "oracle": 3, "shards": 2, "stage": 10, "survey": 4, "task": 5,
+    "acquisition": 13, "experiment": 2, "model": 6, "oracle": 3, "shards": 2, "stage": 10, "survey": 4, "task": 5,
     "tracking": 3,
 }  # fmt: skip
 # What an option cannot know, and its file says so.

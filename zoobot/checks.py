@@ -20,7 +20,7 @@ WORLDS = ("standard", "rare_bars", "duplicates", "artifacts", "faint", "unpredic
 ORACLE_KINDS = ("simulated", "known", "panoptes")
 ACQUISITIONS = (
     "random", "entropy", "variance", "ensemble_disagreement", "mutual_information", "power_mutual_information",
-    "softmax_mutual_information", "batch_mutual_information", "badge", "k_center", "lcmd", "typiclust",
+    "softmax_mutual_information", "batch_mutual_information", "badge", "mixture", "k_center", "lcmd", "typiclust",
 )  # fmt: skip
 ANONYMOUS_REPEATS = ("all", "first_per_session")
 TRACKING_MODES = ("online", "offline", "disabled")

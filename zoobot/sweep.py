@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import math
+import multiprocessing
 import os
 from typing import Any
 
@@ -45,6 +46,7 @@ def run_job(settings: Settings, number: int) -> None:
         log.info("%s is finished already", which)
         return
     log.info("%s", which)
+    multiprocessing.set_start_method("spawn", force=True)  # joblib's workers have another, unknown to their children
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the linear head's small matrices: threads only wait for others
     child.call(_run_stage, settings, settings.experiment_name)
 

@@ -58,6 +58,7 @@ ACQUISITIONS: dict[str, Strategy] = {
     "softmax_mutual_information": by_score(softmax_mutual_information),
     "batch_mutual_information": Strategy(batch_mutual_information, batch_aware=True),
     "badge": Strategy(badge, batch_aware=True),
+    "mixture": Strategy(badge, batch_aware=True),  # its option sets acquisition.random_share
     "k_center": Strategy(k_center, batch_aware=True, needs_labelled_features=True),
     "lcmd": Strategy(lcmd, batch_aware=True, needs_labelled_features=True),
     "typiclust": Strategy(typiclust, batch_aware=True, needs_labelled_features=True),
