@@ -1,0 +1,68 @@
+"""Sweeps: how many there are, finished simulations left alone, and one that was killed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from zoobot import folders, sweep
+from zoobot.errors import FolderError
+from zoobot.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+SWEEP = ["stage=simulate", "quick=true", "model=pretrained", "tracking=disabled", "acquisition=random,entropy",
+         "simulate.iterations=2"]  # fmt: skip
+
+
+def test_jobs_are_counted_over_the_command_and_the_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOOBOT_SWEEP_JOBS", "")
+    hydra = {"sweeper": {"params": {"seed": "0,1,2", "acquisition": "random,entropy"}}}
+    config = OmegaConf.create({"hydra": {**hydra, "overrides": {"task": ["seed=range(5)", "world=rare"]}}})
+    sweep.CountJobs().on_multirun_start(config)
+    assert os.environ["ZOOBOT_SWEEP_JOBS"] == "10"
+
+
+def run(data_dir: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "run.py", "-m", *SWEEP, f"data_dir={data_dir}"]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def digests(data_dir: Path) -> dict[str, str]:
+    manifests = sorted((data_dir / "quick").rglob("manifest.json"))
+    return {str(path.parent.relative_to(data_dir)): folders.digest_of(path.parent) for path in manifests}
+
+
+def test_a_killed_sweep_goes_on_to_the_same_files(tmp_path: Path, settings: Callable[..., Settings],
+                                                  caplog: pytest.LogCaptureFixture) -> None:  # fmt: skip
+    killed = run(tmp_path / "killed")
+    second = tmp_path / "killed" / "quick" / "experiments" / "simulations" / "demo_smooth_entropy_seed0"
+    while killed.poll() is None and not second.exists():
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    output, _ = run(tmp_path / "killed").communicate()
+    assert "1 of 2: demo demo_smooth_random_seed0 is finished already" in output
+    assert "2 of 2: demo demo_smooth_entropy_seed0\n" in output, output
+    whole = run(tmp_path / "whole")
+    whole.communicate()
+    assert whole.returncode == 0 and digests(tmp_path / "killed") == digests(tmp_path / "whole")
+    assert len(digests(tmp_path / "whole")) == 3 + 2 * 3
+
+    finished = settings(*[o.replace("random,entropy", "random") for o in SWEEP])
+    finished = replace(finished, data_dir=str(tmp_path / "whole" / "quick"))
+    caplog.set_level(logging.INFO)
+    sweep.run_job(finished, 0)
+    assert "is finished already" in caplog.text
+    other = replace(finished, iterate=replace(finished.iterate, subjects_per_iteration=3))
+    with pytest.raises(FolderError, match=r"iterate\.subjects_per_iteration: 8 there, 3 now"):
+        sweep.run_job(other, 0)
