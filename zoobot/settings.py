@@ -139,6 +139,17 @@ class Iterate:
 
 
 @dataclass(frozen=True)
+class Stop:
+    """When an experiment makes no further iteration. Each rule is off at 0."""
+
+    votes: int = 0  # so many classifications were received
+    labels: int = 0  # so many galaxies are labelled
+    eval_loss: float = 0.0  # the eval loss is no higher than this
+    next_100_labels_buy: float = 0.0  # the next 100 labels are expected to lower the eval loss by less than this
+    minutes_per_vote: float = 0.5  # of a volunteer: a guess, to be set to what the project measures
+
+
+@dataclass(frozen=True)
 class Simulate:
     """How long a simulation runs."""
 
@@ -231,6 +242,7 @@ class Settings:
     acquisition: Acquisition = field(default_factory=Acquisition)
     oracle: Oracle = field(default_factory=Oracle)
     iterate: Iterate = field(default_factory=Iterate)
+    stop: Stop = field(default_factory=Stop)
     simulate: Simulate = field(default_factory=Simulate)
     tracking: Tracking = field(default_factory=Tracking)
     report: Report = field(default_factory=Report)

@@ -79,8 +79,11 @@ def _values(iteration: Path) -> dict[str, Any]:
         "still_waiting",
         "requested",
         "epochs",
+        "votes_spent",
+        "volunteer_minutes",
+        "next_100_labels_buy",
     )
-    values = {f"counts/{name}": summary[name] for name in counts}
+    values = {f"counts/{name}": summary[name] for name in counts if summary[name] is not None}
     values |= {f"timings_s/{step}": seconds for step, seconds in summary["timings_s"].items()}
     for split, questions in folders.read_json(iteration / "metrics.json").items():
         values |= {

@@ -29,6 +29,7 @@ from zoobot import (
     learning,
     metrics,
     recalibration,
+    stopping,
     streams,
     tfrecords,
     tracking,
@@ -61,6 +62,9 @@ def run(settings: Settings) -> Path:
         shard_dir, catalog_dir = _input_dirs(instructions_dir, instructions, settings.verify_inputs)
         before = _iterations(settings)
         _check_previous(settings, before)
+        if why := stopping.reason(before, settings.stop):
+            log.info("%s: no further iteration, since %s", settings.experiment_dir, why)
+            return settings.experiment_dir
         path = settings.experiment_dir / f"iteration_{len(before)}"
         inputs = {"instructions": instructions_dir} | ({"previous": before[-1]} if before else {})
         space = _bytes_needed(settings, instructions_dir, before, shard_dir)
@@ -183,6 +187,9 @@ def _work(it: Iteration, instructions_dir: Path) -> dict[str, Any]:
         "requested_control": len(control),
         "timings_s": it.timings_s,
     }
+    eval_loss = measured["eval"]["all"]["loss"]
+    assert isinstance(eval_loss, float)
+    summary |= stopping.costs(it.before, summary, eval_loss, it.settings.stop)
     folders.write_json(it.folder / "iteration.json", summary)
     return summary
 

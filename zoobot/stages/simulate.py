@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from zoobot import child, disk, folders
+from zoobot import child, disk, folders, stopping
 from zoobot.questions import load_questions
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, pretrain, shards
@@ -28,6 +28,9 @@ def run(settings: Settings) -> Path:
     if done >= settings.simulate.iterations:
         log.info("%s has %d iterations already: nothing to do", settings.experiment_dir, done)
     for number in range(done, settings.simulate.iterations):
+        if stopping.reason(folders.list_numbered(settings.experiment_dir, "iteration"), settings.stop):
+            iterate.run(settings)  # says why there is no further one
+            break
         log.info("%s: iteration %d of %d", settings.experiment_name, number + 1, settings.simulate.iterations)
         if settings.model.train == "head":  # builds no network
             iterate.run(settings)

@@ -1,0 +1,83 @@
+"""What an experiment has cost, what more labels are expected to buy, and when it is to stop.
+
+The expectation is a power law fitted to the eval loss: loss = floor + scale × labels^-slope, the usual shape of a
+learning curve (Viering & Loog 2023, arXiv 2103.10948).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import OptimizeWarning, curve_fit
+
+from zoobot import folders
+from zoobot.settings import Stop
+
+MIN_POINTS = 4  # of a curve that has three parameters
+NEXT_LABELS = 100
+
+
+def costs(before: Sequence[Path], now: dict[str, Any], eval_loss: float, stop: Stop) -> dict[str, float | int | None]:
+    """What the iterations ``before`` and this one took, for iteration.json.
+
+    ``votes_spent``: classifications received so far; ``volunteer_minutes`` that took; ``next_100_labels_buy``: how
+    much the eval loss is expected to fall, in nats per galaxy, None before there are four iterations with labels of
+    different number.
+    """
+    summaries = [folders.read_json(path / "iteration.json") for path in before]
+    votes = sum(s["classifications_received"] for s in [*summaries, now])
+    labels = [s["train_galaxies"] for s in [*summaries, now]]
+    losses = [folders.read_json(path / "metrics.json")["eval"]["all"]["loss"] for path in before] + [eval_loss]
+    return {
+        "votes_spent": votes,
+        "volunteer_minutes": round(votes * stop.minutes_per_vote, 1),
+        "next_100_labels_buy": expected_gain(labels, losses),
+    }
+
+
+def expected_gain(labels: Sequence[int], losses: Sequence[float]) -> float | None:
+    """How much lower the fitted curve is after ``NEXT_LABELS`` more labels than at the last; None if nothing fits."""
+    if len(set(labels)) < MIN_POINTS:
+        return None
+    x, y = np.asarray(labels, dtype=np.float64), np.asarray(losses, dtype=np.float64)
+    unit = x[0]
+
+    def curve(n: npt.NDArray[np.float64], floor: float, scale: float, slope: float) -> npt.NDArray[np.float64]:
+        return np.asarray(floor + scale * (n / unit) ** -slope)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OptimizeWarning)  # of the covariance, which is not used
+            found, _ = curve_fit(
+                curve, x, y, [y.min(), max(np.ptp(y), 1e-6), 0.5], bounds=([-np.inf, 0, 0.05], [np.inf, np.inf, 3])
+            )
+    except RuntimeError:
+        return None
+    now, then = curve(np.array([x[-1], x[-1] + NEXT_LABELS]), *found)
+    return float(now - then)
+
+
+def reason(before: Sequence[Path], stop: Stop) -> str | None:
+    """Why no further iteration is to be made, or None: the first of the rules of ``stop`` that holds."""
+    if not before:
+        return None
+    summary = folders.read_json(before[-1] / "iteration.json")
+    eval_loss = folders.read_json(before[-1] / "metrics.json")["eval"]["all"]["loss"]
+    buys = summary["next_100_labels_buy"]
+    if stop.votes and summary["votes_spent"] >= stop.votes:
+        return f"{summary['votes_spent']} votes were spent (stop.votes={stop.votes})"
+    if stop.labels and summary["train_galaxies"] >= stop.labels:
+        return f"{summary['train_galaxies']} galaxies are labelled (stop.labels={stop.labels})"
+    if stop.eval_loss and eval_loss <= stop.eval_loss:
+        return f"the eval loss is {eval_loss:.3f} (stop.eval_loss={stop.eval_loss})"
+    if stop.next_100_labels_buy and buys is not None and buys < stop.next_100_labels_buy:
+        return (
+            f"the next {NEXT_LABELS} labels are expected to lower the eval loss by {buys:.4f}"
+            f" (stop.next_100_labels_buy={stop.next_100_labels_buy})"
+        )
+    return None
