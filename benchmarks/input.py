@@ -21,7 +21,7 @@ from zoobot import learning, model, tfrecords
 NETWORKS = {
     "small_cnn": (4096, ("model=small_cnn", "shards=small")),
     "cnn": (128, ("model=cnn", "shards=standard", "catalogs.mock_labelled=6000")),
-    "pretrained": (256, ("model=pretrained", "shards=standard", "catalogs.mock_labelled=6000")),
+    "pretrained": (512, ("model=pretrained", "shards=small")),
 }
 
 

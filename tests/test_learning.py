@@ -262,12 +262,15 @@ def test_a_gate_wider_than_the_difference_flags_nothing(frozen: Settings, compos
 # --------------------------------------------------------------- many iterations in one driver
 
 
-def test_the_driver_of_a_simulation_does_not_grow(frozen: Settings, compose: Compose) -> None:
+def test_the_driver_of_a_simulation_builds_no_network_and_does_not_grow(
+    frozen: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """benchmarks/memory.py has a hundred iterations."""
     settings = beside(
         frozen, compose, "long", *QUICK, "acquisition=random", "iterate.subjects_per_iteration=1",
         "iterate.shards_per_iteration=1", "simulate.iterations=3", "model.max_epochs=1",
     )  # fmt: skip
+    monkeypatch.setattr(model, "build", lambda *_: pytest.fail("a network was built in the driver"))
     before = _resident_mb()
     simulate.run(settings)
     assert len(folders.list_numbered(settings.experiment_dir, "iteration")) == 3
