@@ -37,13 +37,12 @@ def request(it: Iteration, oracle: Oracle, ids: dict[str, list[str]]) -> None:
     for kind, n_votes in ((CHOSEN, chosen.votes_per_galaxy), (CONTROL, chosen.control_votes)):
         stream_name = name if kind == CHOSEN else f"{name}_{kind}"
         ask = functools.partial(oracle.request, name=stream_name, n_votes=n_votes)
+        sent: dict[str, Any] = {"intent": [], "receipt": {}}
         if chosen.dry_run:
-            ask(ids[kind])
+            sent = {"intent": ids[kind], "receipt": ask(ids[kind]) if ids[kind] else {}}
         elif ids[kind] or kind == CHOSEN:
             sent = outbox.send(it.unfinished / f"request_{kind}.json", ids[kind], ask)
-            requests[kind] = {"ids": sent["intent"], "votes": n_votes, "receipt": sent["receipt"]}
-        else:
-            requests[kind] = {"ids": [], "votes": n_votes, "receipt": {}}
+        requests[kind] = {"ids": sent["intent"], "votes": n_votes, "receipt": sent["receipt"]}
     if chosen.dry_run:
         raise NothingSent
     folders.write_json(it.folder / "requests.json", {**requests[CHOSEN], CONTROL: requests[CONTROL]})

@@ -67,7 +67,7 @@ def run(settings: Settings) -> Path:
             return settings.experiment_dir
         path = settings.experiment_dir / f"iteration_{len(before)}"
         inputs = {"instructions": instructions_dir} | ({"previous": before[-1]} if before else {})
-        space = _bytes_needed(settings, instructions_dir, before, shard_dir)
+        space = _bytes_needed(settings, instructions_dir, before)
         with (
             suppress(exchange.NothingSent),
             folders.create(
@@ -101,9 +101,9 @@ def _iterations(settings: Settings) -> list[Path]:
     return before
 
 
-def _bytes_needed(settings: Settings, instructions_dir: Path, before: Sequence[Path], shard_dir: Path) -> int:
+def _bytes_needed(settings: Settings, instructions_dir: Path, before: Sequence[Path]) -> int:
     """About what an iteration writes: as much as the one before; the database and the labelled galaxies twice, since
-    what was received is kept until the end; and the features of the shards that are predicted.
+    what was received is kept until the end; the state of training; and the features of the shards that are predicted.
     """
     last = before[-1] if before else instructions_dir
     sizes = {name: entry["bytes"] for name, entry in folders.read_manifest(last)["files"].items()}
@@ -111,7 +111,8 @@ def _bytes_needed(settings: Settings, instructions_dir: Path, before: Sequence[P
     galaxies = settings.iterate.shards_per_iteration * settings.shards.shard_size
     features = galaxies * 4 * settings.model.hidden * settings.model.ensemble
     asked = settings.iterate.subjects_per_iteration * one_picture
-    return int(sum(sizes.values()) + 2 * sizes["iteration.db"] + 2 * asked + features)
+    weights = sum(size for name, size in sizes.items() if name.endswith(".weights.h5"))
+    return int(sum(sizes.values()) + 2 * sizes["iteration.db"] + 2 * asked + features + 8 * weights)
 
 
 def _input_dirs(instructions_dir: Path, instructions: dict[str, Any], check: str) -> tuple[Path, Path]:
