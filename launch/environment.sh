@@ -43,7 +43,7 @@ fail() {
 # How the day went, as tags of the volume: seen by `launch status` without a machine.
 result() {
   local text
-  text=$(tr -c 'A-Za-z0-9 .:/=@_+-' '_' <<<"$1" | cut -c1-200)
+  text=$(printf %s "$1" | tr -c 'A-Za-z0-9 .:/=@_+-' _ | cut -c1-200)
   say "$text"
   touch "$STATE/told"
   timeout 10 aws ec2 create-tags --resources "$VOLUME_ID" \
