@@ -41,6 +41,7 @@ def test_thirty_days(world: World, ec2: Config, driver: str) -> None:
             reasons[number] = reason
     world.faults, world.detach_s = [], lambda machine: 9
     world.sleep(86400)
+    assert command(world, config, "down") == 0
     assert command(world, config, "status") == 0
     settled(world, iterations=DAYS - len(reasons), started=len(world.machines))
     expected = HANGING | STUCK | {12}
