@@ -43,7 +43,7 @@ fail() {
 # How the day went, as tags of the volume: seen by `launch status` without a machine.
 result() {
   local text
-  text=$(tr -c 'A-Za-z0-9 .:/=@_+-' '_' <<<"$1" | cut -c1-200)
+  text=$(printf %s "$1" | tr -c 'A-Za-z0-9 .:/=@_+-' _ | cut -c1-200)
   say "$text"
   touch "$STATE/told"
   timeout 10 aws ec2 create-tags --resources "$VOLUME_ID" \
@@ -81,23 +81,34 @@ holder() {
   aws ec2 describe-volumes --volume-ids "$VOLUME_ID" --query 'Volumes[0].Attachments[0].InstanceId' --output text
 }
 
-# EBS gives the volume to one machine only: having it is the lock. The machine of an earlier day may still be going
-# away; one that is long past its time hangs, and is ended here, since nobody else may be looking.
+# A machine that is gone and still has the volume loses it; one that is long past its time hangs, and is ended.
+end_holder() {
+  local told state started
+  if ! told=$(aws ec2 describe-instances --instance-ids "$1" \
+    --query 'Reservations[0].Instances[0].[State.Name,LaunchTime]' --output text 2>&1); then
+    [[ $told == *InvalidInstanceID* ]] || return 0
+    told="terminated now"
+  fi
+  read -r state started <<<"$told"
+  if [[ $state == terminated ]]; then
+    say "$1 is gone: taking the volume from it"
+    aws ec2 detach-volume --force --volume-id "$VOLUME_ID" --instance-id "$1" || true
+  elif (($(date +%s) - $(date -d "$started" +%s) > MAX_RUNTIME_S + 900)); then
+    say "$1 is past its time: ending it"
+    aws ec2 terminate-instances --instance-ids "$1" || true
+  fi
+}
+
+# EBS gives the volume to one machine only: having it is the lock. Nobody else may be looking, so what an earlier
+# machine left behind is cleared away here.
 attach() {
-  local by started try
+  local by try
   for try in $(seq 60); do
     if aws ec2 attach-volume --volume-id "$VOLUME_ID" --instance-id "$INSTANCE_ID" --device /dev/sdf; then return; fi
     by=$(holder) || by=None
     [[ $by != "$INSTANCE_ID" ]] || return 0
     say "attempt $try: $VOLUME_ID is held by $by"
-    if [[ $by == i-* ]]; then
-      started=$(aws ec2 describe-instances --instance-ids "$by" \
-        --query 'Reservations[0].Instances[0].LaunchTime' --output text) || started=now
-      if (($(date +%s) - $(date -d "$started" +%s) > MAX_RUNTIME_S + 900)); then
-        say "$by is past its time: ending it"
-        aws ec2 terminate-instances --instance-ids "$by" || true
-      fi
-    fi
+    [[ $by != i-* ]] || end_holder "$by"
     sleep "${ATTACH_EVERY_S:-10}"
   done
   fail "the volume $VOLUME_ID is held by $by"

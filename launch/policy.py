@@ -112,7 +112,9 @@ def machine(arns: Arns) -> dict[str, Any]:
     """What the machine may do."""
     config, tagged = arns.config, _tagged(arns.config)
     statements = [
-        allow(["ec2:AttachVolume"], [arns.ec2("volume"), arns.ec2("instance")], StringEquals=tagged),
+        allow(
+            ["ec2:AttachVolume", "ec2:DetachVolume"], [arns.ec2("volume"), arns.ec2("instance")], StringEquals=tagged
+        ),
         allow(["ec2:CreateTags"], arns.ec2("volume"), StringEquals=tagged, **_only_tags(DAY, RESULT)),
         allow(["ec2:TerminateInstances"], arns.ec2("instance"), StringEquals=tagged),  # one that hangs with the volume
         allow(["ec2:DescribeVolumes", "ec2:DescribeInstances"]),

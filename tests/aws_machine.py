@@ -76,6 +76,10 @@ class Machine:
 
     def end_a_hanging_holder(self) -> None:
         for other in self.world.machines.values():
+            if other.ended and other.volume == self.volume:
+                volume = self.world.ec2.volumes[self.volume]
+                if volume.attachment and volume.attachment.instance.id == other.id:
+                    self.world.client("ec2").detach_volume(VolumeId=self.volume, Force=True)
             past_its_time = (self.world.now() - other.started).total_seconds() > self.world.max_runtime_s + 900
             if self.volume == other.volume and other.mounted and not other.ended and past_its_time:
                 self.world.client("ec2").terminate_instances(InstanceIds=[other.id])

@@ -7,10 +7,12 @@ Without root or loop devices the tests skip, visibly.
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,8 +34,8 @@ case "$1 $2" in
     if [[ -e $BASE/held ]]; then echo "VolumeInUse" >&2; exit 254; fi
     ln -sf "$LOOP" "$DISKS/nvme-Amazon_Elastic_Block_Store_vol0123456789abcdef0" ;;
   "ec2 describe-volumes") cat "$BASE/held" ;;
-  "ec2 describe-instances") echo "2020-01-01T00:00:00+00:00" ;;
-  "ec2 terminate-instances") rm "$BASE/held" ;;
+  "ec2 describe-instances") echo "$HOLDER_STATE 2020-01-01T00:00:00+00:00" ;;
+  "ec2 terminate-instances" | "ec2 detach-volume") rm "$BASE/held" ;;
   "ssm get-parameter") echo "$SECRET" ;;
   "s3 cp") cp -r "$5" "$BASE/uploaded" ;;
 esac
@@ -99,6 +101,7 @@ class Host:
     base: Path
     loop: str
     environment: dict[str, str]
+    training: Path  # there once run.py works
 
     def script(self, command: str, **more: str) -> subprocess.CompletedProcess[str]:
         return self.shell(f"{self.base}/launch/environment.sh {command}", **more)
@@ -145,6 +148,10 @@ def host(tmp_path: Path, ec2: Config) -> Iterator[Host]:
         )
     )  # fmt: skip
     (base / "launch" / "settings").write_text(settings)
+    venv = base / "opt" / "venv"  # as an image has it that was baked
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").symlink_to(sys.executable)
+    (venv / ".lock").write_text(hashlib.sha256(b"").hexdigest() + "\n")
     for name, text in {"aws": AWS, "off": '#!/bin/bash\ntouch "$BASE/off"\n'}.items():
         (base / "bin" / name).write_text(text)
         (base / "bin" / name).chmod(0o755)
@@ -166,7 +173,7 @@ def host(tmp_path: Path, ec2: Config) -> Iterator[Host]:
     (base / "ns" / "mount").touch()
     subprocess.run(["unshare", f"--mount={base}/ns/mount", "--propagation", "private", "true"], check=True)
     try:
-        yield Host(base, loop, environment)
+        yield Host(base, loop, environment, Path("/dev/shm", tag))
     finally:
         (base / "state").mkdir(exist_ok=True)
         (base / "state" / "closing").touch()  # the watch ends
@@ -209,7 +216,7 @@ def test_a_blank_disk_gets_a_filesystem_and_the_layout_once(host: Host) -> None:
         ("mkfs.ext4 -q -F -L other", "labelled _other_ and not working_volume"),
         ("mkfs.ext4 -q -F", "labelled __ and not working_volume"),
         ("mkswap", "holds swap and not ext4"),
-        ("echo label: gpt | sfdisk -q", "nothing was changed"),
+        ("mkfs.ext2 -q -F -L working_volume", "holds ext2 and not ext4"),
         ("dd if=/dev/urandom bs=1M count=1 seek=20 conv=notrunc of=", "not blank: look at it"),
         ("mkfs.ext4 -q -F -L working_volume", None),
     ],
@@ -247,16 +254,21 @@ def test_a_full_disk_is_refused_before_the_iteration(host: Host) -> None:
     assert "MB left" in host.results[-1] and "of 8 needed" in host.results[-1] and host.off
 
 
-def test_a_disk_that_never_appears_and_a_volume_that_another_holds(host: Host) -> None:
+@pytest.mark.parametrize(
+    ("state", "call"),
+    [
+        ("running", "terminate-instances --instance-ids i-0fedcba9876543210"),
+        ("terminated", "detach-volume --force --volume-id vol-0123456789abcdef0 --instance-id i-0fedcba9876543210"),
+    ],
+)
+def test_what_an_earlier_machine_left_is_cleared_away(host: Host, state: str, call: str) -> None:
     (host.base / "held").write_text("i-0fedcba9876543210\n")
-    booted = host.script("boot")
-    assert booted.returncode == 0, "the other was past its time, and was ended"
-    assert "terminate-instances --instance-ids i-0fedcba9876543210" in (host.base / "aws.log").read_text()
-    young = host.script("close")
-    assert young.returncode == 0
+    assert host.script("boot", HOLDER_STATE=state).returncode == 0
+    assert call in (host.base / "aws.log").read_text()
 
 
 def test_one_iteration_a_day_whatever_is_called(host: Host) -> None:
+    shutil.rmtree(host.base / "opt")  # so that the packages are installed
     assert host.script("boot").returncode == 0
     for _ in range(2):
         ran = host.script("run")
@@ -271,12 +283,8 @@ def test_one_iteration_a_day_whatever_is_called(host: Host) -> None:
     assert SECRET in auth and "600" in auth
     assert host.script("close").returncode == 0
     assert (host.base / "uploaded" / "run.log").read_text() == log
-    everything = (host.base / "disk.img").read_bytes() + b"".join(
-        p.read_bytes()
-        for folder in ("state", "launch", "uploaded")
-        for p in (host.base / folder).rglob("*")
-        if p.is_file()
-    )
+    kept = (p for folder in ("state", "launch", "uploaded") for p in (host.base / folder).rglob("*") if p.is_file())
+    everything = (host.base / "disk.img").read_bytes() + b"".join(p.read_bytes() for p in kept)
     assert SECRET.encode() not in everything, "secrets live in memory only"
     assert SECRET not in (host.base / "aws.log").read_text() and b"stage=iterate" in everything
 
@@ -293,23 +301,17 @@ def test_a_scheduled_machine_does_all_by_itself(host: Host) -> None:
 
 def test_a_spot_notice_stops_training_and_unmounts_in_twenty_seconds(host: Host) -> None:
     """Training that ignores SIGTERM, too."""
-    (host.base / "code/run.py").write_text(
-        RUN.replace("time.sleep", "import signal\nsignal.signal(15, signal.SIG_IGN)\ntime.sleep")
-    )
-    subprocess.run(
-        "git -c user.name=t -c user.email=t@example.org commit -qam deaf",
-        shell=True,
-        cwd=host.base / "code",
-        check=True,
-    )
+    deaf = RUN.replace("time.sleep", "import signal\nsignal.signal(15, signal.SIG_IGN)\ntime.sleep")
+    (host.base / "code/run.py").write_text(deaf)
+    commit = "git -c user.name=t -c user.email=t@example.org commit -qam deaf"
+    subprocess.run(commit, shell=True, cwd=host.base / "code", check=True)
     settings = host.base / "launch" / "settings"
     settings.write_text(settings.read_text().replace("seconds=0.2", "seconds=300"))
     Metadata.tags["driver"] = "schedule"
     machine = threading.Thread(target=lambda: host.script("boot"))
     machine.start()
-    running = next(Path(word.partition("=")[2]) for word in settings.read_text().split() if "tag=" in word.strip("('"))
     until = time.monotonic() + 60
-    while not Path("/dev/shm", str(running).strip("')")).exists() and time.monotonic() < until:
+    while not host.training.exists() and time.monotonic() < until:
         time.sleep(0.1)
     noticed = time.monotonic()
     Metadata.notice = True

@@ -1,0 +1,89 @@
+"""Thirty days with everything that goes wrong on EC2: an iteration for each, or a reason, and the budget holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import timedelta
+
+import pytest
+
+from launch.config import Config
+from launch.day import day
+from launch.errors import LaunchError
+from launch.find import need_volume, result_of
+from launch.setup import setup
+from tests.aws import Call, World
+from tests.launching import cloud_of, command, settled
+
+DAYS = 30
+# What goes wrong on which day; every other day is good.
+INTERRUPTED, HANGING, STUCK, NO_CAPACITY, THROTTLED, HALF_DETACHED = {3, 17}, {6, 20}, {9}, {12, 13}, {15, 16}, {5, 24}
+
+
+@pytest.mark.parametrize("driver", ["operator", "schedule"])
+def test_thirty_days(world: World, ec2: Config, driver: str) -> None:
+    config = dataclasses.replace(ec2, max_runtime_h=0.25, budget_usd=70)
+    world.max_runtime_s = config.max_runtime_s
+    setup(cloud_of(world, config))
+    if driver == "schedule":
+        assert command(world, config, "schedule", "on") == 0
+    start = world.now()
+    reasons: dict[int, str] = {}
+    tried: list[str] = []
+    for number in range(1, DAYS + 1):
+        world.sleep((start + timedelta(days=number) - world.now()).total_seconds())
+        world.training_of = lambda day, number=number: plan(number, day, tried)
+        world.faults = [lambda call, number=number: fault(number, call)]
+        world.detach_s = lambda machine, number=number: 10**7 if number in HALF_DETACHED else world.shutdown_s
+        before = len(world.disk.iterations) if world.disks else 0
+        reason = operated(world, config) if driver == "operator" else scheduled(world, config)
+        if len(world.disk.iterations) == before:
+            reasons[number] = reason
+    world.faults, world.detach_s = [], lambda machine: 9
+    world.sleep(86400)
+    assert command(world, config, "down") == 0
+    assert command(world, config, "status") == 0
+    settled(world, iterations=DAYS - len(reasons), started=len(world.machines))
+    expected = HANGING | STUCK | {12}
+    assert set(reasons) <= expected | (set() if driver == "operator" else INTERRUPTED | {13} | {d + 1 for d in HANGING})
+    assert all(reasons.values()), "each missing day has its reason"
+    assert len(world.disk.iterations) + len(reasons) == DAYS
+    assert 0 < world.spent() <= config.worst_month().machine <= config.budget_usd
+    assert len(world.ec2.snapshots) <= config.snapshots_kept + 1
+
+
+def plan(number: int, day: str, tried: list[str]) -> str:
+    """How training goes; an interrupted day is interrupted once."""
+    tried.append(day)
+    if number in INTERRUPTED and tried.count(day) == 1:
+        return "interrupted"
+    return "hang" if number in HANGING else "stuck" if number in STUCK else "good"
+
+
+def fault(number: int, call: Call) -> str | None:
+    if number in NO_CAPACITY and call.operation == "RunInstances":
+        return (
+            "InsufficientInstanceCapacity" if number == 12 or call.parameters["InstanceType"] == "g4dn.xlarge" else None
+        )
+    throttled = number in THROTTLED and call.operation in ("DescribeInstances", "SendCommand", "TerminateInstances")
+    return "RequestLimitExceeded" if throttled and hash((number, id(call))) % 3 == 0 else None
+
+
+def operated(world: World, config: Config) -> str:
+    """`day`, and again by the hand that sees that AWS was away; the reason if there is no iteration."""
+    for _ in range(3):
+        try:
+            return day(cloud_of(world, config))
+        except LaunchError as error:
+            reason = str(error)
+            if "asks for patience" not in reason:
+                return reason
+    return reason
+
+
+def scheduled(world: World, config: Config) -> str:
+    """The schedule fires, and nobody looks until the day is over."""
+    world.fire(config.name, world.now())
+    world.sleep(3600)
+    cloud = cloud_of(world, config)
+    return result_of(need_volume(cloud), cloud.today) or "no machine could be started, or it hangs"
