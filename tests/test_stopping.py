@@ -36,7 +36,7 @@ def test_the_curve_is_found_again(floor: float, scale: float, slope: float) -> N
     labels = [60, 100, 140, 180, 220, 260]
 
     def loss(n: float) -> float:
-        return floor + scale * (n / 60) ** -slope
+        return float(floor + scale * (n / 60) ** -slope)
 
     gain = stopping.expected_gain(labels, [loss(n) for n in labels])
     assert gain == pytest.approx(loss(260) - loss(360), rel=0.05, abs=1e-4)

@@ -73,7 +73,17 @@ def _entry(e: Experiment) -> dict[str, Any]:
         "seed": e.instructions["seed"],
         "labels": last.labels,
         "test_loss": last.loss,
-        **{key: last.summary[key] for key in ("requested", "still_waiting", "weights_sha256", "votes_spent", "volunteer_minutes", "next_100_labels_buy")},
+        **{
+            key: last.summary[key]
+            for key in (
+                "requested",
+                "still_waiting",
+                "weights_sha256",
+                "votes_spent",
+                "volunteer_minutes",
+                "next_100_labels_buy",
+            )
+        },
     }
 
 
