@@ -28,7 +28,7 @@ Compose = Callable[..., Settings]
 # How many options each group has: a file that is not read, or not counted, shows here.
 OPTIONS = {
     "acquisition": 13, "experiment": 2, "model": 6, "oracle": 3, "shards": 2, "stage": 10, "survey": 4, "task": 5,
-    "tracking": 3, "world": 6,
+    "tracking": 3, "world": 7,
 }  # fmt: skip
 # What an option cannot know, and its file says so.
 NEEDS = {
@@ -73,7 +73,7 @@ def test_every_option_composes_and_validates(option: str, compose: Compose, tmp_
     stage = [] if group == "stage" or "stage=iterate" in needs else ["stage=simulate"]
     settings = compose(*stage, option, *needs, data_dir=tmp_path)
     if group == "world":  # a case of the demo survey, not a group of settings
-        assert settings.survey.name == f"demo_{name}"
+        assert settings.survey.name == ("demo" if name == "none" else f"demo_{name}")
     else:
         assert name in repr(getattr(settings, group))
 
