@@ -149,7 +149,7 @@ mount_volume() {
   ((status < 4)) || fail "e2fsck could not mend the filesystem by itself, status $status: restore a snapshot or mend it"
   uuid=$(blkid -p -o value -s UUID "$disk")
   mkdir -p "$MOUNT"
-  mount -o noatime,nodev,nosuid "UUID=$uuid" "$MOUNT"
+  mount -o noatime,nodev,nosuid "UUID=$uuid" "$MOUNT" || fail "the filesystem cannot be mounted: restore a snapshot or mend it"
   # A copy of the volume has the same UUID.
   [[ $(findmnt -n -o SOURCE --mountpoint "$MOUNT") == "$disk" ]] || fail "another disk with the UUID $uuid was mounted"
 }

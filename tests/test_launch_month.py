@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -32,9 +33,9 @@ def test_thirty_days(world: World, ec2: Config, driver: str) -> None:
     tried: list[str] = []
     for number in range(1, DAYS + 1):
         world.sleep((start + timedelta(days=number) - world.now()).total_seconds())
-        world.training_of = lambda day, number=number: plan(number, day, tried)
-        world.faults = [lambda call, number=number: fault(number, call)]
-        world.detach_s = lambda machine, number=number: 10**7 if number in HALF_DETACHED else world.shutdown_s
+        world.training_of = partial(plan, number, tried)
+        world.faults = [partial(fault, number)]
+        world.detach_s = partial(detach_s, number)
         before = len(world.disk.iterations) if world.disks else 0
         reason = operated(world, config) if driver == "operator" else scheduled(world, config)
         if len(world.disk.iterations) == before:
@@ -52,12 +53,16 @@ def test_thirty_days(world: World, ec2: Config, driver: str) -> None:
     assert len(world.ec2.snapshots) <= config.snapshots_kept + 1
 
 
-def plan(number: int, day: str, tried: list[str]) -> str:
+def plan(number: int, tried: list[str], day: str) -> str:
     """How training goes; an interrupted day is interrupted once."""
     tried.append(day)
     if number in INTERRUPTED and tried.count(day) == 1:
         return "interrupted"
     return "hang" if number in HANGING else "stuck" if number in STUCK else "good"
+
+
+def detach_s(number: int, machine: str) -> float:
+    return 10**7 if number in HALF_DETACHED else 9
 
 
 def fault(number: int, call: Call) -> str | None:

@@ -1,0 +1,90 @@
+"""Least privilege: the policies hold what the commands call and nothing else, and every change is limited."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from launch import policy
+from launch.config import Config
+from tests.aws import World
+from tests.launching import command
+
+# Actions that AWS lets nobody limit to a resource, by its Service Authorization Reference (mid 2026).
+UNLIMITABLE = ("ssmmessages:", "ec2messages:")
+READS = ("ec2:Describe", "ssm:Describe", "ssm:List", "ssm:GetCommandInvocation")
+# What AWS asks for besides the call itself.
+IMPLIED = {
+    "ec2:RunInstances": {"iam:PassRole", "ec2:CreateTags"}, "iam:CreateRole": {"iam:TagRole"},
+    "s3:ListObjectsV2": {"s3:ListBucket"},
+}  # fmt: skip
+# Only when something goes wrong, or at the end; tests/test_launch_guards.py makes these calls.
+SOMETIMES = {"ec2:DetachVolume", "ec2:RevokeSecurityGroupIngress", "ec2:DeleteSnapshot", "ec2:DeregisterImage",
+             "ec2:CreateLaunchTemplateVersion", "ec2:ModifyLaunchTemplate", "scheduler:UpdateSchedule"}  # fmt: skip
+FREE = {"sts:GetCallerIdentity"}  # needs no permission
+
+
+def actions(document: dict[str, Any]) -> set[str]:
+    return {action for statement in document["Statement"] for action in statement["Action"]}
+
+
+def called(world: World, config: Config, *commands: str) -> set[str]:
+    start = len(world.calls)
+    for words in commands:
+        assert command(world, config, *words.split()) == 0, words
+        world.sleep(600)
+    made = {f"{c.service}:{c.operation}" for c in world.calls[start:]} - FREE
+    for call in list(made):
+        made |= IMPLIED.get(call, set())
+    return made - {"s3:ListObjectsV2"}
+
+
+def test_the_policies_are_the_calls(world: World, ec2: Config) -> None:
+    config = dataclasses.replace(ec2, logs="s3://zoobot-logs/runs")
+    arns = policy.Arns(config, "123456789012")
+    daily, owner = actions(policy.daily(arns)), actions(policy.owner(arns))
+    called(world, config, "setup")
+    s3 = world.client("s3")
+    s3.create_bucket(Bucket="zoobot-logs")
+    s3.put_object(Bucket="zoobot-logs", Key="runs/decals_live/2026-03-01/run.log", Body=b"all went well")
+    by_day = called(world, config, "up", "run", "down", "day", "snapshot", "status", "logs --day 2026-03-01")
+    assert by_day <= daily, "each call is allowed"
+    assert daily - by_day <= SOMETIMES, "and nothing else is"
+    world.reset()
+    words = ("plan", "setup", "setup", "schedule on", "day", "restore --drill", "restore", "bake", "teardown")
+    by_owner = called(world, config, *words)
+    assert by_owner <= daily | owner
+    assert owner - by_owner <= SOMETIMES
+
+
+def test_every_change_is_limited_by_arn_or_tag(ec2: Config) -> None:
+    managed = dataclasses.replace(ec2, secrets={"key": "/aws/reference/secretsmanager/zoobot"}, logs="s3://zoobot-logs")
+    arns = policy.Arns(managed, "123456789012")
+    checked = 0
+    for document in (policy.machine, policy.scheduler, policy.daily, policy.owner):
+        for statement in document(arns)["Statement"]:
+            for action in statement["Action"]:
+                if not action.startswith(READS + UNLIMITABLE):
+                    checked += 1
+                    assert "*" not in statement["Resource"], action
+                    whole_kind = any(r.endswith("/*") and r.startswith("arn:aws:ec2") for r in statement["Resource"])
+                    free = action in ("ssm:UpdateInstanceInformation", "ec2:CreateSecurityGroup")
+                    assert statement.get("Condition") or not whole_kind or free, f"{action} on {statement['Resource']}"
+    assert checked > 40
+    machine = {a for a in actions(policy.machine(arns)) if not a.startswith(UNLIMITABLE)}
+    assert not {a for a in machine if "Delete" in a} and "secretsmanager:GetSecretValue" in machine
+
+
+def test_a_machine_has_no_key_no_way_in_and_goes_when_it_shuts_down(world: World, ec2: Config) -> None:
+    assert command(world, dataclasses.replace(ec2, market="spot"), "setup") == 0
+    (template,) = world.ec2.launch_templates.values()
+    data = template.default_version().data
+    assert "KeyName" not in data and data["InstanceInitiatedShutdownBehavior"] == "terminate"
+    assert data["MetadataOptions"]["HttpTokens"] == "required"
+    assert str(data["MetadataOptions"]["HttpPutResponseHopLimit"]) == "1"
+    assert [str(d["Ebs"]["Encrypted"]).lower() for d in data["BlockDeviceMappings"]] == ["true"]
+    assert data["InstanceMarketOptions"]["SpotOptions"]["InstanceInterruptionBehavior"] == "terminate"
+    (group,) = [g for g in world.client("ec2").describe_security_groups()["SecurityGroups"] if g.get("Tags")]
+    assert group["IpPermissions"] == []
+    (volume,) = world.volumes("working_volume")
+    assert volume.encrypted
