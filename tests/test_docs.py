@@ -103,6 +103,7 @@ def test_commands_in_the_guides_run(folder: Path) -> None:
         words = shlex.split(
             command.replace("/path/to", str(folder)).replace("verify.path=data", f"verify.path={folder}")
         )
+        words = [re.sub(r"^seed=(\d),.*", r"seed=\1", word) for word in words]  # one seed of a sweep is enough
         if words[0] == "make":
             assert set(words[1:]) <= targets, command
         elif words[:2] == ["python", "run.py"]:

@@ -24,8 +24,8 @@ LOW_LAYERS = (
 )
 PARTS, STAGES, ENTRY = len(LOW_LAYERS), len(LOW_LAYERS) + 1, len(LOW_LAYERS) + 2
 ONLY_IMPORTERS = {
-    "hydra": {"run", "zoobot.config"},
-    "omegaconf": {"run", "zoobot.config"},
+    "hydra": {"run", "zoobot.config", "zoobot.sweep"},
+    "omegaconf": {"run", "zoobot.config", "zoobot.sweep"},
     "wandb": {"zoobot.tracking"},
     "panoptes_client": {"zoobot.panoptes"},
     "ray": {"zoobot.engine"},

@@ -25,9 +25,12 @@ SURVEYS = {
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the folder shared/realdata is not here")
-@pytest.mark.parametrize(("survey", "task"), [("gz2", "smooth"), ("gz2", "gz2_tree"), ("sdss", "smooth")])
-def test_four_iterations(survey: str, task: str, settings: Callable[..., Settings]) -> None:
-    chosen = settings("stage=simulate", "quick=true", f"task={task}", *SURVEYS[survey])
+@pytest.mark.parametrize(
+    ("survey", "task", "model"),
+    [("gz2", "smooth", "pretrained"), ("gz2", "gz2_tree", "small_cnn"), ("sdss", "smooth", "pretrained")],
+)
+def test_four_iterations(survey: str, task: str, model: str, settings: Callable[..., Settings]) -> None:
+    chosen = settings("stage=simulate", "quick=true", f"task={task}", f"model={model}", *SURVEYS[survey])
     chosen = replace(chosen, simulate=replace(chosen.simulate, iterations=4))  # quick makes three
     experiment = simulate.run(chosen)
     for number in range(4):

@@ -109,7 +109,16 @@ def write_experiment(
 def write_iteration(
     folder: Path, n: int, loss: float, labels: int, tree: bool, ids: Sequence[str], votes: Sequence[Votes]
 ) -> None:
-    summary = {"format_version": 1, "number": n, "train_galaxies": labels, "requested": len(ids), "still_waiting": n}
+    summary = {
+        "format_version": 1,
+        "number": n,
+        "train_galaxies": labels,
+        "requested": len(ids),
+        "still_waiting": n,
+        "votes_spent": 40 * n,
+        "volunteer_minutes": 20.0 * n,
+        "next_100_labels_buy": None,
+    }
     timings_s = {"receive": 0.5, "train": 10.0 + n, "evaluate": 1.0, "predict": 2.0, "request": 0.5}
     folders.write_json(folder / "iteration.json", {**summary, "timings_s": timings_s, "weights_sha256": f"{n:064x}"})
     asked = {"galaxies": 50, "rmse": loss / 10, "mae": loss / 20, "log_score": -loss, "coverage_error": loss / 40}
@@ -548,7 +557,8 @@ def test_summary_of_experiments(tmp_path: Path) -> None:
     assert summary["experiments"] == [
         {
             "path": "simulations/a", "name": "a", "iterations": 2, "acquisition": "random", "seed": 5, "labels": 110,
-            "test_loss": 2, "requested": 2, "still_waiting": 1, "weights_sha256": f"{1:064x}",
+            "test_loss": 2, "requested": 2, "still_waiting": 1, "weights_sha256": f"{1:064x}", "votes_spent": 40,
+            "volunteer_minutes": 20.0, "next_100_labels_buy": None,
         }
     ]  # fmt: skip
 

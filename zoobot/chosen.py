@@ -9,12 +9,13 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 from scipy.stats import rankdata
 
 from zoobot import database
 from zoobot.comparison import Experiment
-from zoobot.surveys import read_table
 
 
 def of(e: Experiment) -> dict[str, float | None]:
@@ -57,17 +58,19 @@ def _correlation(e: Experiment, folder: Path, columns: Sequence[str]) -> float |
     hidden = e.folder / "instructions" / e.instructions["catalogs"]["path"] / "oracle.csv"
     if e.folder.parent.name != "simulations" or not hidden.is_file():
         return None
-    table = pq.read_table(folder / "predictions.parquet", columns=["id_str", "acquisition", *columns]).to_pandas()
-    votes = read_table(hidden).set_index("id_str").reindex(table["id_str"])
-    counts = np.stack([votes[part].sum(axis=1).to_numpy(np.float64) for part in _hidden_columns(e, columns)], axis=1)
-    asked = counts.sum(axis=1) > 0
-    if asked.sum() < 3 or table["acquisition"].nunique() == 1:
+    table = pq.read_table(folder / "predictions.parquet", columns=["id_str", "acquisition", *columns])
+    votes = pa.csv.read_csv(hidden, convert_options=pa.csv.ConvertOptions(column_types={"id_str": pa.string()}))
+    row_of = {id_str: row for row, id_str in enumerate(votes["id_str"].to_pylist())}
+    rows = np.array([row_of[id_str] for id_str in table["id_str"].to_pylist()], dtype=np.int64)
+    parts = [sum(votes[column].to_numpy()[rows] for column in part) for part in _hidden_columns(e, columns)]
+    counts = np.stack(parts, axis=1).astype(np.float64)
+    asked, scores = counts.sum(axis=1) > 0, table["acquisition"].to_numpy()
+    if asked.sum() < 3 or len(np.unique(scores)) == 1:
         return None
     samples = np.stack([np.stack(table[c].to_numpy()) for c in columns], axis=2)[asked]
     expected = (samples / samples.sum(axis=2, keepdims=True)).mean(axis=1)
     error = np.abs(expected - counts[asked] / counts[asked].sum(axis=1, keepdims=True)).sum(axis=1) / 2
-    ranks = np.stack([rankdata(table["acquisition"][asked]), rankdata(error)])
-    return float(np.corrcoef(ranks)[0, 1])
+    return float(np.corrcoef(rankdata(scores[asked]), rankdata(error))[0, 1])
 
 
 def _hidden_columns(e: Experiment, columns: Sequence[str]) -> list[list[str]]:

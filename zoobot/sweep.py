@@ -17,7 +17,6 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from zoobot import child, folders
-from zoobot.iteration import fixed_settings
 from zoobot.settings import Settings
 
 log = logging.getLogger("zoobot")
@@ -54,6 +53,8 @@ def run_job(settings: Settings, number: int) -> None:
 def _is_finished(settings: Settings) -> bool:
     if settings.stage != "simulate":
         return False
+    from zoobot.iteration import fixed_settings  # loads pandas, which `run.py --help` need not wait for
+
     instructions = settings.experiment_dir / "instructions"
     return (
         folders.exists_with(instructions, fixed_settings(settings), inputs=None)
