@@ -22,7 +22,7 @@ from zoobot.stages import instructions, iterate, simulate
 
 Compose = Callable[..., Settings]
 QUICK = ("stage=simulate", "quick=true", "tracking=disabled")
-HEAD = (*QUICK, "model=pretrained")
+HEAD = (*QUICK, "model=pretrained", "acquisition=mutual_information")
 ENSEMBLE = (*QUICK, "model.ensemble=3", "model.warm_start=true", "acquisition=ensemble_disagreement")
 
 
@@ -232,22 +232,22 @@ def test_training_that_diverges_publishes_nothing(
 def test_a_model_that_is_worse_is_flagged_and_not_used_if_the_settings_say_so(
     frozen: Settings, compose: Compose, caplog: pytest.LogCaptureFixture, keep_better: bool
 ) -> None:
-    """The same seed as ``frozen``, whose second head is worse on eval."""
-    loss = [read(frozen, n, "metrics.json")["eval"]["all"]["loss"] for n in range(2)]
-    assert loss[1] > loss[0], "choose other galaxies: nothing would be tested"
+    """The same seed as ``frozen``, whose third head is worse on eval than its second, and that no worse than the first."""
+    loss = [read(frozen, n, "metrics.json")["eval"]["all"]["loss"] for n in range(3)]
+    assert loss[2] > loss[1] < loss[0], "choose other galaxies: nothing would be tested"
     name = f"gate_{keep_better}"
     settings = beside(frozen, compose, name, *HEAD, "iterate.gate_margin=1e-6", f"iterate.keep_better={keep_better}")
     instructions.run(settings)
-    for _ in range(2):
+    for _ in range(3):
         iterate.run(settings)
-    first, second = (read(settings, n, "iteration.json") for n in range(2))
-    assert first["worse_than_previous_by"] is None and not first["kept_previous_model"]
-    assert second["worse_than_previous_by"] == pytest.approx(loss[1] - loss[0])
-    assert "the new model is worse than that of iteration_0" in caplog.text
-    assert second["kept_previous_model"] == keep_better == (second["weights_sha256"] == first["weights_sha256"])
-    heads = [(iteration(settings, n) / "model" / "head.npz").read_bytes() for n in range(2)]
+    _, second, third = (read(settings, n, "iteration.json") for n in range(3))
+    assert second["worse_than_previous_by"] is None and not second["kept_previous_model"]
+    assert third["worse_than_previous_by"] == pytest.approx(loss[2] - loss[1])
+    assert "the new model is worse than that of iteration_1" in caplog.text
+    assert third["kept_previous_model"] == keep_better == (third["weights_sha256"] == second["weights_sha256"])
+    heads = [(iteration(settings, n) / "model" / "head.npz").read_bytes() for n in (1, 2)]
     assert (heads[0] == heads[1]) == keep_better
-    assert (read(settings, 1, "metrics.json") == read(frozen, 1, "metrics.json")) != keep_better
+    assert (read(settings, 2, "metrics.json") == read(frozen, 2, "metrics.json")) != keep_better
 
 
 def test_a_gate_wider_than_the_difference_flags_nothing(frozen: Settings, compose: Compose) -> None:
