@@ -57,7 +57,9 @@ def in_child(work: Callable[[], Any], told: Path, kill_after_s: float | None = N
     """Run ``work`` in a forked process; its exit status."""
     process = start_child(work, told)
     if kill_after_s is not None:
-        time.sleep(kill_after_s)
+        end = time.monotonic() + kill_after_s
+        while time.monotonic() < end and not os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            time.sleep(0.01)
         os.kill(process, signal.SIGKILL)  # it is a child of ours, not waited for: its number is still its own
     return status_of(process)
 
