@@ -232,7 +232,9 @@ def test_training_that_diverges_publishes_nothing(
 def test_a_model_that_is_worse_is_flagged_and_not_used_if_the_settings_say_so(
     frozen: Settings, compose: Compose, caplog: pytest.LogCaptureFixture, keep_better: bool
 ) -> None:
-    """The same seed as ``frozen``, whose third head is worse on eval than its second, and that no worse than the first."""
+    """The same seed as ``frozen``, whose third head is worse on eval than its second, and that no worse than the
+    first.
+    """
     loss = [read(frozen, n, "metrics.json")["eval"]["all"]["loss"] for n in range(3)]
     assert loss[2] > loss[1] < loss[0], "choose other galaxies: nothing would be tested"
     name = f"gate_{keep_better}"

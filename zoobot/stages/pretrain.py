@@ -26,7 +26,7 @@ def run(settings: Settings) -> Path:
     if folders.exists_with(path, used, inputs=None):
         log.info("%s exists with these settings: nothing to do", path)
         return path
-    folders.require(settings.shard_dir, "shards")
+    folders.require(settings.shard_dir, "shards", settings.verify_inputs)
     config = tfrecords.load_config(settings.shard_dir)
     files, n_galaxies = _pool_files(settings, config)
     log.info("%s: learning from %d pictures, %d times each", path, n_galaxies, settings.pretrain.epochs)
