@@ -163,14 +163,19 @@ def title_of(e: Experiment) -> tuple[str, str, str]:
 
 def _lines(members: Sequence[Experiment]) -> tuple[dict[str, list[Experiment]], list[Experiment]]:
     """The experiments of each line, and those that repeat the line and pair of a longer one."""
-    variants = {tuple(e.instructions["acquisition"].items()) for e in members}
     lines: dict[str, dict[tuple[int, str], Experiment]] = {}
     repeats = []
     for e in sorted(members, key=lambda e: (-len(e.iterations), e.name)):
-        label, *options = e.instructions["acquisition"].values()
-        if label != BASELINE and sum(variant[0][1] == label for variant in variants) > 1:
-            label += f" ({', '.join(map(str, options))})"
+        label = _label(e, members)
         if lines.setdefault(label, {}).setdefault(e.pair, e) is not e:
             repeats.append(e)
     order = sorted(lines, key=lambda label: (label == BASELINE, label))
     return {label: [lines[label][pair] for pair in sorted(lines[label])] for label in order}, repeats
+
+
+def _label(e: Experiment, members: Sequence[Experiment]) -> str:
+    """The name of its acquisition function, with the options in which others of that name differ; random has none."""
+    own: dict[str, Any] = e.instructions["acquisition"]
+    namesakes = [m.instructions["acquisition"] for m in members if m.instructions["acquisition"]["name"] == own["name"]]
+    apart = [f"{key}={value}" for key, value in own.items() if any(other[key] != value for other in namesakes)]
+    return f"{own['name']} ({', '.join(apart)})" if apart and own["name"] != BASELINE else str(own["name"])
