@@ -350,7 +350,8 @@ def test_variants_of_one_acquisition_are_lines_of_their_own(tmp_path: Path) -> N
     write_experiment(tmp_path, "b", acquisition="mutual_information", expected_votes=5)
     write_experiment(tmp_path, "c", acquisition="random", expected_votes=5)
     (section,) = sections_of(tmp_path)
-    assert list(section["acquisitions"]) == ["mutual_information (40)", "mutual_information (5)", "random"]
+    names = ["mutual_information (expected_votes=40)", "mutual_information (expected_votes=5)", "random"]
+    assert list(section["acquisitions"]) == names
     assert [c["seeds"] for c in section["comparisons"]] == [[0], [0]]
 
 
