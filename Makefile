@@ -20,11 +20,12 @@ demo: setup
 	$(RUN) stage=report
 	@echo "The report is data/report/report.html"
 
+# Files in the order of their names: else the few, long tests of the guides come last, and one core waits for them.
 test: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/pytest -n 2 --dist loadfile
+	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: setup
 	for name in $(BENCHMARKS); do .venv/bin/python -m benchmarks.$$name || exit 1; done
