@@ -24,7 +24,7 @@ QUICK = ("stage=simulate", "quick=true", "oracle.late_fraction=0.4")
 @pytest.fixture(scope="module")
 def done(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A finished simulation of three iterations, for tests that only look."""
-    settings = compose(*QUICK, data_dir=tmp_path_factory.mktemp("data"))
+    settings = compose(*QUICK, "acquisition=mutual_information", data_dir=tmp_path_factory.mktemp("data"))
     simulate.run(settings)
     return settings
 
@@ -174,7 +174,7 @@ def test_an_iteration_is_never_made_twice(done: Settings) -> None:
 def test_equal_runs_have_equal_digests_anywhere_and_go_on_after_a_move(
     done: Settings, compose: Compose, tmp_path: Path
 ) -> None:
-    again = compose(*QUICK, data_dir=tmp_path)
+    again = compose(*QUICK, "acquisition=mutual_information", data_dir=tmp_path)
     for stage in (master_catalog, catalogs, shards, instructions, iterate):
         stage.run(again)
     assert folders.digest_of(iteration(again, 0)) == folders.digest_of(iteration(done, 0))
