@@ -97,7 +97,7 @@ def test_every_experiment_composes_with_every_value_of_its_sweep(option: str, co
 def test_groups_combine(survey: str, task: str, acquisition: str, compose: Compose) -> None:
     chosen = [f"survey={survey}", f"task={task}", f"acquisition={acquisition}", "shards=standard"]
     settings = compose("stage=simulate", *chosen, "seed=3", "quick=true", data_dir=Path("d"))
-    assert settings.experiment_name == f"{survey}_{task}_{acquisition}_seed3"
+    assert settings.experiment_name == f"{survey}_{task}_small_cnn_{acquisition}_seed3"
     assert settings.shards.name == f"{task}_seed3_mock_standard"
 
 

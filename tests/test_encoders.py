@@ -145,3 +145,10 @@ def test_the_mean_over_8_orientations_does_not_change_when_pictures_turn() -> No
         assert of(pictures, 8) == pytest.approx(of(PICTURES, 8), abs=1e-5)
     assert np.mean([of(pictures, 1) for pictures in turned], axis=0) == pytest.approx(of(PICTURES, 8), abs=1e-5)
     assert np.abs(of(turned[1], 1) - of(PICTURES, 1)).max() > 0.01
+
+
+def test_a_first_block_of_equal_layers_halves_once() -> None:
+    chosen = Model(name="equal", architecture="pooled_cnn", blocks=[[4, 4], [8]], final_size_px=16)
+    convolutions = encoders.build(chosen, 16, 3).get_layer("convolutions")
+    sizes = [layer.output.shape[1] for layer in convolutions.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert sizes == [8, 8, 8]

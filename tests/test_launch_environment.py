@@ -277,12 +277,12 @@ def test_one_iteration_a_day_whatever_is_called(host: Host) -> None:
         ran = host.script("run")
         assert ran.returncode == 0, ran.stderr
     assert host.results == ["done: iteration_0"] * 2
-    log = host.shell('cat "$MOUNT/root/logs/2026-03-01/run.log"').stdout
+    log = host.shell('cd "$MOUNT" && cat root/logs/2026-03-01/run.log').stdout
     assert log.count("stage=iterate") == 1 and "odd=it's $HOME" in log, "arguments come through as they are"
     # The record was written, the iteration published, and then the machine was lost: no second one.
-    host.shell('rm "$MOUNT/root/days/2026-03-01"; echo 0 > "$MOUNT/root/days/2026-03-01"')
+    host.shell('cd "$MOUNT/root" && rm days/2026-03-01 && echo 0 > days/2026-03-01')
     assert host.script("run").returncode == 0 and log.count("stage=iterate") == 1
-    auth = host.shell('stat -c "%a %n" "$MOUNT"/root/auth/*; cat "$MOUNT/root/auth/zooniverse_login.json"').stdout
+    auth = host.shell('cd "$MOUNT/root" && stat -c "%a %n" auth/* && cat auth/zooniverse_login.json').stdout
     assert SECRET in auth and "600" in auth
     assert host.script("close").returncode == 0
     assert (host.base / "uploaded" / "run.log").read_text() == log

@@ -45,14 +45,14 @@ def digests(data_dir: Path) -> dict[str, str]:
 def test_a_killed_sweep_goes_on_to_the_same_files(tmp_path: Path, settings: Callable[..., Settings],
                                                   caplog: pytest.LogCaptureFixture) -> None:  # fmt: skip
     killed = run(tmp_path / "killed")
-    second = tmp_path / "killed" / "quick" / "experiments" / "simulations" / "demo_smooth_entropy_seed0"
+    second = tmp_path / "killed" / "quick" / "experiments" / "simulations" / "demo_smooth_pretrained_entropy_seed0"
     while killed.poll() is None and not second.exists():
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     output, _ = run(tmp_path / "killed").communicate()
-    assert "1 of 2: demo demo_smooth_random_seed0 is finished already" in output
-    assert "2 of 2: demo demo_smooth_entropy_seed0\n" in output, output
+    assert "1 of 2: demo demo_smooth_pretrained_random_seed0 is finished already" in output
+    assert "2 of 2: demo demo_smooth_pretrained_entropy_seed0\n" in output, output
     whole = run(tmp_path / "whole")
     whole.communicate()
     assert whole.returncode == 0 and digests(tmp_path / "killed") == digests(tmp_path / "whole")

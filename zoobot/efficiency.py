@@ -152,7 +152,7 @@ def gain(pairs: Sequence[tuple[Experiment, Experiment]], n_iterations: int) -> d
         name: {"value": _finite(values[name]), **_interval([r[name] for r in replicates])} for name in values
     }
     found |= {"median_labels_ratio": _finite(float(np.median(single))), "reached": int(np.isfinite(single).sum())}
-    return found | {"verdict": _verdict(found)}
+    return found
 
 
 def _losses(e: Experiment, n_iterations: int) -> Floats:
@@ -205,10 +205,3 @@ def _interval(values: Sequence[float]) -> dict[str, float | None]:
 
 def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
-
-
-def _verdict(found: dict[str, Any]) -> str:
-    area = found["area"]
-    if area["low"] > 0:
-        return "better than random"
-    return "worse than random" if area["high"] < 0 else "no difference that these seeds can show"

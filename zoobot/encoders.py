@@ -67,8 +67,8 @@ def _cnn(chosen: Model, values: Any) -> Any:
 def _pooled_cnn(chosen: Model, values: Any) -> Any:
     """Convolutions with batch normalisation, then each channel's mean and maximum over the picture."""
     for number, block in enumerate(chosen.blocks):
-        for filters in block:
-            strides = 2 if number == 0 and filters is block[0] else 1  # the first block halves before, not after
+        for position, filters in enumerate(block):
+            strides = 1 if number or position else 2  # the first block halves before, not after
             values = keras.layers.Conv2D(filters, 3, strides=strides, padding="same", use_bias=False)(values)
             values = keras.layers.BatchNormalization(momentum=_BATCH_MOMENTUM)(values)
             values = keras.layers.ReLU()(values)

@@ -13,6 +13,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,8 +76,7 @@ class LinearHead:
             logits = features @ weights[:-1].astype(np.float32) + weights[-1].astype(np.float32)
             logits = logits.reshape(len(features), n_samples, n_free)
             probabilities = softmax(np.concatenate([logits, np.zeros_like(logits[..., :1])], axis=-1), axis=-1)
-            scale = (1 - posterior.rho) / max(posterior.rho, _SMALLEST_CORRELATION) if concentrations else 1.0
-            parts.append(np.maximum(probabilities * np.float32(scale), _SMALLEST_CONCENTRATION))
+            parts.append(_concentrations(probabilities, posterior.rho) if concentrations else probabilities)
         return np.concatenate(parts, axis=-1)
 
     def arrays(self) -> dict[str, Floats]:
@@ -190,10 +190,15 @@ def _leave_one_out_loss(
     draws = moved[:, None] + np.einsum("nab,kb->nka", root, _normal_draws(n_free))
     shape = (n, len(draws[0]), n_free)
     probabilities_N_K_A = np.exp(_log_probabilities(draws.reshape(-1, n_free))).reshape(*shape[:2], n_free + 1)
-    scale = (1 - rho) / max(rho, _SMALLEST_CORRELATION)
-    concentrations = np.maximum(probabilities_N_K_A * scale, _SMALLEST_CONCENTRATION)
+    concentrations = _concentrations(probabilities_N_K_A, rho)
     log_likelihood = metrics.log_likelihood("dirichlet_multinomial", concentrations, counts[:, None])
     return float(-np.mean(metrics.mixture(log_likelihood)))
+
+
+def _concentrations(probabilities: npt.NDArray[Any], rho: float) -> npt.NDArray[Any]:
+    """Of the Dirichlet with these means, under which votes have the correlation ``rho``."""
+    scale = (1 - rho) / max(rho, _SMALLEST_CORRELATION)
+    return np.asarray(np.maximum(probabilities * probabilities.dtype.type(scale), _SMALLEST_CONCENTRATION))
 
 
 @functools.cache
