@@ -204,18 +204,23 @@ def test_odd_exports_give_what_the_reference_gives(tmp_path: Path, name: str) ->
     assert_as_reference(reduced(path), list(classifications.read_export(path)))
 
 
-def test_answers_among_the_first_rows_of_a_large_file_need_no_python(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def judge(self: Any, keys: Any, workflows: Any, versions: Any, annotations: Any) -> Any:
-        raise AssertionError(annotations)
+def test_a_key_is_judged_once_whether_met_at_first_or_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[str] = []
+    of = intake._Verdicts.of
 
-    monkeypatch.setattr(intake, "_LEARN_FROM_BYTES", -1)
-    monkeypatch.setattr(intake._Verdicts, "judge", judge)
+    def recorded(self: Any, key: str) -> int:
+        judged.append(key)
+        return of(self, key)
+
+    monkeypatch.setattr(intake._Verdicts, "of", recorded)
     for rows, write in (([row(i, str(i), T0=i % 2) for i in range(9)], write_dump), (EXPORT, write_export)):
         path = write(tmp_path / ("a.jsonl" if write is write_dump else "a.csv"), rows)
-        assert_as_reference(reduced(path), rows)
-        assert sum(reduced(path).votes["shape_total-votes"]) == len(rows)
+        for learn_from_bytes in (-1, 1_000_000):
+            monkeypatch.setattr(intake, "_LEARN_FROM_BYTES", learn_from_bytes)
+            judged.clear()
+            assert sum(reduced([path, path]).votes["shape_total-votes"]) == len(rows)
+            assert sorted(judged) == sorted(set(judged)) and 1 <= len(judged) <= len(rows)
+            assert_as_reference(reduced(path), rows)
 
 
 def test_compressed_files_are_read(tmp_path: Path) -> None:

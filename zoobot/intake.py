@@ -1,7 +1,7 @@
 """Classifications, from rows or files, into one table of DuckDB with a verdict for each.
 
 DuckDB reads files in parallel and out of core; they do not pass through Python row by row. What the answers of a
-classification are worth depends only on its workflow, version and annotations, so Python judges each such triple once.
+classification are worth depends only on its workflow, version and annotations, so Python judges each such key once.
 Rows with anything unusual in their other fields (two subjects, an id that is no number, ...) are set aside and judged
 in Python one by one, by the same ``answers.Judge``; so are the lines, and the files, that DuckDB cannot read.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import glob
 import json
 import logging
-import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -33,33 +32,32 @@ log = logging.getLogger("zoobot")
 DUMPS, EXPORTS = (".jsonl", ".ndjson"), (".csv",)  # each also with .gz
 _BATCH = 1_000
 _LEARN_FROM_BYTES, _N_LEARNED_FROM = 100_000_000, 100_000
-_MAX_KNOWN = 1_000_000  # verdicts remembered by key, about 100 MB
+_MAX_JUDGED = 100_000  # keys remembered from file to file
 
-# ``verdict`` is below 0 if it rejects the classification whole. ``odd`` is the row as JSON if it is yet to be judged.
-_TABLE = """
+# ``verdict`` is below 0 if it rejects the classification whole; 0 stands for a key that is broken JSON. Of a row that
+# is yet to be judged, ``unjudged`` has the key or, if more than that is to be judged, ``odd`` has all of it as JSON.
+_TABLES = """
 CREATE TABLE classification (id BIGINT, id_text VARCHAR, subject VARCHAR, volunteer VARCHAR, session VARCHAR,
-                             updated_at VARCHAR, verdict INTEGER, odd VARCHAR)
+                             updated_at VARCHAR, verdict INTEGER, odd VARCHAR, unjudged VARCHAR);
+CREATE TABLE judged (key VARCHAR, code INTEGER);
 """
 _TEXTS = [(name, pa.string()) for name in ("id_text", "subject", "volunteer", "session", "updated_at")]
-_SCHEMA = pa.schema([("id", pa.int64()), *_TEXTS, ("verdict", pa.int32()), ("odd", pa.string())])
+_SCHEMA = pa.schema(
+    [("id", pa.int64()), *_TEXTS, ("verdict", pa.int32()), ("odd", pa.string()), ("unjudged", pa.string())]
+)
 
-_LEARNED = pa.schema([*((name, pa.string()) for name in ("workflow", "version", "annotations")), ("code", pa.int32())])
-_ASKED = ", ".join(_LEARNED.names[:-1])  # columns of JSON texts
-
+# What the verdict depends on, as JSON texts in one; those of a workflow and a version have no line breaks.
+_KEY = "concat_ws(chr(10), coalesce(workflow, 'null'), coalesce(version, 'null'), annotations) AS key"
+_FIND_VERDICTS = """
+UPDATE classification SET verdict = code, unjudged = NULL FROM judged WHERE unjudged = judged.key AND code <> 0
+"""
 _NOTHING = "id IS NULL AND updated_at IS NULL AND annotations IS NULL AND links IS NULL AND metadata IS NULL"
-
-
-# Most rows find their verdict in ``learned``. Others are looked up by SHA-1, since annotations that differ in two
-# answers often share DuckDB's own hash. The JSON texts of a workflow and a version have no line breaks. With CASE, not
-# coalesce, as the optimiser would work out the key of every row beforehand.
-_KEY = "hash(sha1(concat_ws(chr(10), coalesce(workflow, 'null'), coalesce(version, 'null'), annotations)))"
-_VERDICT = f"CASE WHEN code IS NULL THEN coalesce(known({_KEY}), judge({_KEY}, {_ASKED})) ELSE code END"
 
 
 def _dump(sessions: bool) -> str:
     # Values stay JSON here, where 28.30 and "28.30" differ.
     return f"""
-        SELECT *, links.workflow AS workflow, metadata.workflow_version AS version
+        SELECT *, links.workflow AS workflow, metadata.workflow_version AS version, {_KEY}
         FROM read_json($path, format = 'newline_delimited', ignore_errors = true, columns = {{
             id: 'JSON', updated_at: 'VARCHAR', annotations: 'JSON',
             links: 'STRUCT("user" JSON, workflow JSON, subjects JSON)',
@@ -68,27 +66,51 @@ def _dump(sessions: bool) -> str:
 
 
 def _read_dump(sessions: bool) -> str:
-    # The patterns admit what surely means the same to Python, and extract "" from all else.
+    # The patterns admit what surely means the same to Python.
     session = "metadata.session" if sessions else "NULL::VARCHAR"
+    return _insert(
+        f"SELECT *, {session} AS session FROM ({_dump(sessions)})",
+        """coalesce(regexp_full_match(id, '"?(0|[1-9][0-9]{0,17})"?')
+                AND regexp_full_match(links.subjects, '\\["?[0-9]{1,18}"?\\]'), false)
+            AND coalesce(regexp_full_match(links."user", '"?[0-9]{1,18}"?'), true)
+            AND coalesce(regexp_full_match(session, '"[0-9A-Za-z-]+"'), true)""",
+        """TRY_CAST(id AS BIGINT), NULL, links.subjects->>0, coalesce(links."user"->>'$', ''),
+            coalesce(session->>'$', ''), coalesce(updated_at, '')""",
+        f"""CASE WHEN {_NOTHING} THEN '' ELSE to_json({{id: id, updated_at: updated_at, annotations: annotations,
+            links: links, metadata: metadata}})::VARCHAR END""",
+    )
+
+
+def _export() -> str:
     return f"""
-        WITH file AS ({_dump(sessions)}), extracted AS (
-            SELECT file.*, {_VERDICT} AS verdict,
-                regexp_extract(id, '^"?(0|[1-9][0-9]{{0,17}})"?$', 1) AS number,
-                regexp_extract(links.subjects, '^\\["?([0-9]{{1,18}})"?\\]$', 1) AS subject,
-                coalesce(regexp_extract(links."user", '^"?([0-9]{{1,18}})"?$', 1), '') AS volunteer,
-                coalesce(regexp_extract({session}, '^"([0-9A-Za-z-]+)"$', 1), '') AS session
-            FROM file LEFT JOIN learned USING ({_ASKED})
-        ), checked AS (
-            SELECT *, coalesce(verdict <> 0 AND number <> '' AND subject <> '', false)
-                AND (volunteer <> '' OR links."user" IS NULL) AND (session <> '' OR {session} IS NULL) AS plain
-            FROM extracted
-        )
+        SELECT {", ".join(f"coalesce({cell}, '') AS {cell}" for cell in (*EXPORT_IDS, *EXPORT_JSON))},
+            to_json(workflow_id)::VARCHAR AS workflow, to_json(workflow_version)::VARCHAR AS version, {_KEY}
+        FROM read_csv($path, header = true, auto_detect = false, delim = ',', quote = '"', escape = '"',
+                      columns = $columns)
+    """
+
+
+def _read_export(sessions: bool) -> str:
+    session = "CASE WHEN readable AND metadata <> '' THEN json_extract(metadata, '$.session')::VARCHAR END"
+    return _insert(
+        f"""SELECT *, metadata = '' OR json_valid(metadata) AS readable,
+            {session if sessions else "NULL::VARCHAR"} AS session FROM ({_export()})""",
+        """readable AND regexp_full_match(classification_id, '0|[1-9][0-9]{0,17}')
+            AND regexp_full_match(subject_ids, '[0-9]{1,18}') AND regexp_full_match(user_id, '[0-9]{0,18}')
+            AND (session IS NULL OR regexp_full_match(session, '"[0-9A-Za-z-]+"'))""",
+        """TRY_CAST(classification_id AS BIGINT), NULL, subject_ids, user_id, coalesce(trim(session, '"'), ''), ''""",
+        f"to_json({{{', '.join(f'{cell}: {cell}' for cell in (*EXPORT_IDS, *EXPORT_JSON))}}})::VARCHAR",
+    )
+
+
+def _insert(file: str, plain: str, columns: str, row: str) -> str:
+    """Fill the table: ``columns`` up to ``updated_at``; ``row`` is the whole row as JSON, if it is not ``plain``."""
+    return f"""
+        WITH file AS ({file}), matched AS (SELECT file.*, code, {plain} AS plain FROM file LEFT JOIN judged USING (key))
         INSERT INTO classification
-        SELECT TRY_CAST(number AS BIGINT), NULL, subject, volunteer, session, coalesce(updated_at, ''), verdict,
-            CASE WHEN plain THEN NULL WHEN {_NOTHING} THEN '' ELSE to_json({{
-                id: id, updated_at: updated_at, annotations: annotations, links: links, metadata: metadata}})::VARCHAR
-            END
-        FROM checked
+        SELECT {columns}, code, CASE WHEN NOT plain OR code = 0 THEN {row} END,
+            CASE WHEN plain AND code IS NULL THEN key END
+        FROM matched
     """
 
 
@@ -100,39 +122,6 @@ UNION SELECT n FROM parsed WHERE row IS NULL
 """
 
 
-def _export(cells: Iterable[str] = (*EXPORT_IDS, *EXPORT_JSON)) -> str:
-    return f"""
-        SELECT {", ".join(f"coalesce({cell}, '') AS {cell}" for cell in cells)},
-            to_json(workflow_id)::VARCHAR AS workflow, to_json(workflow_version)::VARCHAR AS version
-        FROM read_csv($path, header = true, auto_detect = false, delim = ',', quote = '"', escape = '"',
-                      columns = $columns)
-    """
-
-
-def _read_export(sessions: bool) -> str:
-    cells = ", ".join(f"{cell}: {cell}" for cell in (*EXPORT_IDS, *EXPORT_JSON))
-    session = "CASE WHEN readable AND metadata <> '' THEN json_extract(metadata, '$.session')::VARCHAR END"
-    return f"""
-        WITH file AS ({_export()}), judged AS (
-            SELECT file.*, {_VERDICT} AS verdict, metadata = '' OR json_valid(metadata) AS readable,
-                {session if sessions else "NULL::VARCHAR"} AS session
-            FROM file LEFT JOIN learned USING ({_ASKED})
-        ), checked AS (
-            SELECT *, verdict <> 0 AND readable
-                AND regexp_full_match(classification_id, '0|[1-9][0-9]{{0,17}}')
-                AND regexp_full_match(subject_ids, '[0-9]{{1,18}}')
-                AND regexp_full_match(user_id, '[0-9]{{0,18}}')
-                AND (session IS NULL OR regexp_full_match(session, '"[0-9A-Za-z-]+"')) AS plain
-            FROM judged
-        )
-        INSERT INTO classification
-        SELECT TRY_CAST(classification_id AS BIGINT), NULL, subject_ids, user_id,
-            coalesce(trim(session, '"'), ''), '', verdict,
-            CASE WHEN NOT plain THEN to_json({{{cells}}})::VARCHAR END
-        FROM checked
-    """
-
-
 class Intake:
     """Fills the table ``classification`` of a connection; ``codes`` says which verdict a number in it stands for."""
 
@@ -140,19 +129,13 @@ class Intake:
         self._connection, self._judge, self._sessions = connection, judge, sessions
         self._verdicts = _Verdicts(judge)
         self.codes = self._verdicts.codes
-        connection.execute(_TABLE)
-        connection.from_arrow(_LEARNED.empty_table()).create("learned")
-        texts = ["VARCHAR"] * 3
-        for function, types in ((self._verdicts.known, ["UBIGINT"]), (self._verdicts.judge, ["UBIGINT", *texts])):
-            connection.create_function(  # type: ignore[call-overload]  # the enums' module is not the same in all versions
-                function.__name__, function, types, "INTEGER", type="arrow", null_handling="special", side_effects=True
-            )
+        connection.execute(_TABLES)
 
     def add(self, items: Iterable[object]) -> None:
         """Take in rows, and all rows of a file where an item is a ``Path``. InputError: a file cannot be read."""
         judged = map(self._judge.classification, self._rows(items))
         while batch := list(islice(judged, _BATCH)):
-            columns = list(zip(*((*c[:6], self._verdicts.code(c.verdict), None) for c in batch), strict=True))
+            columns = list(zip(*((*c[:6], self._verdicts.code(c.verdict), None, None) for c in batch), strict=True))
             rows = pa.table([pa.array(c, t) for c, t in zip(columns, _SCHEMA.types, strict=True)], schema=_SCHEMA)
             self._connection.from_arrow(rows).insert_into("classification")
 
@@ -179,25 +162,32 @@ class Intake:
         values: dict[str, Any] = {"path": glob.escape(str(classifications.existing(path)))}
         if is_export:
             values["columns"] = dict.fromkeys(classifications.export_columns(path), "VARCHAR")
+        self._connection.execute(f"DELETE FROM judged WHERE (SELECT count(*) FROM judged) > {_MAX_JUDGED}")
         try:
             if path.stat().st_size > _LEARN_FROM_BYTES:
-                self._learn(_export() if is_export else _dump(self._sessions), values)
+                file = _export() if is_export else _dump(self._sessions)
+                self._judge_keys(f"SELECT key FROM ({file}) LIMIT {_N_LEARNED_FROM}", values)
             self._connection.execute(statement, values)
-        except duckdb.InvalidInputException as error:
-            if "Python exception" in str(error):
-                raise
+        except duckdb.InvalidInputException:
             log.info("%s: DuckDB cannot read it, so it is read row by row, which takes longer", path)
             yield from slow(path)
             return
+        self._judge_keys("SELECT unjudged AS key FROM classification WHERE unjudged IS NOT NULL", {})
+        self._connection.execute(_FIND_VERDICTS)
+        if self._connection.execute("DELETE FROM classification WHERE unjudged IS NOT NULL").fetchall() != [(0,)]:
+            self._connection.execute(f"{statement} WHERE plain AND code = 0", values)  # they are odd, as it turned out
         yield from self._set_aside(path, is_export)
 
-    def _learn(self, file: str, values: dict[str, Any]) -> None:
-        """Judge what the first rows of a file have answered, so that DuckDB finds the verdicts of most by itself."""
-        first = f"SELECT DISTINCT {_ASKED} FROM (SELECT {_ASKED} FROM ({file}) LIMIT {_N_LEARNED_FROM})"
-        asked = self._connection.execute(first, values).fetchall()
-        rows = [dict(zip(_LEARNED.names, (*texts, self._verdicts.of(*texts)), strict=True)) for texts in asked]
-        self._connection.execute("DELETE FROM learned")
-        self._connection.from_arrow(pa.Table.from_pylist(rows, _LEARNED)).insert_into("learned")
+    def _judge_keys(self, keys: str, values: dict[str, Any]) -> None:
+        """Judge what is new among ``keys``; once it is in ``judged``, DuckDB finds it by itself."""
+        new = f"SELECT DISTINCT key FROM ({keys}) ANTI JOIN judged USING (key)"
+        cursor = self._connection.cursor().execute(new, values)  # of its own: rows are put in while these are taken out
+        while batch := cursor.fetchmany(_BATCH):
+            texts = [text for (text,) in batch]
+            codes = pa.array(map(self._verdicts.of, texts), pa.int32())
+            self._connection.from_arrow(pa.table({"key": pa.array(texts, pa.string()), "code": codes})).insert_into(
+                "judged"
+            )
 
     def _set_aside(self, path: Path, is_export: bool) -> Iterator[object]:
         """Take the odd rows out of the table."""
@@ -238,13 +228,11 @@ class Intake:
 
 
 class _Verdicts:
-    """Verdicts by number, and what was judged before; DuckDB calls ``known`` and ``judge`` in threads."""
+    """Verdicts by number, and what a key is worth."""
 
     def __init__(self, judge: Judge) -> None:
         self.codes: dict[Verdict, int] = {}
         self._judge = judge
-        self._known: dict[int, int] = {}
-        self._lock = threading.Lock()
         # Few parts, few ways to combine them: what is new about most annotations is only the combination.
         self._alone = lru_cache(maxsize=10_000)(self._judge_alone)
         self._together = lru_cache(maxsize=10_000)(self._judge_together)
@@ -253,25 +241,9 @@ class _Verdicts:
         number = len(self.codes) + 1
         return self.codes.setdefault(verdict, -number if verdict.rejected_whole else number)
 
-    def known(self, keys: Any) -> Any:
-        """Arrow array of hashes of workflow, version and annotations -> codes, null where none is known."""
-        return pa.array(map(self._known.get, keys.to_numpy().tolist()), pa.int32())
-
-    def judge(self, keys: Any, workflows: Any, versions: Any, annotations: Any) -> Any:
-        """Arrow arrays of hashes and of the JSON texts that they are of -> codes; 0 where a text is broken."""
-        texts = zip(workflows.to_pylist(), versions.to_pylist(), annotations.to_pylist(), strict=True)
-        with self._lock:
-            return pa.array(map(self._remember, keys.to_pylist(), texts), pa.int32())
-
-    def _remember(self, key: int, texts: tuple[str | None, ...]) -> int:
-        if key not in self._known:
-            if len(self._known) > _MAX_KNOWN:
-                self._known.clear()
-            self._known[key] = self.of(*texts)
-        return self._known[key]
-
-    def of(self, workflow: str | None, version: str | None, annotations: str | None) -> int:
-        """The code for what JSON texts hold; 0 where one is broken."""
+    def of(self, key: str) -> int:
+        """The code for the JSON texts of a key; 0 where one is broken."""
+        workflow, version, annotations = (*key.split("\n", 2), None)[:3]
         with suppress(ValueError, RecursionError):
             # If all parts are objects, then so is the list of them JSON.
             if (
@@ -287,10 +259,10 @@ class _Verdicts:
             return self.code(self._judge.verdict(_json(workflow), _json(version), _json(annotations)))
         return 0
 
-    def _judge_alone(self, workflow: str | None, version: str | None, part: str) -> list[Outcome]:
+    def _judge_alone(self, workflow: str, version: str, part: str) -> list[Outcome]:
         return self._judge.alone(self._judge.version(_json(workflow), _json(version)), _json("{" + part + "}"))
 
-    def _judge_together(self, workflow: str | None, version: str | None, outcomes: tuple[Outcome, ...]) -> int:
+    def _judge_together(self, workflow: str, version: str, outcomes: tuple[Outcome, ...]) -> int:
         return self.code(self._judge.together(self._judge.version(_json(workflow), _json(version)), outcomes))
 
 

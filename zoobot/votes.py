@@ -22,6 +22,7 @@ counts as one answer.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -44,7 +45,8 @@ REPEAT = "repeat by the same volunteer"
 SESSION_REPEAT = "repeat in the same anonymous session"
 
 REJECTED_COLUMNS = ("classification_id", "subject_id", "task", "reason")
-MEMORY_LIMIT = "1GB"  # of DuckDB; what exceeds it goes to a temporary folder
+# Of DuckDB. What exceeds the memory goes to a temporary folder; 16 threads would need more than 1 GB to begin with.
+RESOURCES: dict[str, Any] = {"memory_limit": "400MB", "threads": min(4, os.cpu_count() or 1)}
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def reduce_all(
 def _connect(spill: str) -> duckdb.DuckDBPyConnection:
     return duckdb.connect(
         config={
-            "memory_limit": MEMORY_LIMIT,
+            **RESOURCES,
             "temp_directory": spill,
             "preserve_insertion_order": False,
             # A join keeps the table on its right in memory: DuckDB cannot tell how many rows a file has.
