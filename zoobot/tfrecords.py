@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,13 +93,31 @@ def read(path: Path) -> Iterator[bytes]:
 
 def read_ids(path: Path) -> list[str]:
     """The ids in one shard, in order."""
-    return [tf.train.Example.FromString(r).features.feature["id_str"].bytes_list.value[0].decode() for r in read(path)]
+    return [features["id_str"].bytes_list.value[0].decode() for features in _without_pixels(path)]
 
 
 def read_votes(path: Path, columns: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
     """The votes of the labelled galaxies in one shard, in order: an array for each of these columns."""
-    rows = [tf.train.Example.FromString(record).features.feature for record in read(path)]
+    rows = _without_pixels(path)
     return {name: np.array([row[name].int64_list.value[0] for row in rows], np.int64) for name in columns}
+
+
+def _without_pixels(path: Path) -> list[Mapping[str, Any]]:
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise FolderError(f"{path} cannot be read: {error.strerror}.") from error
+    return _read_without_pixels(path, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=256)  # each iteration asks again, and TensorFlow takes 20 ms to begin with a file
+def _read_without_pixels(path: Path, _mtime_ns: int, _size: int) -> list[Mapping[str, Any]]:
+    rows = []
+    for record in read(path):
+        features = tf.train.Example.FromString(record).features.feature
+        del features["image"]
+        rows.append(features)
+    return rows
 
 
 def dataset(
