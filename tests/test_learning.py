@@ -128,6 +128,23 @@ def test_another_encoder_than_the_instructions_name_is_refused(frozen: Settings)
         manifest.chmod(0o444)
 
 
+def test_a_file_of_weights_that_changed_since_the_instructions_is_refused(
+    frozen: Settings, compose: Compose, tmp_path: Path
+) -> None:
+    weights = tmp_path / "mine.weights.h5"
+    shutil.copyfile(frozen.encoders_dir / "galaxies" / "encoder.weights.h5", weights)
+    settings = beside(frozen, compose, "from_a_file", *HEAD, f"model.weights={weights}")
+    path = instructions.run(settings)
+    assert folders.read_json(path / "instructions.json")["encoder"]["digest"] == folders.digest_file(weights)
+    assert not folders.verify(path)
+    weights.write_bytes(weights.read_bytes() + b" ")
+    with pytest.raises(FolderError, match=r"mine\.weights\.h5 holds other encoder"):
+        iterate.run(settings)
+    weights.unlink()
+    with pytest.raises(FolderError, match=r"mine\.weights\.h5 is missing"):
+        iterate.run(settings)
+
+
 def test_an_encoder_of_another_shape_or_none_is_refused(frozen: Settings) -> None:
     config = tfrecords.load_config(frozen.shard_dir)
     other = replace(frozen, model=replace(frozen.model, blocks=[[5]]))

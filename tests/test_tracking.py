@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import wandb
 
-from zoobot import folders, tracking
+from zoobot import folders, sweep, tracking
 from zoobot.settings import Settings
 from zoobot.stages import simulate
 
@@ -142,6 +142,14 @@ def test_a_failure_of_the_client_is_told_and_stops_nothing(
     refused = replace(blocked, tracking=replace(done.tracking, project="not/a:project"))
     tracking.log_iterations(refused, [blocked.experiment_dir / "iteration_0"])
     assert caplog.text.count("was not logged") == 2
+
+
+def test_a_run_that_was_missed_is_logged_when_its_finished_simulation_is_called_again(done: Settings) -> None:
+    receipt = done.experiment_dir / "tracking" / "logged_iteration_1.json"
+    for again in (simulate.run, lambda settings: sweep.run_job(settings, 0)):
+        receipt.unlink()
+        again(done)
+        assert receipt.is_file() and len(run_folders(done)) == 2
 
 
 def test_disabled_writes_nothing(done: Settings, tmp_path: Path) -> None:

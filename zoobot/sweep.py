@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from zoobot import child, folders
+from zoobot import child, folders, tracking
 from zoobot.settings import Settings
 
 log = logging.getLogger("zoobot")
@@ -43,6 +43,7 @@ def run_job(settings: Settings, number: int) -> None:
     which = f"{number + 1} of {os.environ.get(_COUNT, '?')}: {settings.survey.name} {settings.experiment_name}"
     if _is_finished(settings):
         log.info("%s is finished already", which)
+        tracking.log_iterations(settings, folders.list_numbered(settings.experiment_dir, "iteration"))
         return
     log.info("%s", which)
     multiprocessing.set_start_method("spawn", force=True)  # joblib's workers have another, unknown to their children

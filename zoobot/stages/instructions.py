@@ -24,7 +24,9 @@ def run(settings: Settings) -> Path:
     path = settings.experiment_dir / "instructions"
     folders.require(settings.catalog_dir, "catalogs", settings.verify_inputs)
     folders.require(settings.shard_dir, "shards", settings.verify_inputs)
-    inputs = {"catalogs": settings.catalog_dir, "shards": settings.shard_dir, **_encoder(settings)}
+    inputs = {"catalogs": settings.catalog_dir, "shards": settings.shard_dir}
+    if encoder := encoder_source(settings):
+        inputs["encoder"] = encoder
     questions = load_questions(settings.survey.questions)
     task = build_task(settings.task, questions)
     used = fixed_settings(settings)
@@ -64,10 +66,17 @@ def run(settings: Settings) -> Path:
     return path
 
 
-def _encoder(settings: Settings) -> dict[str, Path]:
-    """The folder of the encoder that the settings name, if it is one of stage=pretrain."""
+def encoder_source(settings: Settings) -> Path | None:
+    """What the encoder starts from: a folder of stage=pretrain, or a file of weights; None for imagenet and none.
+
+    Raises FolderError if it is not there, or not as it was written.
+    """
     path = settings.weights_path
-    if path is None or (path.exists() and not (path / folders.MANIFEST).is_file()):
-        return {}
+    if path is None:
+        return None
+    if not (path / folders.MANIFEST).is_file():
+        file = path if path.is_file() else path / "encoder.weights.h5"  # of the model's folder in an iteration
+        if file.is_file():
+            return file
     folders.require(path, "pretrain", settings.verify_inputs)
-    return {"encoder": path}
+    return path

@@ -120,9 +120,12 @@ def _input_dirs(instructions_dir: Path, instructions: dict[str, Any], check: str
     is checked too.
     """
     found = []
-    for name in ("shards", "catalogs", *({"encoder"} & set(instructions))):
+    for name, stage in (("shards", "shards"), ("catalogs", "catalogs"), ("encoder", "pretrain")):
+        if name not in instructions:
+            continue
         path = (instructions_dir / instructions[name]["path"]).resolve()
-        folders.require(path, name, check)
+        if not path.is_file():
+            folders.require(path, stage, check)
         if folders.digest_of(path) != instructions[name]["digest"]:
             raise FolderError(
                 f"{path} holds other {name} than {instructions_dir} was written for. Make a new experiment for them."

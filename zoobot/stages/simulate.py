@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from zoobot import child, disk, folders, stopping
+from zoobot import child, disk, folders, stopping, tracking
 from zoobot.questions import load_questions
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, pretrain, shards
@@ -27,6 +27,7 @@ def run(settings: Settings) -> Path:
     done = len(folders.list_numbered(settings.experiment_dir, "iteration"))
     if done >= settings.simulate.iterations:
         log.info("%s has %d iterations already: nothing to do", settings.experiment_dir, done)
+        tracking.log_iterations(settings, folders.list_numbered(settings.experiment_dir, "iteration"))
     for number in range(done, settings.simulate.iterations):
         if stopping.reason(folders.list_numbered(settings.experiment_dir, "iteration"), settings.stop):
             iterate.run(settings)  # says why there is no further one
