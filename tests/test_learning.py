@@ -145,6 +145,11 @@ def test_a_file_of_weights_that_changed_since_the_instructions_is_refused(
         iterate.run(settings)
 
 
+def test_an_encoder_of_another_survey_is_named_from_this_one(frozen: Settings, compose: Compose) -> None:
+    other = beside(frozen, compose, "other", *HEAD, "survey.name=other", "model.weights=../../demo/encoders/galaxies")
+    assert not other.encoders_dir.exists() and instructions.encoder_source(other) == frozen.encoders_dir / "galaxies"
+
+
 def test_an_encoder_of_another_shape_or_none_is_refused(frozen: Settings) -> None:
     config = tfrecords.load_config(frozen.shard_dir)
     other = replace(frozen, model=replace(frozen.model, blocks=[[5]]))

@@ -7,6 +7,7 @@ object exists: stages take a ``Settings``, whose values have been checked togeth
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -280,7 +281,9 @@ class Settings:
     @property
     def weights_path(self) -> Path | None:
         """What the encoder starts from: the name of an encoder of the survey's, or any path."""
-        return None if self.model.weights in ("", "imagenet") else self.encoders_dir / self.model.weights
+        if self.model.weights in ("", "imagenet"):
+            return None
+        return Path(os.path.normpath(self.encoders_dir / self.model.weights))  # its ".." may lead out of no folder yet
 
     @property
     def features_dir(self) -> Path:
