@@ -22,6 +22,7 @@ from zoobot import config, sweep
 from zoobot.errors import ZoobotError
 
 log = logging.getLogger("zoobot")
+logged: list[ZoobotError] = []  # by this process: what a process of a launcher logs need not reach the terminal
 HELP = """Active learning for Galaxy Zoo.
 
   python run.py stage=STAGE [group=option ...] [key=value ...]
@@ -43,14 +44,16 @@ class Stopped(Exception):
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")
 def main(cfg: DictConfig) -> None:
     """Check the settings and run one stage."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow is imported later, and talks a lot
     try:
         checked = config.from_config(cfg)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            sweep.run_job(checked, HydraConfig.get().job.num)
+            sweep.run_job(checked, HydraConfig.get().job.num, HydraConfig.get().runtime.cwd)
         else:
             importlib.import_module(f"zoobot.stages.{checked.stage}").run(checked)
     except ZoobotError as error:
         log.error("%s", error)
+        logged.append(error)
         raise
     except Exception as error:
         log.exception("stopped by an error in the program")  # Hydra's own log of a failed job has no traceback
@@ -69,7 +72,6 @@ def help_text() -> str:
 def cli() -> int:
     """Run, and turn what went wrong into an exit status: 2 the user can mend it, 1 anything else."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would end every failure with status 1
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow is imported later, and talks a lot
     if {"--help", "-h"} & set(sys.argv):
         print(help_text())
         return 0
@@ -77,13 +79,18 @@ def cli() -> int:
     try:
         main()
     except ZoobotError as error:
-        return error.exit_status  # already logged
+        if error not in logged:
+            print(error, file=sys.stderr)
+        return error.exit_status
     except (HydraException, OmegaConfBaseException) as error:
         print(error, *str(error.__cause__ or "").splitlines()[:1], sep="\n", file=sys.stderr)
         return 2
     except Stopped as error:
         print(error, file=sys.stderr)  # its traceback is logged
         return 1
+    except ConnectionError as error:
+        print(f"hydra.launcher: {error}. Start what it connects to, or choose another.", file=sys.stderr)
+        return 2
     except OSError as error:  # before the stage began: the folder of the log
         print(f"data_dir: {error}. Set data_dir to a folder that can be written.", file=sys.stderr)
         return 2

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import run as entry
 from zoobot.checks import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,6 +113,30 @@ def test_a_changed_setting_is_refused_with_its_key(data_dir: Path) -> None:
 def test_a_failed_job_of_a_sweep_is_the_status_of_the_sweep(data_dir: Path) -> None:
     message = refused(run("-m", "stage=catalogs", "task=smooth,gz2_tree", *QUICK, f"data_dir={data_dir}"))
     assert "nothing to do" in message and "Task gz2_tree does not fit the survey" in message
+
+
+def test_a_failed_job_of_submitit_says_why_on_the_terminal_and_leaves_no_secret(data_dir: Path) -> None:
+    pytest.importorskip("submitit")
+    sweep = ("-m", "stage=catalogs", "task=smooth,gz2_tree", "hydra/launcher=submitit_local")
+    message = refused(run(*sweep, *QUICK, f"data_dir={data_dir}"))
+    assert "Task gz2_tree does not fit the survey" in message and "2 of 2: demo" in logs(data_dir)
+    pickles = list(data_dir.glob("logs/*/*/.submitit/*/*.pkl"))
+    assert len(pickles) == 4, "what was submitted and what came of it, of two jobs"
+    assert not [path for path in data_dir.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+
+
+def test_a_cluster_that_is_away_is_no_fault_of_the_data_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def away() -> None:
+        raise ConnectionError("Failed to connect to Ray cluster at 127.0.0.1:26379")
+
+    monkeypatch.setattr(entry, "main", away)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+    assert entry.cli() == 2
+    message = capsys.readouterr().err
+    assert message.startswith("hydra.launcher: Failed to connect to Ray cluster") and "data_dir" not in message
 
 
 # --------------------------------------------------------------- status 0 and 1

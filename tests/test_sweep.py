@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from zoobot import folders, sweep
@@ -24,12 +24,15 @@ SWEEP = ["stage=simulate", "quick=true", "model=pretrained", "tracking=disabled"
          "simulate.iterations=2"]  # fmt: skip
 
 
-def test_jobs_are_counted_over_the_command_and_the_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ZOOBOT_SWEEP_JOBS", "")
-    hydra = {"sweeper": {"params": {"seed": "0,1,2", "acquisition": "random,entropy"}}}
-    config = OmegaConf.create({"hydra": {**hydra, "overrides": {"task": ["seed=range(5)", "world=rare"]}}})
-    sweep.CountJobs().on_multirun_start(config)
-    assert os.environ["ZOOBOT_SWEEP_JOBS"] == "10"
+def test_jobs_are_told_their_number_and_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    hydra = {"sweeper": {"params": {"seed": "0,1,2", "acquisition": "random,entropy"}}, "sweep": {"dir": "it's/logs"}}
+    config = OmegaConf.create({"hydra": {**hydra, "overrides": {"task": ["seed=range(5)", "world=rare"], "hydra": []}}})
+    OmegaConf.set_readonly(config, True)
+    sweep.PrepareJobs().on_multirun_start(config)
+    count, logs = OverridesParser.create().parse_overrides(list(config.hydra.overrides.hydra))
+    assert (count.key_or_group, count.value()) == ("hydra.job.env_set.ZOOBOT_SWEEP_JOBS", "10")
+    assert (logs.key_or_group, logs.value()) == ("hydra.sweep.dir", f"{tmp_path}/it's/logs")
 
 
 def run(data_dir: Path) -> subprocess.Popen[str]:
@@ -43,7 +46,8 @@ def digests(data_dir: Path) -> dict[str, str]:
 
 
 def test_a_killed_sweep_goes_on_to_the_same_files(tmp_path: Path, settings: Callable[..., Settings],
-                                                  caplog: pytest.LogCaptureFixture) -> None:  # fmt: skip
+                                                  caplog: pytest.LogCaptureFixture,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     killed = run(tmp_path / "killed")
     second = tmp_path / "killed" / "quick" / "experiments" / "simulations" / "demo_smooth_pretrained_entropy_seed0"
     while killed.poll() is None and not second.exists():
@@ -63,8 +67,10 @@ def test_a_killed_sweep_goes_on_to_the_same_files(tmp_path: Path, settings: Call
     finished = settings(*[o.replace("random,entropy", "random") for o in SWEEP])
     finished = replace(finished, data_dir=str(tmp_path / "whole" / "quick"))
     caplog.set_level(logging.INFO)
-    sweep.run_job(finished, 0)
+    monkeypatch.chdir(tmp_path)
+    sweep.run_job(finished, 0, str(ROOT))
+    assert Path.cwd() == ROOT, "a worker of Ray may be elsewhere"
     assert "is finished already" in caplog.text
     other = replace(finished, iterate=replace(finished.iterate, subjects_per_iteration=3))
     with pytest.raises(FolderError, match=r"iterate\.subjects_per_iteration: 8 there, 3 now"):
-        sweep.run_job(other, 0)
+        sweep.run_job(other, 0, str(ROOT))

@@ -10,11 +10,13 @@ import logging
 import math
 import multiprocessing
 import os
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, read_write
 
 from zoobot import child, folders, tracking
 from zoobot.settings import Settings
@@ -23,23 +25,32 @@ log = logging.getLogger("zoobot")
 _COUNT = "ZOOBOT_SWEEP_JOBS"  # for the processes of a launcher, which do not know it
 
 
-class CountJobs(Callback):
-    """Tells how many jobs a sweep has before the first begins."""
+class PrepareJobs(Callback):
+    """Tells the jobs of a sweep how many they are and where their logs go, wherever a launcher runs them."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Count the combinations of all overrides."""
+        """Add both to the overrides of every job."""
+        logs = Path(config.hydra.sweep.dir).absolute()
+        with read_write(config):  # overrides, as Ray's workers have neither our environment nor our working folder
+            config.hydra.overrides.hydra += [
+                f"+hydra.job.env_set.{_COUNT}='{self._count(config)}'",
+                f"hydra.sweep.dir={QuotedString(str(logs), Quote.single).with_quotes()}",
+            ]
+
+    def _count(self, config: DictConfig) -> int:
         chosen = dict(config.hydra.sweeper.params or {})
         texts = [f"{key}={value}" for key, value in chosen.items()] + list(config.hydra.overrides.task)
         overrides = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(texts)}
         counts = [len(list(o.sweep_string_iterator())) for o in overrides.values() if o.is_sweep_override()]
-        os.environ[_COUNT] = str(math.prod(counts))
+        return math.prod(counts)
 
 
-def run_job(settings: Settings, number: int) -> None:
-    """Run the stage of job ``number`` (from 0), unless it is a finished simulation.
+def run_job(settings: Settings, number: int, folder: str) -> None:
+    """Run the stage of job ``number`` (from 0) in the working ``folder`` of the sweep, unless it is finished.
 
     Raises what the stage raises; FolderError: a finished simulation was made with other settings.
     """
+    os.chdir(folder)  # a worker of a Ray that runs already is where Ray was started: relative paths would lead there
     which = f"{number + 1} of {os.environ.get(_COUNT, '?')}: {settings.survey.name} {settings.experiment_name}"
     if _is_finished(settings):
         log.info("%s is finished already", which)
