@@ -146,7 +146,7 @@ def test_a_failure_of_the_client_is_told_and_stops_nothing(
 
 def test_a_run_that_was_missed_is_logged_when_its_finished_simulation_is_called_again(done: Settings) -> None:
     receipt = done.experiment_dir / "tracking" / "logged_iteration_1.json"
-    for again in (simulate.run, lambda settings: sweep.run_job(settings, 0)):
+    for again in (simulate.run, lambda settings: sweep.run_job(settings, 0, str(Path.cwd()))):
         receipt.unlink()
         again(done)
         assert receipt.is_file() and len(run_folders(done)) == 2
