@@ -4,7 +4,9 @@ Each question is a multinomial logistic regression on the features, with a Gauss
 of its posterior (Daxberger et al. 2021, arXiv 2106.14806). Volunteers' votes on one galaxy scatter more than
 independent ones: of N votes only N / (1 + (N - 1) rho) count, with the intra-class correlation rho of the
 Dirichlet-multinomial (Williams 1982, Applied Statistics 31, 144). The prior's width and rho are those with the lowest
-leave-one-out loss. Axes: N galaxies, H features, A answers of one question, K posterior samples.
+leave-one-out loss. Galaxies that an acquisition function chose are harder than most, so a head that is just sure enough
+of them is too unsure of the others: a last step fits the slope of all logits and the correlation of predicted votes to
+the galaxies that were drawn at random. Axes: N galaxies, H features, A answers of one question, K posterior samples.
 """
 
 from __future__ import annotations
@@ -33,18 +35,22 @@ _FIRST_CORRELATION, _STEPS = 0.1, (-1.5, -1.5)  # where the search begins, and h
 _SMALLEST_SCALE = 1e-6
 _SMALLEST_CONCENTRATION = 1e-3  # as in zoobot/likelihoods.py, which loads TensorFlow
 _SMALLEST_CORRELATION, _MAX_CORRELATION = 1e-4, 0.9  # the first: as good as a multinomial for 40 votes
+_CALIBRATION_WIDTHS = np.array([0.5, 1.0])  # of the normal priors of log slope, and of logit rho around that of the fit
 
 
 @dataclass(frozen=True)
 class QuestionPosterior:
     """The weights of one question: mean (H + 1) × (A - 1), the last row the intercept, the last answer the reference;
-    the Cholesky factor (upper) of their precision; the votes' correlation ``rho`` in [0, 0.9].
+    the Cholesky factor (upper) of their precision; ``rho`` in [0, 0.9], by which votes were discounted; and what
+    predictions take: logits times ``slope``, and votes with the correlation ``predicted_rho``.
     """
 
     mean: Floats
     precision_factor: Floats
     prior_precision: float
     rho: float
+    slope: float
+    predicted_rho: float
 
 
 @dataclass(frozen=True)
@@ -74,16 +80,16 @@ class LinearHead:
             draws = posterior.mean.ravel()[:, None] + solve_triangular(posterior.precision_factor, noise)
             weights = draws.T.reshape(n_samples, n_weights, n_free).transpose(1, 0, 2).reshape(n_weights, -1)
             logits = features @ weights[:-1].astype(np.float32) + weights[-1].astype(np.float32)
-            logits = logits.reshape(len(features), n_samples, n_free)
+            logits = posterior.slope * logits.reshape(len(features), n_samples, n_free)
             probabilities = softmax(np.concatenate([logits, np.zeros_like(logits[..., :1])], axis=-1), axis=-1)
-            parts.append(_concentrations(probabilities, posterior.rho) if concentrations else probabilities)
+            parts.append(_concentrations(probabilities, posterior.predicted_rho) if concentrations else probabilities)
         return np.concatenate(parts, axis=-1)
 
     def arrays(self) -> dict[str, Floats]:
         """All values by name: what ``load`` makes the head of again."""
         found = {"centre_H": self.centre_H, "scale_H": self.scale_H}
         for i, question in enumerate(self.questions):
-            numbers = np.array([question.prior_precision, question.rho])
+            numbers = np.array([question.prior_precision, question.rho, question.slope, question.predicted_rho])
             found |= {f"mean_{i}": question.mean, f"factor_{i}": question.precision_factor, f"numbers_{i}": numbers}
         return found
 
@@ -100,17 +106,24 @@ def load(path: Path) -> LinearHead:
     with np.load(path) as stored:
         questions = []
         for i in range(sum(name.startswith("mean_") for name in stored)):
-            precision, rho = map(float, stored[f"numbers_{i}"])
-            questions.append(QuestionPosterior(stored[f"mean_{i}"], stored[f"factor_{i}"], precision, rho))
+            precision, rho, *calibration = map(float, stored[f"numbers_{i}"])
+            numbers = precision, rho, *(calibration or (1.0, rho))  # a head of the format before was not calibrated
+            questions.append(QuestionPosterior(stored[f"mean_{i}"], stored[f"factor_{i}"], *numbers))
         return LinearHead(stored["centre_H"], stored["scale_H"], tuple(questions))
 
 
-def fit(features_N_H: npt.ArrayLike, counts_N_A: npt.ArrayLike, groups: Sequence[Group]) -> LinearHead:
+def fit(
+    features_N_H: npt.ArrayLike,
+    counts_N_A: npt.ArrayLike,
+    groups: Sequence[Group],
+    at_random_N: npt.ArrayLike | None = None,
+) -> LinearHead:
     """The posterior of each question's weights given the votes of labelled galaxies.
 
     Args:
         features_N_H: of labelled galaxies.
         counts_N_A: their votes, for the answers of all groups in order; a question nobody was asked has none.
+        at_random_N: which of them were drawn at random, so that they show what most galaxies are like; None: all.
 
     Raises:
         InputError: features or votes are not finite, or votes are negative.
@@ -119,6 +132,7 @@ def fit(features_N_H: npt.ArrayLike, counts_N_A: npt.ArrayLike, groups: Sequence
     counts = np.asarray(counts_N_A, dtype=np.float64)
     if not (np.isfinite(features).all() and np.isfinite(counts).all() and (counts >= 0).all()):
         raise InputError("cannot fit the head: features and votes must be finite, and votes at least 0")
+    at_random = np.ones(len(features), bool) if at_random_N is None else np.asarray(at_random_N, dtype=bool)
     scale = features.std(axis=0)
     scale[scale < _SMALLEST_SCALE * (1 + np.abs(features).max(axis=0))] = 1.0  # the same for all galaxies
     unfitted = LinearHead(features.mean(axis=0), scale, ())
@@ -127,7 +141,8 @@ def fit(features_N_H: npt.ArrayLike, counts_N_A: npt.ArrayLike, groups: Sequence
     for group in groups:
         of_group = counts[:, start : start + len(group.answers)]
         asked = of_group.sum(axis=1) > 0
-        posteriors.append(_fit_question(with_one[asked], of_group[asked]))
+        fitted = _fit_question(with_one[asked], of_group[asked])
+        posteriors.append(_calibrate(fitted, with_one[asked & at_random], of_group[asked & at_random]))
         start += len(group.answers)
     return replace(unfitted, questions=tuple(posteriors))
 
@@ -138,18 +153,18 @@ def _fit_question(features: Floats, counts: Floats) -> QuestionPosterior:
     weights = np.zeros((features.shape[1], n_free))
     weights[-1] = np.log(counts[:, :-1].sum(axis=0) + 1) - np.log(counts[:, -1].sum() + 1)
     totals = counts.sum(axis=1)
-    best = (np.inf, QuestionPosterior(weights, np.eye(weights.size), float(len(weights)), 0.0))
+    best = (np.inf, QuestionPosterior(weights, np.eye(weights.size), float(len(weights)), 0.0, 1.0, 0.0))
     tells_rho = bool((totals > 1).any())
 
     def evaluate(point: Floats) -> float:
         nonlocal best
         precision = float(np.clip(np.exp(point[0]), *_PRECISIONS))
         rho = float(np.clip(expit(point[1]), _SMALLEST_CORRELATION, _MAX_CORRELATION)) if tells_rho else 0.0
-        effective = counts / (1 + (totals - 1) * rho)[:, None]
-        mean, factor = _maximum(features, effective, best[1].mean, precision)
-        loss = _leave_one_out_loss(features, counts, effective, mean, factor, rho) if len(counts) else 0.0
+        mean, factor = _maximum(features, _discounted(counts, rho), best[1].mean, precision)
+        found = QuestionPosterior(mean, factor, precision, rho, 1.0, rho)
+        loss = _loss(*_leave_one_out(found, features, counts), counts, rho) if len(counts) else 0.0
         if loss < best[0]:
-            best = (loss, QuestionPosterior(mean, factor, precision, rho))
+            best = (loss, found)
         return loss
 
     start = np.array([np.log(len(weights)), logit(_FIRST_CORRELATION)])[: 2 if tells_rho else 1]
@@ -161,23 +176,46 @@ def _fit_question(features: Floats, counts: Floats) -> QuestionPosterior:
     return best[1]
 
 
-def _leave_one_out_loss(
-    features: Floats, counts: Floats, effective: Floats, mean: Floats, factor: Floats, rho: float
-) -> float:
-    """Minus the mean log likelihood of each galaxy's votes given all others, in nats.
+def _calibrate(fitted: QuestionPosterior, features: Floats, counts: Floats) -> QuestionPosterior:
+    """The slope and the correlation of predicted votes with the lowest leave-one-out loss on these galaxies."""
+    if not len(counts):
+        return fitted
+    logits, root = _leave_one_out(fitted, features, counts)
+    n = 2 if fitted.rho else 1  # single votes tell no correlation
+    start = np.array([0.0, logit(max(fitted.rho, _SMALLEST_CORRELATION))])[:n]
 
-    The logits without a galaxy follow from the fit with it (Rahnama Rad & Maleki 2020, JRSS B 82, 965), and so does
-    their variance; the mean over them is one over fixed normal draws.
+    def parameters(point: Floats) -> tuple[float, float]:
+        rho = float(np.clip(expit(point[1]), _SMALLEST_CORRELATION, _MAX_CORRELATION)) if n == 2 else 0.0
+        return float(np.exp(point[0])), rho
+
+    def evaluate(point: Floats) -> float:
+        slope, rho = parameters(point)
+        prior = float(np.sum(((point - start) / _CALIBRATION_WIDTHS[:n]) ** 2)) / 2
+        return _loss(slope * logits, slope * root, counts, rho) + prior / len(counts)
+
+    found = minimize(evaluate, start, method="Nelder-Mead", options={"xatol": 0.01, "fatol": 1e-4, "maxfev": 100})
+    slope, rho = parameters(found.x)
+    return replace(fitted, slope=slope, predicted_rho=rho)
+
+
+def _discounted(counts: Floats, rho: float) -> Floats:
+    return np.asarray(counts / (1 + (counts.sum(axis=1, keepdims=True) - 1) * rho))
+
+
+def _leave_one_out(fitted: QuestionPosterior, features: Floats, counts: Floats) -> tuple[Floats, Floats]:
+    """Each galaxy's logits given the votes of all others: means N × A-1, and N × A-1 × A-1 roots of their covariance.
+
+    Both follow from the fit with the galaxy (Rahnama Rad & Maleki 2020, JRSS B 82, 965).
     """
-    n, n_free = len(features), mean.shape[1]
-    logits = features @ mean
+    n, n_free = len(features), fitted.mean.shape[1]
+    logits, effective = features @ fitted.mean, _discounted(counts, fitted.rho)
     probabilities = np.exp(_log_probabilities(logits))[:, :-1]
     totals = effective.sum(axis=1)
     design = np.zeros((*features.shape, n_free, n_free))
     for a in range(n_free):
         design[:, :, a, a] = features
     columns = design.reshape(n, -1, n_free).transpose(1, 0, 2).reshape(-1, n * n_free)
-    spread = solve_triangular(factor.T, columns, lower=True).reshape(-1, n, n_free).transpose(1, 0, 2)
+    spread = solve_triangular(fitted.precision_factor.T, columns, lower=True).reshape(-1, n, n_free).transpose(1, 0, 2)
     with_it = spread.transpose(0, 2, 1) @ spread  # the posterior covariance of a galaxy's logits, N × A-1 × A-1
     one = np.eye(n_free)
     curvature = totals[:, None, None] * (
@@ -187,9 +225,14 @@ def _leave_one_out_loss(
     residual = effective[:, :-1] - totals[:, None] * probabilities
     moved = logits - (without @ residual[:, :, None])[:, :, 0]
     root = np.linalg.cholesky((without + without.transpose(0, 2, 1)) / 2 + 1e-9 * one)
-    draws = moved[:, None] + np.einsum("nab,kb->nka", root, _normal_draws(n_free))
-    shape = (n, len(draws[0]), n_free)
-    probabilities_N_K_A = np.exp(_log_probabilities(draws.reshape(-1, n_free))).reshape(*shape[:2], n_free + 1)
+    return np.asarray(moved), np.asarray(root)
+
+
+def _loss(logits: Floats, root: Floats, counts: Floats, rho: float) -> float:
+    """Minus the mean log likelihood of votes, in nats, over fixed normal draws of the logits."""
+    n, n_free = logits.shape
+    draws = logits[:, None] + np.einsum("nab,kb->nka", root, _normal_draws(n_free))
+    probabilities_N_K_A = np.exp(_log_probabilities(draws.reshape(-1, n_free))).reshape(n, -1, n_free + 1)
     concentrations = _concentrations(probabilities_N_K_A, rho)
     log_likelihood = metrics.log_likelihood("dirichlet_multinomial", concentrations, counts[:, None])
     return float(-np.mean(metrics.mixture(log_likelihood)))

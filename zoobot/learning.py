@@ -20,6 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from zoobot import encoders, folders, head, model, tfrecords
 from zoobot.errors import FolderError, SettingsError
@@ -116,19 +117,40 @@ def _load_networks(it: Iteration, folder: Path) -> Predictor:
 
 def _fit_head(it: Iteration) -> dict[str, Any]:
     features = frozen_features(it.settings, it.shard_config)
-    files = list(it.train_files().values())
+    files = it.train_files().values()
     counts = [it.task.counts(tfrecords.read_votes(path, it.task.stored_columns)) for path in files]
-    fitted = head.fit(np.concatenate([features.of(path) for path in files]), np.concatenate(counts), it.task.groups)
+    fitted = head.fit(
+        np.concatenate([features.of(path) for path in files]), np.concatenate(counts), it.task.groups, _at_random(it)
+    )
     folder = it.folder / "model"
     folder.mkdir()
     fitted.save(folder / HEAD_FILE)
     architecture = {"encoder": features.weights_sha256, "orientations": features.orientations, "head": "linear"}
     folders.write_json(folder / "architecture.json", architecture)
-    told = {g.question: {"prior_precision": q.prior_precision, "votes_correlation": q.rho}
+    told = {g.question: {"prior_precision": q.prior_precision, "slope": q.slope, "votes_correlation": q.predicted_rho}
             for g, q in zip(it.task.groups, fitted.questions, strict=True)}  # fmt: skip
     history = {"epochs": 0, "questions": told, "weights_sha256": encoders.digest_arrays([*fitted.arrays().values()])}
     folders.write_json(folder / model.TRAINING_FILE, history)
     return history
+
+
+def _at_random(it: Iteration) -> npt.NDArray[np.bool_]:
+    """Which of the galaxies to learn from, in order, were drawn at random: those before the first iteration, and those
+    that no acquisition function chose.
+    """
+    chosen = it.settings.acquisition
+    all_are = chosen.name == "random" and chosen.skip_confident == 1
+    drawn: set[str] = set()
+    for folder in it.before:
+        table = pd.read_parquet(folder / "predictions.parquet", columns=["id_str", "at_random"])
+        drawn |= set(table["id_str"][table["at_random"]])
+    return np.array(
+        [
+            all_are or path.is_relative_to(it.shard_dir) or id_str in drawn
+            for path in it.train_files().values()
+            for id_str in tfrecords.read_ids(path)
+        ]
+    )
 
 
 def _load_head(it: Iteration, folder: Path) -> Predictor:
