@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, softmax
 
-from zoobot import head
+from zoobot import head, metrics
 from zoobot.errors import InputError
 from zoobot.tasks import Group
 
@@ -93,6 +93,23 @@ def test_agrees_with_a_general_optimiser(groups: tuple[Group, ...], n_answers: i
 def test_the_correlation_of_votes_is_found(rho: float) -> None:
     features, counts, _ = simulated(800, 4, 3, 30, rho, seed=2)
     assert head.fit(features, counts, THREE).questions[0].predicted_rho == pytest.approx(rho, abs=0.02 + 0.1 * rho)
+
+
+def test_galaxies_chosen_for_their_scatter_do_not_make_the_head_unsure_of_the_others() -> None:
+    fair = simulated(600, 4, 2, 30, 0.02, seed=7)
+    rng = np.random.default_rng(8)
+    chosen = rng.normal(size=(150, 4))  # of them volunteers tell nothing, whatever the features
+    counts = np.stack([rng.multinomial(30, p) for p in rng.dirichlet([0.6, 0.6], 150)])
+    features, votes = np.concatenate([fair[0][:60], chosen]), np.concatenate([fair[1][:60], counts])
+    at_random = np.arange(210) < 60
+    losses = []
+    for told in (at_random, None):
+        samples = head.fit(features, votes, PAIR, told).sample(fair[0][60:], 30, np.random.default_rng(0))
+        log_likelihood = metrics.log_likelihood("dirichlet_multinomial", samples, fair[1][60:, None])
+        losses.append(-metrics.mixture(log_likelihood).mean())
+    assert losses[0] < losses[1] - 0.05
+    (uncalibrated,) = head.fit(features, votes, PAIR, np.zeros(210, bool)).questions
+    assert (uncalibrated.slope, uncalibrated.predicted_rho) == (1, uncalibrated.rho), "none to calibrate on"
 
 
 def test_the_posterior_covers_the_truth_as_often_as_it_says() -> None:

@@ -145,6 +145,26 @@ def test_a_file_of_weights_that_changed_since_the_instructions_is_refused(
         iterate.run(settings)
 
 
+def test_the_head_is_told_which_galaxies_were_drawn_at_random(
+    frozen: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    fit = head.fit
+
+    def recorded(*given: Any) -> head.LinearHead:
+        told.append(given[3])
+        return fit(*given)
+
+    monkeypatch.setattr(head, "fit", recorded)
+    for name, share in (("mixture", 0.5), ("random", 1), ("entropy", 0)):
+        told.clear()
+        settings = beside(frozen, compose, f"at_random_{name}", *HEAD, f"acquisition={name}", "oracle.late_fraction=0")
+        simulate.run(settings)
+        n_first = int(told[0].sum())
+        assert [len(t) - n_first for t in told] == [0, 8, 16] and told[0].all()
+        assert [t.sum() - n_first for t in told] == [0, 8 * share, 16 * share]
+
+
 def test_an_encoder_of_another_survey_is_named_from_this_one(frozen: Settings, compose: Compose) -> None:
     other = beside(frozen, compose, "other", *HEAD, "survey.name=other", "model.weights=../../demo/encoders/galaxies")
     assert not other.encoders_dir.exists() and instructions.encoder_source(other) == frozen.encoders_dir / "galaxies"
