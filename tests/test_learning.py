@@ -158,7 +158,8 @@ def test_the_head_is_told_which_galaxies_were_drawn_at_random(
     monkeypatch.setattr(head, "fit", recorded)
     for name, share in (("mixture", 0.5), ("random", 1), ("entropy", 0)):
         told.clear()
-        settings = beside(frozen, compose, f"at_random_{name}", *HEAD, f"acquisition={name}", "oracle.late_fraction=0")
+        overrides = (f"acquisition={name}", "oracle.late_fraction=0", f"acquisition.random_share={share % 1}")
+        settings = beside(frozen, compose, f"at_random_{name}", *HEAD, *overrides)
         simulate.run(settings)
         n_first = int(told[0].sum())
         assert [len(t) - n_first for t in told] == [0, 8, 16] and told[0].all()
