@@ -52,7 +52,7 @@ FROM (
 
 def bare_parse(path: Path) -> None:
     """DuckDB alone: the same fields into typed columns, each consumed."""
-    with duckdb.connect(config={**votes.RESOURCES, "preserve_insertion_order": False}) as connection:
+    with duckdb.connect(config={**votes.resources(), "preserve_insertion_order": False}) as connection:
         connection.execute(_EXPORT_PARSE if path.suffix == ".csv" else _DUMP_PARSE, {"path": str(path)}).fetchall()
 
 

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks import classifications as generated
 from tests import reference_votes
 from tests.test_votes import HEADER, TREE, VERSIONS, plausible_rows, row, spoilt_rows
 from zoobot import answers, classifications, intake, votes
@@ -322,3 +323,11 @@ def test_mangled_bytes_never_crash(tmp_path: Path, suffix: str) -> None:
         reduction = reduced(whole)
         assert sum(reduction.tally.values()) == reduction.answers_read
         assert reduction.tally[answers.REJECTED] == len(reduction.rejected)
+
+
+def test_many_processors_do_not_take_more_memory_than_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    path = tmp_path / "a.jsonl"
+    generated.write(path, 100_000, "jsonl")
+    votes_of, _ = votes.reduce(path, generated.QUESTIONS, generated.VERSIONS)
+    assert len(votes_of) > 10_000

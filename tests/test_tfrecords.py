@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,33 @@ def test_another_number_of_galaxies_than_stated_is_an_error(tmp_path: Path) -> N
     path = write(tmp_path, 5)
     with pytest.raises(tf.errors.FailedPreconditionError):
         list(tfrecords.dataset([path], 9, SMOOTH, config(), 4))
+
+
+def test_ids_and_votes_of_many_shards_keep_no_pictures_in_memory(tmp_path: Path) -> None:
+    large = np.zeros((200, 200, 3), np.uint8)
+    paths = [tmp_path / f"{number}.tfrecord" for number in range(32)]
+    for path in paths:
+        tfrecords.write(path, [tfrecords.encode(f"{path.stem}_{i}", large, {"label": i}, "raw") for i in range(40)])
+    tfrecords.read_ids(paths[0])
+    before = resident_bytes()
+    for path in paths[1:]:
+        assert tfrecords.read_ids(path) == [f"{path.stem}_{i}" for i in range(40)]
+        assert tfrecords.read_votes(path, ["label"])["label"].tolist() == list(range(40))
+    assert resident_bytes() - before < 0.5 * 31 * 40 * large.nbytes
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_shard_that_is_written_again_is_read_again(tmp_path: Path) -> None:
+    path = write(tmp_path, 2)
+    assert tfrecords.read_ids(path) == ["id0", "id1"]
+    write(tmp_path, 3)
+    assert tfrecords.read_ids(path) == ["id0", "id1", "id2"]
+    path.unlink()
+    with pytest.raises(FolderError, match=r"tfrecord cannot be read: No such file"):
+        tfrecords.read_ids(path)
 
 
 def test_a_damaged_shard_is_an_error_naming_the_file(tmp_path: Path) -> None:

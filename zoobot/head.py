@@ -159,7 +159,7 @@ def _fit_question(features: Floats, counts: Floats) -> QuestionPosterior:
     def evaluate(point: Floats) -> float:
         nonlocal best
         precision = float(np.clip(np.exp(point[0]), *_PRECISIONS))
-        rho = float(np.clip(expit(point[1]), _SMALLEST_CORRELATION, _MAX_CORRELATION)) if tells_rho else 0.0
+        rho = _correlation(point[1]) if tells_rho else 0.0
         mean, factor = _maximum(features, _discounted(counts, rho), best[1].mean, precision)
         found = QuestionPosterior(mean, factor, precision, rho, 1.0, rho)
         loss = _loss(*_leave_one_out(found, features, counts), counts, rho) if len(counts) else 0.0
@@ -185,8 +185,7 @@ def _calibrate(fitted: QuestionPosterior, features: Floats, counts: Floats) -> Q
     start = np.array([0.0, logit(max(fitted.rho, _SMALLEST_CORRELATION))])[:n]
 
     def parameters(point: Floats) -> tuple[float, float]:
-        rho = float(np.clip(expit(point[1]), _SMALLEST_CORRELATION, _MAX_CORRELATION)) if n == 2 else 0.0
-        return float(np.exp(point[0])), rho
+        return float(np.exp(point[0])), _correlation(point[1]) if n == 2 else 0.0
 
     def evaluate(point: Floats) -> float:
         slope, rho = parameters(point)
@@ -196,6 +195,10 @@ def _calibrate(fitted: QuestionPosterior, features: Floats, counts: Floats) -> Q
     found = minimize(evaluate, start, method="Nelder-Mead", options={"xatol": 0.01, "fatol": 1e-4, "maxfev": 100})
     slope, rho = parameters(found.x)
     return replace(fitted, slope=slope, predicted_rho=rho)
+
+
+def _correlation(log_odds: float) -> float:
+    return float(np.clip(expit(log_odds), _SMALLEST_CORRELATION, _MAX_CORRELATION))
 
 
 def _discounted(counts: Floats, rho: float) -> Floats:

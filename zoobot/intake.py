@@ -184,10 +184,8 @@ class Intake:
         cursor = self._connection.cursor().execute(new, values)  # of its own: rows are put in while these are taken out
         while batch := cursor.fetchmany(_BATCH):
             texts = [text for (text,) in batch]
-            codes = pa.array(map(self._verdicts.of, texts), pa.int32())
-            self._connection.from_arrow(pa.table({"key": pa.array(texts, pa.string()), "code": codes})).insert_into(
-                "judged"
-            )
+            columns = {"key": pa.array(texts, pa.string()), "code": pa.array(map(self._verdicts.of, texts), pa.int32())}
+            self._connection.from_arrow(pa.table(columns)).insert_into("judged")
 
     def _set_aside(self, path: Path, is_export: bool) -> Iterator[object]:
         """Take the odd rows out of the table."""

@@ -139,18 +139,14 @@ def _at_random(it: Iteration) -> npt.NDArray[np.bool_]:
     that no acquisition function chose.
     """
     chosen = it.settings.acquisition
-    all_are = chosen.name == "random" and chosen.skip_confident == 1
+    if chosen.name == "random" and chosen.skip_confident == 1:
+        return np.ones(it.count_train(), bool)
     drawn: set[str] = set()
     for folder in it.before:
-        table = pd.read_parquet(folder / "predictions.parquet", columns=["id_str", "at_random"])
-        drawn |= set(table["id_str"][table["at_random"]])
-    return np.array(
-        [
-            all_are or path.is_relative_to(it.shard_dir) or id_str in drawn
-            for path in it.train_files().values()
-            for id_str in tfrecords.read_ids(path)
-        ]
-    )
+        path = folder / "predictions.parquet"
+        drawn |= set(pd.read_parquet(path, columns=["id_str"], filters=[("at_random", "==", True)])["id_str"])
+    files = it.train_files().values()
+    return np.array([p.is_relative_to(it.shard_dir) or id_ in drawn for p in files for id_ in tfrecords.read_ids(p)])
 
 
 def _load_head(it: Iteration, folder: Path) -> Predictor:

@@ -19,6 +19,7 @@ Pixels = npt.NDArray[np.uint8]
 FORMAT_VERSION = 1  # of shard_config.json
 SHUFFLE_BUFFER = 4096  # records
 READ_BATCH = 256  # records
+_NO_VOTES = {"id_str", "image", "height", "width", "channels"}
 
 
 def load_config(folder: Path) -> dict[str, Any]:
@@ -67,9 +68,7 @@ def decode(record: bytes, encoding: str) -> tuple[str, Pixels, dict[str, int]]:
         pixels = np.frombuffer(raw, np.uint8).reshape(shape)
     else:
         pixels = tf.io.decode_image(raw, channels=shape[2]).numpy()
-    known = {"id_str", "image", "height", "width", "channels"}
-    votes = {name: feature.int64_list.value[0] for name, feature in features.items() if name not in known}
-    return features["id_str"].bytes_list.value[0].decode(), pixels, votes
+    return features["id_str"].bytes_list.value[0].decode(), pixels, _votes(features)
 
 
 def write(path: Path, records: Sequence[bytes]) -> None:
@@ -93,31 +92,38 @@ def read(path: Path) -> Iterator[bytes]:
 
 def read_ids(path: Path) -> list[str]:
     """The ids in one shard, in order."""
-    return [features["id_str"].bytes_list.value[0].decode() for features in _without_pixels(path)]
+    return list(_read_labels(path, *_state(path))[0])
 
 
 def read_votes(path: Path, columns: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
     """The votes of the labelled galaxies in one shard, in order: an array for each of these columns."""
-    rows = _without_pixels(path)
-    return {name: np.array([row[name].int64_list.value[0] for row in rows], np.int64) for name in columns}
+    votes = _read_labels(path, *_state(path))[1]
+    return {name: votes[name].copy() for name in columns}
 
 
-def _without_pixels(path: Path) -> list[Mapping[str, Any]]:
+def _state(path: Path) -> tuple[int, int]:
     try:
         state = path.stat()
     except OSError as error:
         raise FolderError(f"{path} cannot be read: {error.strerror}.") from error
-    return _read_without_pixels(path, state.st_mtime_ns, state.st_size)
+    return state.st_mtime_ns, state.st_size
 
 
 @functools.lru_cache(maxsize=256)  # each iteration asks again, and TensorFlow takes 20 ms to begin with a file
-def _read_without_pixels(path: Path, _mtime_ns: int, _size: int) -> list[Mapping[str, Any]]:
-    rows = []
+def _read_labels(path: Path, _mtime_ns: int, _size: int) -> tuple[list[str], dict[str, npt.NDArray[np.int64]]]:
+    """Ids and votes alone: a part of a record would keep all of it, with its pixels, in memory."""
+    ids: list[str] = []
+    votes: dict[str, list[int]] = {}
     for record in read(path):
         features = tf.train.Example.FromString(record).features.feature
-        del features["image"]
-        rows.append(features)
-    return rows
+        ids.append(features["id_str"].bytes_list.value[0].decode())
+        for name, values in _votes(features).items():
+            votes.setdefault(name, []).append(values)
+    return ids, {name: np.array(values, np.int64) for name, values in votes.items()}
+
+
+def _votes(features: Mapping[str, Any]) -> dict[str, int]:
+    return {name: values.int64_list.value[0] for name, values in features.items() if name not in _NO_VOTES}
 
 
 def dataset(

@@ -45,8 +45,6 @@ REPEAT = "repeat by the same volunteer"
 SESSION_REPEAT = "repeat in the same anonymous session"
 
 REJECTED_COLUMNS = ("classification_id", "subject_id", "task", "reason")
-# Of DuckDB. What exceeds the memory goes to a temporary folder; 16 threads would need more than 1 GB to begin with.
-RESOURCES: dict[str, Any] = {"memory_limit": "400MB", "threads": min(4, os.cpu_count() or 1)}
 
 
 @dataclass(frozen=True)
@@ -117,10 +115,15 @@ def reduce_all(
     return Reduction(votes, rejected, dict(tally), answers_read)
 
 
+def resources() -> dict[str, Any]:
+    """What DuckDB may take; the rest goes to a temporary folder. 16 threads would need more than 1 GB to begin with."""
+    return {"memory_limit": "400MB", "threads": min(4, os.cpu_count() or 1)}
+
+
 def _connect(spill: str) -> duckdb.DuckDBPyConnection:
     return duckdb.connect(
         config={
-            **RESOURCES,
+            **resources(),
             "temp_directory": spill,
             "preserve_insertion_order": False,
             # A join keeps the table on its right in memory: DuckDB cannot tell how many rows a file has.

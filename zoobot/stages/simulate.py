@@ -24,10 +24,11 @@ def run(settings: Settings) -> Path:
         if settings.model.weights == settings.pretrain.name:
             pretrain.run(settings)
     instructions.run(settings)
-    done = len(folders.list_numbered(settings.experiment_dir, "iteration"))
+    iterations = folders.list_numbered(settings.experiment_dir, "iteration")
+    done = len(iterations)
     if done >= settings.simulate.iterations:
         log.info("%s has %d iterations already: nothing to do", settings.experiment_dir, done)
-        tracking.log_iterations(settings, folders.list_numbered(settings.experiment_dir, "iteration"))
+        tracking.log_iterations(settings, iterations)
     for number in range(done, settings.simulate.iterations):
         if stopping.reason(folders.list_numbered(settings.experiment_dir, "iteration"), settings.stop):
             iterate.run(settings)  # says why there is no further one
