@@ -156,7 +156,7 @@ def test_the_head_is_told_which_galaxies_were_drawn_at_random(
         return fit(*given)
 
     monkeypatch.setattr(head, "fit", recorded)
-    for name, share in (("mixture", 0.5), ("random", 1), ("entropy", 0)):
+    for name, share in (("mixture", 0.5), ("random", 1)):
         told.clear()
         overrides = (f"acquisition={name}", "oracle.late_fraction=0", f"acquisition.random_share={share % 1}")
         settings = beside(frozen, compose, f"at_random_{name}", *HEAD, *overrides)
