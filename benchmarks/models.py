@@ -3,10 +3,9 @@
     python -m benchmarks.models --real ../shared/realdata          # demo, gz2, gz2_tree, sdss: hours on two cores
     python -m benchmarks.models demo --models small_cnn pretrained  # a part of it
 
-One simulated iteration each: all labelled galaxies but eval and test at once, drawn at random, and the metrics of its
-metrics.json on the test galaxies, which are drawn at random too (docs/metrics.md explains them). Errors and coverage are
-means over questions, weighted by their galaxies; the log score is that of all votes of a galaxy. Finished rows are taken
-from --folder when the command is called again.
+One simulated iteration each: all labelled galaxies but eval and test at once, drawn at random. The metrics are those of
+its metrics.json on the test galaxies, drawn at random too (docs/metrics.md explains them): means over questions,
+weighted by their galaxies, and the log score of all votes of a galaxy. With --folder, finished rows are not made again.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def _sizes(labelled: int, evaluated: int, tested: int) -> tuple[str, ...]:
 
 
 def measure(settings: tuple[str, ...], data_dir: Path) -> dict[str, dict[str, float]]:
-    """The metrics on the test galaxies, and on the random eval ones; run.py's own log goes to standard error."""
+    """The metrics on the test galaxies; run.py's own log goes to standard error."""
     name = next(s for s in settings if s.startswith("experiment_name=")).partition("=")[2]
     done = data_dir / "experiments" / "simulations" / name / "iteration_0" / "metrics.json"
     common = ("stage=simulate", "simulate.iterations=1", "acquisition=random", "tracking=disabled", "oracle=known")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -205,6 +206,18 @@ def test_a_gap_or_a_cut_file_stops_the_next_iteration_before_it_starts(done: Set
 def test_iterate_without_instructions_says_what_to_run(compose: Compose, tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="stage=instructions"):
         iterate.run(compose("stage=iterate", "quick=true", data_dir=tmp_path))
+
+
+@pytest.mark.parametrize(("name", "votes", "warned"), [
+    ("mutual_information", 5, True), ("mutual_information", 20, False), ("random", 5, False)
+])  # fmt: skip
+def test_galaxies_with_other_votes_than_the_scores_expect_are_noticed_before_the_first_iteration(
+    done: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, votes: int, warned: bool
+) -> None:
+    scores = replace(done.acquisition, name=name, expected_votes=votes)
+    instructions.run(replace(copy_data(done, tmp_path), experiment_name="other", acquisition=scores))
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [message.rpartition("set ")[2] for message in told] == ["acquisition.expected_votes=48"] * warned
 
 
 @pytest.mark.parametrize("warm_start", [True, False])

@@ -9,11 +9,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from zoobot import folders
+import numpy as np
+
+from zoobot import folders, tfrecords
 from zoobot.iteration import fixed_settings
 from zoobot.questions import load_questions
 from zoobot.settings import ORACLE_FIXED, Settings
-from zoobot.tasks import build_task
+from zoobot.tasks import Task, build_task
 
 log = logging.getLogger("zoobot")
 FORMAT_VERSION = 1
@@ -33,6 +35,7 @@ def run(settings: Settings) -> Path:
     if folders.exists_with(path, used, inputs):
         log.info("%s exists with these settings: nothing to do", path)
         return path
+    _check_expected_votes(settings, task)
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "experiment": settings.experiment_name,
@@ -64,6 +67,20 @@ def run(settings: Settings) -> Path:
         shutil.copyfile(settings.shard_dir / "shards.db", staging / "iteration.db")
     log.info("%s: written", path)
     return path
+
+
+def _check_expected_votes(settings: Settings, task: Task) -> None:
+    """Warn where the labelled galaxies have far more or fewer votes than the scores are told to expect."""
+    expected, config = settings.acquisition.expected_votes, tfrecords.load_config(settings.shard_dir)
+    files = [settings.shard_dir / name for name in config["splits"]["train"]]
+    counts_N_A = np.concatenate([task.counts(tfrecords.read_votes(path, task.stored_columns)) for path in files])
+    votes_N = counts_N_A[:, : len(task.groups[0].answers)].sum(axis=1)
+    typical = max(1, round(float(np.median(votes_N))))
+    if settings.acquisition.name != "random" and not expected / 3 <= typical <= expected * 3:
+        log.warning(
+            "the labelled galaxies have %d votes (median), but acquisition.expected_votes=%d: if new ones get about as "
+            "many as these, set acquisition.expected_votes=%d", typical, expected, typical,
+        )  # fmt: skip
 
 
 def encoder_source(settings: Settings) -> Path | None:
