@@ -191,17 +191,6 @@ def test_badge_agrees_with_the_whole_gradients() -> None:
     assert pick("badge", of)[1][others] / scale == pytest.approx(nearest[others] / scale, abs=1e-6)
 
 
-def test_a_mixture_is_half_lcmd_and_then_badge_among_the_others() -> None:
-    of = candidates(40)
-    random = np.random.default_rng(0)
-    picks, scores = acquisition.strategy("mixture").choose(of, 9, random)
-    spread = acquisition.strategy("lcmd").choose(of, 4, np.random.default_rng(0))[0]
-    others = np.setdiff1d(np.arange(40), spread)
-    alone, alone_scores = acquisition.strategy("badge").choose(of.take(others), 5, np.random.default_rng(0))
-    assert picks[:4].tolist() == spread.tolist() and picks[4:].tolist() == others[alone].tolist()
-    assert scores[others] == pytest.approx(alone_scores, rel=1e-5)
-
-
 def slow_joint_information(of: Candidates, rows: list[int]) -> float:
     """½ log det of the covariance of the votes of some galaxies in units of their noise, as one dense matrix."""
     columns, noise = [], []

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from zoobot.acquisition.batches import badge, k_center, lcmd, mixture, typiclust
+from zoobot.acquisition.batches import badge, k_center, lcmd, typiclust
 from zoobot.acquisition.candidates import Candidates, Floats, Question, Rows, Strategy, by_score
 from zoobot.acquisition.information import (
     binomial_mutual_information,
@@ -58,7 +58,7 @@ ACQUISITIONS: dict[str, Strategy] = {
     "softmax_mutual_information": by_score(softmax_mutual_information),
     "batch_mutual_information": Strategy(batch_mutual_information, batch_aware=True),
     "badge": Strategy(badge, batch_aware=True),
-    "mixture": Strategy(mixture, batch_aware=True, needs_labelled_features=True),  # and some at random, by its option
+    "mixture": Strategy(badge, batch_aware=True),  # its option sets acquisition.random_share
     "k_center": Strategy(k_center, batch_aware=True, needs_labelled_features=True),
     "lcmd": Strategy(lcmd, batch_aware=True, needs_labelled_features=True),
     "typiclust": Strategy(typiclust, batch_aware=True, needs_labelled_features=True),

@@ -8,7 +8,6 @@ C centres.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -78,15 +77,6 @@ def badge(candidates: Candidates, n: int, random: np.random.Generator) -> tuple[
 
     picks, scores_N = _plus_plus(distance_to, length_N, n, candidates.free_N, random)
     return picks, np.where(np.isinf(scores_N), length_N, scores_N)
-
-
-def mixture(candidates: Candidates, n: int, random: np.random.Generator) -> tuple[Rows, Floats]:
-    """Half of the batch by LCMD and the rest by BADGE: each finds what the other misses. Scores are those of BADGE."""
-    spread, _ = lcmd(candidates, n // 2, random)
-    free_N = candidates.free_N
-    free_N[spread] = False
-    ambiguous, scores_N = badge(replace(candidates, allowed_N=free_N), n - len(spread), random)
-    return np.concatenate([spread, ambiguous]), scores_N
 
 
 def _plus_plus(
