@@ -36,7 +36,7 @@ METRICS = ("rmse", "mae", "accuracy", "coverage_error", "dispersion")
 
 def surveys(real: Path) -> dict[str, tuple[str, ...]]:
     """The settings of each survey; 64-pixel images."""
-    gz2 = ("survey=gz2", f"survey.folder={real / 'gz2'}", *_sizes(493, 50, 150))
+    gz2 = ("survey=gz2", f"survey.folder={real / 'gz2'}", *_sizes(480, 50, 150))
     sdss = ("survey=custom", "survey.name=sdss", f"survey.folder={real / 'sdss'}", "survey.catalog=catalog.csv")
     return {
         "demo": _sizes(1700, 200, 500),

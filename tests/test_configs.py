@@ -101,6 +101,13 @@ def test_groups_combine(survey: str, task: str, acquisition: str, compose: Compo
     assert settings.shards.name == f"{task}_seed3_mock_standard"
 
 
+def test_live_batches_have_some_at_random_unless_told_otherwise() -> None:
+    live = ("oracle=panoptes", *NEEDS["oracle=panoptes"])
+    assert raw_config(*live).acquisition.random_share == 0.2 and raw_config(*live).oracle.control_per_iteration > 0
+    assert raw_config(*live, "acquisition=lcmd").acquisition.name == "lcmd"
+    assert raw_config("stage=simulate").acquisition.random_share == 0
+
+
 def test_a_config_that_is_printed_can_be_read_as_yaml() -> None:
     printed = yaml.safe_load(OmegaConf.to_yaml(raw_config("stage=simulate")))
     assert set(printed) == {f.name for f in fields(Settings)} | {"hydra"}
