@@ -3,9 +3,10 @@
     python -m benchmarks.models --real ../shared/realdata          # demo, gz2, gz2_tree, sdss: hours on two cores
     python -m benchmarks.models demo --models small_cnn pretrained  # a part of it
 
-One simulated iteration each: all labelled galaxies but eval and test at once, drawn at random. The metrics are those of
-its metrics.json on the test galaxies, drawn at random too (docs/metrics.md explains them): means over questions,
-weighted by their galaxies, and the log score of all votes of a galaxy. With --folder, finished rows are not made again.
+One simulated iteration each, from galaxies drawn at random; the pool keeps pictures enough to pretrain an encoder on.
+The metrics are those of its metrics.json on the test galaxies, drawn at random too (docs/metrics.md explains them):
+means over questions, weighted by their galaxies, and the log score of all votes of a galaxy. With --folder, finished
+rows are not made again.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ METRICS = ("rmse", "mae", "accuracy", "coverage_error", "dispersion")
 
 def surveys(real: Path) -> dict[str, tuple[str, ...]]:
     """The settings of each survey; 64-pixel images."""
-    gz2 = ("survey=gz2", f"survey.folder={real / 'gz2'}", *_sizes(480, 50, 150))
+    gz2 = ("survey=gz2", f"survey.folder={real / 'gz2'}", "survey.retirement_votes=20", *_sizes(270, 50, 120))
     sdss = ("survey=custom", "survey.name=sdss", f"survey.folder={real / 'sdss'}", "survey.catalog=catalog.csv")
     return {
         "demo": _sizes(1700, 200, 500),
         "gz2": (*gz2, "pretrain.epochs=30"),
         "gz2_tree": (*gz2, "task=gz2_tree", "pretrain.epochs=30"),
-        "sdss": (*sdss, "survey.retirement_votes=0", "shards.crop=0.5", "pretrain.epochs=30", *_sizes(2660, 200, 800)),
+        "sdss": (*sdss, "survey.retirement_votes=0", "shards.crop=0.5", "pretrain.epochs=30", *_sizes(1660, 200, 800)),
     }
 
 
