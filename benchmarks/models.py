@@ -85,7 +85,7 @@ def main() -> None:
         data_dir = (arguments.folder or Path(temporary)).resolve()
         for survey in arguments.surveys or known:
             for model in arguments.models:
-                for likelihood in LIKELIHOODS:
+                for likelihood in LIKELIHOODS if model != "pretrained" else LIKELIHOODS[1:]:  # a head has but one
                     name = f"{survey}-{model}-{likelihood}".replace(", ", "-").replace(" ", "-")
                     settings = (*known[survey], *MODELS[model], f"model.likelihood={likelihood}")
                     cells = row(measure((*settings, f"experiment_name={name}"), data_dir))

@@ -217,7 +217,7 @@ def test_galaxies_with_other_votes_than_the_scores_expect_are_noticed_before_the
     scores = replace(done.acquisition, name=name, expected_votes=votes)
     instructions.run(replace(copy_data(done, tmp_path), experiment_name="other", acquisition=scores))
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert [message.rpartition("set ")[2] for message in told] == ["acquisition.expected_votes=48"] * warned
+    assert [message.rpartition("set ")[2] for message in told] == ["acquisition.expected_votes=49"] * warned
 
 
 @pytest.mark.parametrize("warm_start", [True, False])

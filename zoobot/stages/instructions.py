@@ -9,12 +9,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from zoobot import folders, tfrecords
+from zoobot import folders
 from zoobot.iteration import fixed_settings
 from zoobot.questions import load_questions
 from zoobot.settings import ORACLE_FIXED, Settings
+from zoobot.surveys import read_table
 from zoobot.tasks import Task, build_task
 
 log = logging.getLogger("zoobot")
@@ -71,11 +70,9 @@ def run(settings: Settings) -> Path:
 
 def _check_expected_votes(settings: Settings, task: Task) -> None:
     """Warn where the labelled galaxies have far more or fewer votes than the scores are told to expect."""
-    expected, config = settings.acquisition.expected_votes, tfrecords.load_config(settings.shard_dir)
-    files = [settings.shard_dir / name for name in config["splits"]["train"]]
-    counts_N_A = np.concatenate([task.counts(tfrecords.read_votes(path, task.stored_columns)) for path in files])
-    votes_N = counts_N_A[:, : len(task.groups[0].answers)].sum(axis=1)
-    typical = max(1, round(float(np.median(votes_N))))
+    prefix = "mock_" if settings.shards.source == "mock" else ""
+    labelled = read_table(settings.catalog_dir / f"{prefix}labelled.csv")
+    expected, typical = settings.acquisition.expected_votes, max(1, round(labelled[task.tree.root.total].median()))
     if settings.acquisition.name != "random" and not expected / 3 <= typical <= expected * 3:
         log.warning(
             "the labelled galaxies have %d votes (median), but acquisition.expected_votes=%d: if new ones get about as "
