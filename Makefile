@@ -1,5 +1,5 @@
 # make setup: the environment; make demo: a first simulation and its report; make test: all checks, as CI runs them;
-# make bench: all benchmarks, a table of ratios; make docs: docs/settings.md; make lock: requirements.lock;
+# make bench: all benchmarks of speed, a table of ratios; make docs: docs/settings.md; make lock: requirements.lock;
 # make fuzz, make soak and make test-crash: long tests.
 PYTHON ?= python3
 RUN := .venv/bin/python run.py
