@@ -268,6 +268,10 @@ class Settings:
         """The prepared catalogs."""
         return self.survey_dir / "prepared_catalogs" / self.catalogs.name
 
+    def catalog(self, name: str) -> Path:
+        """The ``labelled`` or ``unlabelled`` galaxies that shards are made of."""
+        return self.catalog_dir / f"{'mock_' if self.shards.source == 'mock' else ''}{name}.csv"
+
     @property
     def shard_dir(self) -> Path:
         """The shards."""

@@ -70,8 +70,7 @@ def run(settings: Settings) -> Path:
 
 def _check_expected_votes(settings: Settings, task: Task) -> None:
     """Warn where the labelled galaxies have far more or fewer votes than the scores are told to expect."""
-    prefix = "mock_" if settings.shards.source == "mock" else ""
-    labelled = read_table(settings.catalog_dir / f"{prefix}labelled.csv")
+    labelled = read_table(settings.catalog("labelled"))
     expected, typical = settings.acquisition.expected_votes, max(1, round(labelled[task.tree.root.total].median()))
     if settings.acquisition.name != "random" and not expected / 3 <= typical <= expected * 3:
         log.warning(

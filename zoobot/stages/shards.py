@@ -125,13 +125,12 @@ def _bytes_needed(splits: Mapping[str, pd.DataFrame], settings: Settings) -> int
 
 def split_galaxies(settings: Settings) -> dict[str, pd.DataFrame]:
     """The galaxies of each split. The catalogs are shuffled already, so a split is a range of rows."""
-    prefix = "mock_" if settings.shards.source == "mock" else ""
-    labelled = read_table(settings.catalog_dir / f"{prefix}labelled.csv")
-    pool = _read_pool(settings.catalog_dir / f"{prefix}unlabelled.csv")
+    labelled = read_table(settings.catalog("labelled"))
+    pool = _read_pool(settings.catalog("unlabelled"))
     n_eval, n_test = settings.shards.eval_size, settings.shards.test_size
     if len(labelled) <= n_eval + n_test:
         raise InputError(
-            f"{settings.catalog_dir}/{prefix}labelled.csv has {len(labelled)} galaxies: none is left to train on after"
+            f"{settings.catalog('labelled')} has {len(labelled)} galaxies: none is left to train on after"
             f" shards.eval_size={n_eval} and shards.test_size={n_test}. Make these smaller, or label more galaxies"
             " (catalogs.mock_labelled for a simulation)."
         )
