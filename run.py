@@ -18,8 +18,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from zoobot import config, sweep
+from zoobot import sweep
 from zoobot.errors import ZoobotError
+from zoobot.settings import compose
 
 log = logging.getLogger("zoobot")
 logged: list[ZoobotError] = []  # by this process: what a process of a launcher logs need not reach the terminal
@@ -34,7 +35,7 @@ Groups and their options:
 A first simulation:    python run.py stage=simulate quick=true
 A sweep and a report:  python run.py experiment=demo_sweep && python run.py stage=report
 All settings:          python run.py --cfg job stage=simulate
-Every key is explained in zoobot/settings.py; the guide is README.md."""
+Every key is explained in zoobot/settings/schema.py; the guide is README.md."""
 
 
 class Stopped(Exception):
@@ -46,7 +47,7 @@ def main(cfg: DictConfig) -> None:
     """Check the settings and run one stage."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow is imported later, and talks a lot
     try:
-        checked = config.from_config(cfg)
+        checked = compose.from_config(cfg)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             sweep.run_job(checked, HydraConfig.get().job.num, HydraConfig.get().runtime.cwd)
         else:
@@ -75,7 +76,7 @@ def cli() -> int:
     if {"--help", "-h"} & set(sys.argv):
         print(help_text())
         return 0
-    config.register()
+    compose.register()
     try:
         main()
     except ZoobotError as error:

@@ -23,9 +23,9 @@ import numpy.typing as npt
 from scipy.stats import binom
 
 from zoobot import acquisition
-from zoobot.questions import load_questions
+from zoobot.galaxies.questions import load_questions
+from zoobot.galaxies.tasks import Group, build_task
 from zoobot.settings import Task
-from zoobot.tasks import Group, build_task
 
 ROOT = Path(__file__).resolve().parents[1]
 POOL, BATCH, LABELLED, FEATURES, SAMPLES, VOTES = 350_000, 1000, 1000, 128, 20, 40
@@ -161,15 +161,16 @@ def batches(pool: int, random: np.random.Generator) -> None:
 
 def end_to_end(pool: int, random: np.random.Generator) -> None:
     """From features to the choice: the network's head under 20 dropout masks, then mutual information."""
-    from zoobot import model, settings
+    from zoobot import settings
+    from zoobot.models import mc_dropout
 
     chosen = settings.Model(name="bench", blocks=[[4]], hidden=FEATURES, final_size_px=16)
     groups = (Group("bar", ("label", "not_label")),)
-    network = model.build(chosen, groups, 16, 3, seed=0)
+    network = mc_dropout.build(chosen, groups, 16, 3, seed=0)
     features = np.maximum(random.standard_normal((pool, FEATURES), dtype=np.float32), 0)
     ids = np.char.mod("%08d", np.arange(pool))
     start = time.perf_counter()
-    samples = model.sample([network], features, SAMPLES, random)
+    samples = mc_dropout.sample([network], features, SAMPLES, random)
     of = acquisition.Candidates(ids, samples, groups, VOTES, features)
     acquisition.choose("mutual_information", of, BATCH, random)
     print(f"{pool:,} galaxies from features to choice: {time.perf_counter() - start:.1f} s, needed 60 s")

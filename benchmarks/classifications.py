@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from zoobot.classifications import workflow_of
-from zoobot.questions import load_questions
+from zoobot.galaxies.questions import load_questions
+from zoobot.votes.classifications import workflow_of
 
 QUESTIONS = load_questions("decals")
 VERSIONS = [workflow_of(QUESTIONS, version) for version in ("66.5", "66.50", "66.425")]

@@ -15,7 +15,9 @@ import keras
 import numpy as np
 
 from benchmarks.networks import costs, ratio, settings_of, show_load, task_of, write_shards
-from zoobot import learning, model, tfrecords
+from zoobot.galaxies import tfrecords
+from zoobot.iterations import learning
+from zoobot.models import mc_dropout
 
 # How many galaxies an epoch has, and the settings of the network.
 NETWORKS = {
@@ -31,8 +33,8 @@ def compare(name: str, folder: Path) -> None:
     settings = settings_of(*overrides)
     chosen, task = replace(settings.model, orientations=1), task_of(settings)
     paths, config = write_shards(folder, settings, n, 512)
-    network = model.build(chosen, task.groups, config["image_size_px"], config["channels"], 0)
-    of_batch, of_file = model.forward(network.encoder), learning._compile(network.encoder, config, chosen)
+    network = mc_dropout.build(chosen, task.groups, config["image_size_px"], config["channels"], 0)
+    of_batch, of_file = mc_dropout.forward(network.encoder), learning._compile(network.encoder, config, chosen)
     batches = list(tfrecords.dataset(paths, n, task, config, n))
     images, counts = (values.numpy() for values in batches[0])
 

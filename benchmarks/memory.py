@@ -11,10 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 
-from zoobot import child, config
-from zoobot.settings import Settings
+from zoobot.engine import process
+from zoobot.settings import Settings, compose
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,12 +31,12 @@ def resident_mb() -> float:
 
 def tiny(data_dir: str) -> Settings:
     """A simulation that asks about one tiny galaxy at a time."""
-    config.register()
+    compose.register()
     overrides = ["stage=simulate", "quick=true", "acquisition=random", "iterate.subjects_per_iteration=1",
                  "iterate.shards_per_iteration=1", "tracking=disabled", "model.max_epochs=1",
                  f"data_dir={data_dir}"]  # fmt: skip
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return config.from_config(compose("config", overrides))
+        return compose.from_config(hydra_compose("config", overrides))
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def main() -> None:
             if in_one_process:
                 iterate.run(settings)
             else:
-                child.call(iterate.run, settings, f"iteration_{number}")
+                process.call(iterate.run, settings, f"iteration_{number}")
             resident.append(resident_mb())
             if number + 1 in (1, FIRST, n) or not (number + 1) % 10:
                 print(f"after {number + 1} iterations: {resident[-1]:,.0f} MiB", flush=True)

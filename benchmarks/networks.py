@@ -10,12 +10,14 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 
-from zoobot import config, folders, tfrecords
-from zoobot.questions import load_questions
-from zoobot.settings import Settings
-from zoobot.tasks import Task, build_task
+from zoobot import folders
+from zoobot.galaxies import tfrecords
+from zoobot.galaxies.questions import load_questions
+from zoobot.galaxies.tasks import Task, build_task
+from zoobot.settings import Settings, compose
 
 ROOT = Path(__file__).resolve().parents[1]
 REPETITIONS = 3
@@ -23,9 +25,9 @@ REPETITIONS = 3
 
 def settings_of(*overrides: str) -> Settings:
     """The settings of a simulation with these overrides."""
-    config.register()
+    compose.register()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return config.from_config(compose("config", ["stage=simulate", *overrides]))
+        return compose.from_config(hydra_compose("config", ["stage=simulate", *overrides]))
 
 
 def task_of(settings: Settings) -> Task:

@@ -19,7 +19,8 @@ import keras
 import numpy as np
 
 from benchmarks.networks import costs, ratio, settings_of, show_load, task_of, write_shards
-from zoobot import head, learning, model
+from zoobot.iterations import learning
+from zoobot.models import linear_head, mc_dropout
 from zoobot.settings import Settings
 
 SAMPLES = 30
@@ -30,16 +31,16 @@ NETWORKS = {
     "pretrained": (384, 64, ("model=pretrained", "shards=small")),
 }
 POOLS = (4096, 32768)
-Floats = model.Floats32
+Floats = mc_dropout.Floats32
 
 
-def sampler(network: model.Network, chosen: Settings) -> Callable[[Floats, int], Floats]:
+def sampler(network: mc_dropout.Network, chosen: Settings) -> Callable[[Floats, int], Floats]:
     """Posterior samples from features: by dropout, or of a linear head that was fitted to some."""
     random = np.random.default_rng(0)
     if chosen.model.train != "head":
-        return lambda features, n: model.sample([network], features, n, random)
+        return lambda features, n: mc_dropout.sample([network], features, n, random)
     features = random.normal(size=(500, network.encoder.output_shape[-1]))
-    fitted = head.fit(features, random.integers(0, 40, (500, 2)), task_of(chosen).groups)
+    fitted = linear_head.fit(features, random.integers(0, 40, (500, 2)), task_of(chosen).groups)
     return lambda features, n: fitted.sample(features, n, random)
 
 
@@ -48,7 +49,7 @@ def compare(name: str, folder: Path) -> None:
     n, n_naive, overrides = NETWORKS[name]
     chosen = settings_of(*overrides)
     paths, config = write_shards(folder, chosen, n, n_naive)
-    network = model.build(chosen.model, task_of(chosen).groups, config["image_size_px"], config["channels"], 0)
+    network = mc_dropout.build(chosen.model, task_of(chosen).groups, config["image_size_px"], config["channels"], 0)
     of_file = learning._compile(network.encoder, config, chosen.model)
     samples = sampler(network, chosen)
     kept = folder / "features"
@@ -89,7 +90,7 @@ def peak_mb(folder: str, n: int, queue: Any) -> None:
     """In a process of its own: predict ``n`` galaxies, and tell the peak of its memory."""
     chosen = settings_of(*NETWORKS["small_cnn"][2])
     paths, config = write_shards(Path(folder), chosen, n, 512)
-    network = model.build(chosen.model, task_of(chosen).groups, config["image_size_px"], config["channels"], 0)
+    network = mc_dropout.build(chosen.model, task_of(chosen).groups, config["image_size_px"], config["channels"], 0)
     of_file = learning._compile(network.encoder, config, chosen.model)
     cache = learning.FeatureCache(Path(folder) / "features", "0" * 64, 1, of_file)
     sampler(network, chosen)(np.concatenate([cache.of(path) for path in paths]), SAMPLES)

@@ -29,7 +29,8 @@ import duckdb
 
 from benchmarks import classifications as generated
 from tests import reference_votes
-from zoobot import classifications, votes
+from zoobot import votes
+from zoobot.votes import classifications
 
 _DUMP_PARSE = """
 SELECT max(id), max(updated_at), max(links."user"), max(links.subjects[1]), max(links.workflow),

@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from zoobot import disk, folders
+from zoobot import folders
+from zoobot.folders import disk
 
 TARGET = 0.8  # of the speed of sha256sum
 SIZES_MB = [64] * 28 + [4] * 32 + [0.02] * 400  # shards, models and tables, many small files

@@ -14,8 +14,8 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from zoobot import config
 from zoobot.settings import Settings
+from zoobot.settings.compose import from_config, register
 
 if TYPE_CHECKING:
     from launch.config import Config
@@ -41,11 +41,11 @@ CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 @pytest.fixture(scope="session")
 def compose() -> Callable[..., Settings]:
     """``compose("stage=shards", …, data_dir=PATH)``: the checked settings of a run with these overrides."""
-    config.register()
+    register()
 
     def compose_settings(*overrides: str, data_dir: Path) -> Settings:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return config.from_config(hydra_compose("config", [*overrides, f"data_dir={data_dir}"]))
+            return from_config(hydra_compose("config", [*overrides, f"data_dir={data_dir}"]))
 
     return compose_settings
 

@@ -30,13 +30,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 
 from tests.faults import KILLED, KINDS, Faults
 from tests.stub_network import World, install_stubs
-from zoobot import config, disk, folders, provenance
+from zoobot import folders
 from zoobot.errors import FolderError
-from zoobot.settings import Settings
+from zoobot.folders import disk, provenance
+from zoobot.settings import Settings, compose
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,9 +128,9 @@ class Scenario:
 
 def compose_settings(data_dir: Path, *overrides: str) -> Settings:
     """The settings of a run as small as can be."""
-    config.register()
+    compose.register()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return config.from_config(compose("config", [*SETTINGS, *overrides, f"data_dir={data_dir}"]))
+        return compose.from_config(hydra_compose("config", [*SETTINGS, *overrides, f"data_dir={data_dir}"]))
 
 
 def prepare(name: str, data_dir: Path) -> Scenario:

@@ -31,7 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zoobot import disk
+from zoobot.folders import disk
 
 KINDS = ("kill", "torn", "ENOSPC", "EIO", "unflushed", "empty")
 KILLED = 137  # the exit status of a shell's child after kill -9
@@ -154,7 +154,7 @@ class Faults:
     # ----------------------------------------------------------- libraries that write below Python
 
     def _install_libraries(self) -> None:
-        if "zoobot.tfrecords" in sys.modules:
+        if "zoobot.galaxies.tfrecords" in sys.modules:
             self._install_tfrecords()
         faults, real_connect = self, sqlite3.connect
 
@@ -193,7 +193,7 @@ class Faults:
     def _install_tfrecords(self) -> None:
         import tensorflow as tf
 
-        from zoobot import tfrecords
+        from zoobot.galaxies import tfrecords
 
         real_write = tfrecords.write
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from zoobot import classifications
-from zoobot.oracle import WORKFLOW_VERSION, classification, walk_down_the_tree
-from zoobot.questions import QuestionTree
-from zoobot.seeds import stream
+from zoobot.engine.seeds import stream
+from zoobot.galaxies.questions import QuestionTree
+from zoobot.oracles.protocol import WORKFLOW_VERSION, classification, walk_down_the_tree
+from zoobot.votes import classifications
 
 Json = dict[str, Any]
 PROJECT, WORKFLOW = "1", "1"

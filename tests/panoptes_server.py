@@ -26,7 +26,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pandas as pd
 
 from tests.panoptes_api import Answer, Api, Refused, World
-from zoobot.questions import QuestionTree, load_questions
+from zoobot.galaxies.questions import QuestionTree, load_questions
 
 Fractions = Mapping[str, Mapping[str, float]]  # id_str -> answer column -> share of the votes
 

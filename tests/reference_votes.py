@@ -12,9 +12,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
-from zoobot.classifications import Unreadable
 from zoobot.errors import InputError, SettingsError
-from zoobot.questions import QuestionTree
+from zoobot.galaxies.questions import QuestionTree
+from zoobot.votes.classifications import Unreadable
 
 VOTE = "vote"
 REJECTED = "rejected"

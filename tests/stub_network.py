@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 
 from tests.faults import Faults
-from zoobot import folders, learning, tfrecords, tracking
-from zoobot.iteration import Iteration
-from zoobot.oracle import SimulatedVolunteers
+from zoobot import folders
+from zoobot.galaxies import tfrecords
+from zoobot.iterations import learning
+from zoobot.iterations.iteration import Iteration
+from zoobot.oracles.protocol import SimulatedVolunteers
+from zoobot.reports import dashboard
 from zoobot.stages import shards
 
 
@@ -102,7 +105,7 @@ def install_stubs(world: World) -> None:
     SimulatedVolunteers.receive = receive  # type: ignore[method-assign,assignment]
     learning.learn, learning.load = learn, load
     tfrecords.read = read_records
-    tracking._log = lambda settings, iterations, id_: world.do("tracked", id_)
+    dashboard._log = lambda settings, iterations, id_: world.do("tracked", id_)
 
 
 def read_records(path: Path) -> Iterator[bytes]:

@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from zoobot import acquisition, checks
+from zoobot import acquisition
 from zoobot.acquisition import batches, scores
 from zoobot.acquisition.candidates import Candidates, Strategy, by_score
 from zoobot.errors import InputError, SettingsError
-from zoobot.tasks import Group
+from zoobot.galaxies.tasks import Group
+from zoobot.settings import checks
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIR = (Group("bar", ("bar_yes", "bar_no")),)

@@ -18,8 +18,11 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 from scipy.stats import chisquare
 
-from zoobot import calibration, likelihoods, metrics, recalibration
-from zoobot.tasks import Group
+from zoobot import metrics
+from zoobot.galaxies.tasks import Group
+from zoobot.metrics import calibration
+from zoobot.metrics.temperature import fit_temperature, temper
+from zoobot.models import losses
 
 PAIR = (Group("bar", ("label", "not_label")),)
 THREE = (Group("shape", ("smooth", "featured", "artifact")),)
@@ -51,7 +54,7 @@ def from_numpy(name: str, groups: tuple[Group, ...], counts: np.ndarray, grid: n
 
 
 def from_loss(name: str, groups: tuple[Group, ...], counts: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    loss = likelihoods.loss(name, groups)(np.repeat(counts, len(grid), axis=0), np.tile(grid, (len(counts), 1)))
+    loss = losses.loss(name, groups)(np.repeat(counts, len(grid), axis=0), np.tile(grid, (len(counts), 1)))
     return np.asarray(-loss.numpy().reshape(len(counts), len(grid)), dtype=np.float64)
 
 
@@ -126,7 +129,7 @@ def votes_at(name: str, temperature: float, n: int = 1500) -> tuple[np.ndarray, 
     random = np.random.default_rng(3)
     samples = np.concatenate([random.dirichlet(np.ones(len(g.answers)), (n, 1)) for g in TREE], axis=2)
     samples = np.maximum(samples, 1e-3) * (20 if name == "dirichlet_multinomial" else 1)
-    true = recalibration.temper(name, samples, TREE, temperature)[:, 0]
+    true = temper(name, samples, TREE, temperature)[:, 0]
     return samples, np.array([draw_votes(name, x, TREE, random) for x in true])
 
 
@@ -134,10 +137,10 @@ def votes_at(name: str, temperature: float, n: int = 1500) -> tuple[np.ndarray, 
 @pytest.mark.parametrize("temperature", [0.5, 2.5])
 def test_the_temperature_that_votes_were_drawn_at_is_found(name: str, temperature: float) -> None:
     samples, counts = votes_at(name, temperature)
-    fitted = recalibration.fit_temperature(name, samples, counts, TREE)
+    fitted = fit_temperature(name, samples, counts, TREE)
     assert fitted == pytest.approx(temperature, rel=0.1)
     before = metrics.evaluate(samples, counts, TREE, name)["all"]
-    after = metrics.evaluate(recalibration.temper(name, samples, TREE, fitted), counts, TREE, name)["all"]
+    after = metrics.evaluate(temper(name, samples, TREE, fitted), counts, TREE, name)["all"]
     assert after["loss"] < before["loss"] and after["coverage_error"] < before["coverage_error"]
 
 
@@ -147,17 +150,17 @@ def test_a_temperature_never_raises_the_loss_it_was_fitted_on(name: str, seed: i
     random = np.random.default_rng(seed)
     samples = np.concatenate([random.dirichlet(np.ones(a), (5, 3)) for a in (3, 2)], axis=2)
     counts = random.integers(0, 10, (5, 5)) * (seed % 4 > 0)  # one in four without any vote: nothing to fit
-    fitted = recalibration.fit_temperature(name, samples, counts, TREE)
+    fitted = fit_temperature(name, samples, counts, TREE)
     assert 0.1 <= fitted <= 10 and (fitted == 1 or counts.any())
-    tempered = recalibration.temper(name, samples, TREE, fitted)
+    tempered = temper(name, samples, TREE, fitted)
     assert metrics.loss(name, tempered, counts, TREE) <= metrics.loss(name, samples, counts, TREE)
 
 
 def test_tempered_samples_by_hand() -> None:
-    tempered = recalibration.temper("multinomial", [[[0.8, 0.2]]], PAIR, 2.0)  # odds 4 become their root
+    tempered = temper("multinomial", [[[0.8, 0.2]]], PAIR, 2.0)  # odds 4 become their root
     assert tempered[0, 0] == pytest.approx([2 / 3, 1 / 3])
-    assert recalibration.temper("dirichlet_multinomial", [[[8.0, 2.0]]], PAIR, 2.0)[0, 0] == pytest.approx([4.0, 1.0])
-    assert recalibration.temper("multinomial", [[[0.7, 0.2]]], PAIR, 1.0)[0, 0].tolist() == [0.7, 0.2]
+    assert temper("dirichlet_multinomial", [[[8.0, 2.0]]], PAIR, 2.0)[0, 0] == pytest.approx([4.0, 1.0])
+    assert temper("multinomial", [[[0.7, 0.2]]], PAIR, 1.0)[0, 0].tolist() == [0.7, 0.2]
 
 
 # ------------------------------------------------------------------ real votes
@@ -171,7 +174,7 @@ def test_real_votes_scatter_more_than_multinomial_ones() -> None:
     counts = pd.read_csv(GZ2).filter(regex=r"^t01.*_count$").to_numpy()
     mean = np.broadcast_to(counts.sum(axis=0) / counts.sum(), (len(counts), 1, 3))
     plain = metrics.evaluate(mean, counts, THREE, "multinomial")["shape"]
-    fitted = recalibration.fit_temperature("dirichlet_multinomial", 50 * mean, counts, THREE)
+    fitted = fit_temperature("dirichlet_multinomial", 50 * mean, counts, THREE)
     wide = metrics.evaluate(50 * mean / fitted, counts, THREE, "dirichlet_multinomial")["shape"]
     assert plain["rmse"] == pytest.approx(wide["rmse"])
     assert plain["dispersion"] > 5 and wide["dispersion"] < 2

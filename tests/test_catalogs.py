@@ -18,10 +18,10 @@ from scipy.stats import spearmanr
 from zoobot import folders
 from zoobot import settings as of
 from zoobot.errors import FolderError, InputError, SettingsError
-from zoobot.questions import load_questions
+from zoobot.galaxies.questions import load_questions
+from zoobot.galaxies.tasks import build_task
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, master_catalog
-from zoobot.tasks import build_task
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_real_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data is not at {SHARED}")

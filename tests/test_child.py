@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from zoobot import child
+from zoobot.engine import process
 from zoobot.errors import FolderError, ProcessError, ServiceError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,28 +56,28 @@ def test_it_is_another_process_and_its_log_comes_to_our_handlers(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    child.call(write_its_process, tmp_path / "pid", "a test")
+    process.call(write_its_process, tmp_path / "pid", "a test")
     assert int((tmp_path / "pid").read_text()) != os.getpid()
     assert [record.getMessage() for record in caplog.records] == ["written by the child"]
 
 
 def test_our_errors_keep_their_message_and_exit_status() -> None:
     with pytest.raises(FolderError, match=r"^it is full\.$") as refused:
-        child.call(refuse, "it is full.", "a test")
+        process.call(refuse, "it is full.", "a test")
     with pytest.raises(ServiceError, match="away") as away:
-        child.call(lose_the_network, "away", "a test")
+        process.call(lose_the_network, "away", "a test")
     assert refused.value.exit_status == 2 and away.value.exit_status == 1 and away.value.http_status == 503
 
 
 def test_any_other_error_comes_with_its_traceback() -> None:
     with pytest.raises(RuntimeError, match="Odd: 1 and 2") as caught:
-        child.call(fail, None, "a test")
+        process.call(fail, None, "a test")
     assert "raise Odd(1, 2)" in caught.value.__notes__[0]
 
 
 def test_a_killed_process_is_a_clear_error() -> None:
     with pytest.raises(ProcessError, match=r"made iteration_3 ended at once \(SIGKILL\).*same command again") as caught:
-        child.call(be_killed, None, "iteration_3")
+        process.call(be_killed, None, "iteration_3")
     assert caught.value.exit_status == 1
 
 

@@ -17,10 +17,9 @@ from hydra import initialize_config_dir
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-from zoobot import config
 from zoobot import settings as zoobot_settings
 from zoobot.errors import SettingsError
-from zoobot.settings import Settings, flatten, stage_settings
+from zoobot.settings import Settings, compose, flatten, schema, stage_settings
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 Compose = Callable[..., Settings]
@@ -44,7 +43,7 @@ ALL_OPTIONS = [
 
 def raw_config(*overrides: str) -> DictConfig:
     """What Hydra composes, its own part included, not checked."""
-    config.register()
+    compose.register()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return hydra_compose("config", list(overrides), return_hydra_config=True)
 
@@ -117,7 +116,7 @@ def test_a_config_that_is_printed_can_be_read_as_yaml() -> None:
 
 
 def test_every_key_has_a_comment() -> None:
-    source = Path(zoobot_settings.__file__).read_text(encoding="utf-8")
+    source = Path(schema.__file__).read_text(encoding="utf-8")
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     commented = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
     keys, bare = 0, []

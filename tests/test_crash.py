@@ -21,8 +21,9 @@ import pytest
 
 from tests.crash import SETTINGS, in_child, start_child, status_of
 from tests.faults import KILLED, Faults
-from zoobot import disk, folders, manifest, outbox
+from zoobot import folders
 from zoobot.errors import FolderError
+from zoobot.folders import disk, manifest, once
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards
 
@@ -189,9 +190,9 @@ def test_an_effect_with_a_receipt_is_never_repeated_and_one_without_keeps_its_in
         return f"receipt of {intent}"
 
     with pytest.raises(RuntimeError):
-        outbox.send(tmp_path / "kept.json", "first", call)
+        once.send(tmp_path / "kept.json", "first", call)
     for _ in range(2):
-        sent = outbox.send(tmp_path / "kept.json", "another choice", call)
+        sent = once.send(tmp_path / "kept.json", "another choice", call)
         assert sent == {"intent": "first", "receipt": "receipt of first"}
     assert calls == ["first", "first"]
 

@@ -14,7 +14,8 @@ from tests.faults import KILLED, Faults
 from tests.panoptes_server import PanoptesServer, read_truth
 from tests.test_crash import ALL
 from tests.test_live import LIVE, QUESTIONS, assert_asked_once, copy_of, pool, project
-from zoobot import folders, outbox
+from zoobot import folders
+from zoobot.folders import once
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, master_catalog
 
@@ -43,7 +44,7 @@ def ask(settings: Settings, folder: Path, at: int, kind: str) -> int:
 
         HTTPAdapter.send = counted  # type: ignore[method-assign]
         live = project(settings)
-        outbox.send(folder / "request.json", pool(settings), lambda ids: live.request(ids, "x_iteration_0", 52))
+        once.send(folder / "request.json", pool(settings), lambda ids: live.request(ids, "x_iteration_0", 52))
 
     return in_child(work, folder.with_name("told.txt"))
 

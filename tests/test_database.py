@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from zoobot import database
 from zoobot.errors import FolderError
+from zoobot.galaxies import database
 
 ODD_IDS = ["587739132962406756", "0012", "1e5", "J0945+00", "dr7objid_1"]
 

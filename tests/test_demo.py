@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from zoobot import demo
-from zoobot.demo import DemoGalaxy, draw, survey
-from zoobot.questions import load_questions
+from zoobot.galaxies import demo
+from zoobot.galaxies.demo import DemoGalaxy, draw, survey
+from zoobot.galaxies.questions import load_questions
 
 Floats = npt.NDArray[np.float64]
 

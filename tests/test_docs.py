@@ -20,9 +20,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from zoobot import checks, demo, settings, surveys
-from zoobot.classifications import workflow_of
-from zoobot.questions import load_questions
+from zoobot import settings
+from zoobot.galaxies import demo, surveys
+from zoobot.galaxies.questions import load_questions
+from zoobot.settings import checks, schema
+from zoobot.votes.classifications import workflow_of
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -139,7 +141,7 @@ def test_the_page_of_settings_is_up_to_date() -> None:
 
 
 def settings_page() -> str:
-    """Every setting with its default and the comment in zoobot/settings.py, as Markdown."""
+    """Every setting with its default and the comment in zoobot/settings/schema.py, as Markdown."""
     lines = ["# Settings", "", "Give them as `key=value`. The values of a config group are in its folder in configs/."]
     for group in dataclasses.fields(settings.Settings):
         nested = group.default_factory
@@ -163,7 +165,7 @@ def _table(of: type, prefix: str) -> list[str]:
 
 def _comments() -> dict[str, dict[str, str]]:
     """The comment beside each field of each dataclass; a field that is a group of its own needs none."""
-    source = Path(settings.__file__).read_text(encoding="utf-8")
+    source = Path(schema.__file__).read_text(encoding="utf-8")
     lines = source.splitlines()
     found: dict[str, dict[str, str]] = {}
     for node in ast.parse(source).body:

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from zoobot import efficiency
-from zoobot.comparison import Experiment, Iteration
+from zoobot.reports import efficiency
+from zoobot.reports.experiments import Experiment, Iteration
 
 LABELS = (60, 100, 140)
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from zoobot import checks, encoders, model
 from zoobot.errors import SettingsError
-from zoobot.settings import Model
-from zoobot.tasks import Group
+from zoobot.galaxies.tasks import Group
+from zoobot.models import encoders, mc_dropout
+from zoobot.settings import Model, checks
 
 PAIR = (Group("smooth", ("label", "not_label")),)
 POOLED = Model(name="pooled", architecture="pooled_cnn", blocks=[[4], [6]], colour=True, final_size_px=32)
@@ -42,7 +42,7 @@ def test_every_architecture_is_an_own_one_or_of_keras_applications() -> None:
     ids=lambda value: value.name if isinstance(value, Model) else str(value),
 )
 def test_each_builds_and_takes_a_step(chosen: Model, n_features: int) -> None:
-    network = model.build(replace(chosen, dropout_rate=0.0), PAIR, 32, 3, seed=0)
+    network = mc_dropout.build(replace(chosen, dropout_rate=0.0), PAIR, 32, 3, seed=0)
     assert features(network.encoder).shape == (4, n_features) and np.isfinite(features(network.encoder)).all()
     before = encoders.digest(network.encoder)
     network.trainer.run_eagerly = True  # one step: compiling it takes half a minute
@@ -78,8 +78,8 @@ def test_from_a_folder_of_an_encoder(chosen: Model, tmp_path: Path) -> None:
 
 
 def test_from_the_model_folder_of_an_iteration(tmp_path: Path) -> None:
-    network, encoder = model.build(POOLED, PAIR, 32, 3, seed=1), two(POOLED)[0]
-    model.save([network], POOLED, tmp_path / "model", {})
+    network, encoder = mc_dropout.build(POOLED, PAIR, 32, 3, seed=1), two(POOLED)[0]
+    mc_dropout.save([network], POOLED, tmp_path / "model", {})
     encoders.load(encoder, tmp_path / "model")
     assert encoders.digest(encoder) == encoders.digest(network.encoder)
 
@@ -135,7 +135,7 @@ def test_values_that_changed_since_they_were_saved_are_refused(tmp_path: Path) -
 
 def test_the_mean_over_8_orientations_does_not_change_when_pictures_turn() -> None:
     encoder = two(CNN)[0]  # keeps where in the picture things are
-    compiled = {n: model.forward(encoder, n) for n in (1, 8)}
+    compiled = {n: mc_dropout.forward(encoder, n) for n in (1, 8)}
 
     def of(pictures: np.ndarray, orientations: int) -> np.ndarray:
         return np.asarray(compiled[orientations](pictures.copy()))

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, softmax
 
-from zoobot import head, metrics
+from zoobot import metrics
 from zoobot.errors import InputError
-from zoobot.tasks import Group
+from zoobot.galaxies.tasks import Group
+from zoobot.models import linear_head
 
 PAIR = (Group("bar", ("label", "not_label")),)
 THREE = (Group("smooth", ("a", "b", "c")),)
@@ -37,7 +38,7 @@ def simulated(
 
 def test_without_information_the_intercept_is_the_log_odds() -> None:
     counts = np.array([[3.0, 1.0]] * 50)  # 150 of 200
-    fitted = head.fit(np.zeros((50, 2)), counts, PAIR)
+    fitted = linear_head.fit(np.zeros((50, 2)), counts, PAIR)
     (posterior,) = fitted.questions
     assert posterior.mean[-1, 0] == pytest.approx(np.log(3), abs=1e-3) and posterior.mean[:-1] == pytest.approx(0)
     samples = fitted.sample(np.zeros((1, 2)), 20_000, np.random.default_rng(0), concentrations=False)
@@ -48,13 +49,13 @@ def test_without_information_the_intercept_is_the_log_odds() -> None:
 
 def test_single_votes_have_no_correlation_and_one_galaxy_is_enough() -> None:
     features, counts, _ = simulated(200, 3, 2, 1, 0.0, seed=0)
-    assert head.fit(features, counts, PAIR).questions[0].rho == 0
-    (posterior,) = head.fit(features[:1], counts[:1], PAIR).questions
+    assert linear_head.fit(features, counts, PAIR).questions[0].rho == 0
+    (posterior,) = linear_head.fit(features[:1], counts[:1], PAIR).questions
     assert np.isfinite(posterior.mean).all()
 
 
 def test_a_question_nobody_was_asked_keeps_its_prior() -> None:
-    fitted = head.fit(np.ones((4, 2)), np.array([[1.0, 2, 0, 0]] * 4), (*PAIR, Group("b", ("x", "y"))))
+    fitted = linear_head.fit(np.ones((4, 2)), np.array([[1.0, 2, 0, 0]] * 4), (*PAIR, Group("b", ("x", "y"))))
     assert fitted.questions[1].mean == pytest.approx(0)
     samples = fitted.sample(np.ones((3, 2)), 50, np.random.default_rng(0))
     assert samples.shape == (3, 50, 4) and np.isfinite(samples).all()
@@ -64,7 +65,7 @@ def test_a_question_nobody_was_asked_keeps_its_prior() -> None:
 def test_agrees_with_a_general_optimiser(groups: tuple[Group, ...], n_answers: int) -> None:
     features, counts, _ = simulated(120, 4, n_answers, 20, 0.1, seed=1)
     features = (features - features.mean(axis=0)) / features.std(axis=0)  # as the head itself sees them
-    (posterior,) = head.fit(features, counts, groups).questions
+    (posterior,) = linear_head.fit(features, counts, groups).questions
     effective = counts / (1 + 19 * posterior.rho)
     with_one = np.concatenate([features, np.ones((120, 1))], axis=1)
     prior = np.full(posterior.mean.shape, posterior.prior_precision)
@@ -92,7 +93,9 @@ def test_agrees_with_a_general_optimiser(groups: tuple[Group, ...], n_answers: i
 @pytest.mark.parametrize("rho", [0.0, 0.05, 0.3])
 def test_the_correlation_of_votes_is_found(rho: float) -> None:
     features, counts, _ = simulated(800, 4, 3, 30, rho, seed=2)
-    assert head.fit(features, counts, THREE).questions[0].predicted_rho == pytest.approx(rho, abs=0.02 + 0.1 * rho)
+    assert linear_head.fit(features, counts, THREE).questions[0].predicted_rho == pytest.approx(
+        rho, abs=0.02 + 0.1 * rho
+    )
 
 
 def test_galaxies_chosen_for_their_scatter_do_not_make_the_head_unsure_of_the_others() -> None:
@@ -104,11 +107,11 @@ def test_galaxies_chosen_for_their_scatter_do_not_make_the_head_unsure_of_the_ot
     at_random = np.arange(210) < 60
     losses = []
     for told in (at_random, None):
-        samples = head.fit(features, votes, PAIR, told).sample(fair[0][60:], 30, np.random.default_rng(0))
+        samples = linear_head.fit(features, votes, PAIR, told).sample(fair[0][60:], 30, np.random.default_rng(0))
         log_likelihood = metrics.log_likelihood("dirichlet_multinomial", samples, fair[1][60:, None])
         losses.append(-metrics.mixture(log_likelihood).mean())
     assert losses[0] < losses[1] - 0.05
-    (uncalibrated,) = head.fit(features, votes, PAIR, np.zeros(210, bool)).questions
+    (uncalibrated,) = linear_head.fit(features, votes, PAIR, np.zeros(210, bool)).questions
     assert (uncalibrated.slope, uncalibrated.predicted_rho) == (1, uncalibrated.rho), "none to calibrate on"
 
 
@@ -116,7 +119,7 @@ def test_the_posterior_covers_the_truth_as_often_as_it_says() -> None:
     ranks = []
     for seed in range(150):
         features, counts, weights = simulated(60, 3, 2, 10, 0.1, seed)
-        fitted = head.fit(features, counts, PAIR)
+        fitted = linear_head.fit(features, counts, PAIR)
         new = np.random.default_rng(1000 + seed).normal(size=(5, 3))
         samples = fitted.sample(new, 200, np.random.default_rng(seed), concentrations=False)[:, :, 0]
         truth = expit(new @ (weights[:, 0] - weights[:, 1]))
@@ -130,15 +133,15 @@ def test_the_posterior_covers_the_truth_as_often_as_it_says() -> None:
 def test_the_order_of_galaxies_and_of_answers_does_not_matter(seed: int, n_answers: int) -> None:
     features, counts, _ = simulated(30, 2, n_answers, 8, 0.2, seed)
     groups = (Group("q", tuple("abcd"[:n_answers])),)
-    (posterior,) = head.fit(features, counts, groups).questions
+    (posterior,) = linear_head.fit(features, counts, groups).questions
     order = np.random.default_rng(seed).permutation(30)
-    (permuted,) = head.fit(features[order], counts[order], groups).questions
+    (permuted,) = linear_head.fit(features[order], counts[order], groups).questions
     assert permuted.mean == pytest.approx(posterior.mean, abs=1e-4) and permuted.rho == pytest.approx(posterior.rho)
 
 
 def test_samples_are_joint_over_galaxies_seeded_and_concentrations_say_rho() -> None:
     features, counts, _ = simulated(100, 3, 3, 20, 0.2, seed=3)
-    fitted = head.fit(features, counts, THREE)
+    fitted = linear_head.fit(features, counts, THREE)
     twice = [fitted.sample(features[[0, 0, 1]], 7, np.random.default_rng(5)) for _ in range(2)]
     assert (twice[0] == twice[1]).all() and (twice[0][0] == twice[0][1]).all()
     rho = fitted.questions[0].predicted_rho
@@ -148,23 +151,25 @@ def test_samples_are_joint_over_galaxies_seeded_and_concentrations_say_rho() -> 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_is_refused(bad: float) -> None:
     with pytest.raises(InputError, match="finite"):
-        head.fit(np.array([[bad]]), np.array([[1.0, 1.0]]), PAIR)
+        linear_head.fit(np.array([[bad]]), np.array([[1.0, 1.0]]), PAIR)
 
 
 def test_where_features_lie_and_their_scale_do_not_matter() -> None:
     features, counts, _ = simulated(60, 3, 2, 10, 0.1, seed=4)
     features[:, 2] = 7.0  # tells nothing
-    twice = [head.fit(f, counts, PAIR).sample(f, 5, np.random.default_rng(0)) for f in (features, 9 - 4 * features)]
-    means = [head.fit(f, counts, PAIR).questions[0].mean for f in (features, 9 + 4 * features)]
+    twice = [
+        linear_head.fit(f, counts, PAIR).sample(f, 5, np.random.default_rng(0)) for f in (features, 9 - 4 * features)
+    ]
+    means = [linear_head.fit(f, counts, PAIR).questions[0].mean for f in (features, 9 + 4 * features)]
     assert means[0] == pytest.approx(means[1], abs=1e-6) and np.isfinite(twice).all()
 
 
 def test_what_is_saved_comes_back_and_the_file_is_byte_stable(tmp_path: Path) -> None:
     features, counts, _ = simulated(60, 3, 3, 10, 0.1, seed=5)
-    fitted = head.fit(features, counts, THREE)
+    fitted = linear_head.fit(features, counts, THREE)
     for name in ("a.npz", "b.npz"):
         fitted.save(tmp_path / name)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    again = head.load(tmp_path / "a.npz")
+    again = linear_head.load(tmp_path / "a.npz")
     samples = [one.sample(features, 5, np.random.default_rng(0)) for one in (fitted, again)]
     assert (samples[0] == samples[1]).all() and again.questions[0].slope == fitted.questions[0].slope

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from zoobot.errors import InputError
-from zoobot.images import Pixels, grz_to_rgb, read_image, resize
+from zoobot.galaxies.images import Pixels, grz_to_rgb, read_image, resize
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_real_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data is not at {SHARED}")

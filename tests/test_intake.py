@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from benchmarks import classifications as generated
 from tests import reference_votes
 from tests.test_votes import HEADER, TREE, VERSIONS, plausible_rows, row, spoilt_rows
-from zoobot import answers, classifications, intake, votes
+from zoobot import votes
 from zoobot.errors import InputError
-from zoobot.questions import load_questions
+from zoobot.galaxies.questions import load_questions
+from zoobot.votes import classifications, duckdb_reader, judge
 
 N_FUZZ_LINES = int(os.environ.get("FUZZ_LINES", "2000"))  # `make fuzz`: 100,000
 REPEATS = st.sampled_from(["all", "first_per_session"])
@@ -99,8 +100,8 @@ def test_what_the_first_rows_of_a_large_file_teach_changes_nothing(
     export = write_export(tmp_path / "a.csv", list({each["id"]: each for each in rows}.values()))
     dump = write_dump(tmp_path / "a.jsonl", spoilt)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intake, "_LEARN_FROM_BYTES", -1)  # as if all files were large
-        patch.setattr(intake, "_N_LEARNED_FROM", n_learned_from)
+        patch.setattr(duckdb_reader, "_LEARN_FROM_BYTES", -1)  # as if all files were large
+        patch.setattr(duckdb_reader, "_N_LEARNED_FROM", n_learned_from)
         for path, read in ((export, classifications.read_export), (dump, classifications.read_api_dump)):
             assert_as_reference(reduced(path), list(read(path)))
 
@@ -207,17 +208,17 @@ def test_odd_exports_give_what_the_reference_gives(tmp_path: Path, name: str) ->
 
 def test_a_key_is_judged_once_whether_met_at_first_or_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judged: list[str] = []
-    of = intake._Verdicts.of
+    of = duckdb_reader._Verdicts.of
 
     def recorded(self: Any, key: str) -> int:
         judged.append(key)
         return of(self, key)
 
-    monkeypatch.setattr(intake._Verdicts, "of", recorded)
+    monkeypatch.setattr(duckdb_reader._Verdicts, "of", recorded)
     for rows, write in (([row(i, str(i), T0=i % 2) for i in range(9)], write_dump), (EXPORT, write_export)):
         path = write(tmp_path / ("a.jsonl" if write is write_dump else "a.csv"), rows)
         for learn_from_bytes in (-1, 1_000_000):
-            monkeypatch.setattr(intake, "_LEARN_FROM_BYTES", learn_from_bytes)
+            monkeypatch.setattr(duckdb_reader, "_LEARN_FROM_BYTES", learn_from_bytes)
             judged.clear()
             assert sum(reduced([path, path]).votes["shape_total-votes"]) == len(rows)
             assert sorted(judged) == sorted(set(judged)) and 1 <= len(judged) <= len(rows)
@@ -322,7 +323,7 @@ def test_mangled_bytes_never_crash(tmp_path: Path, suffix: str) -> None:
         whole.write_bytes((header if suffix == ".csv" else b"") + spoilt)
         reduction = reduced(whole)
         assert sum(reduction.tally.values()) == reduction.answers_read
-        assert reduction.tally[answers.REJECTED] == len(reduction.rejected)
+        assert reduction.tally[judge.REJECTED] == len(reduction.rejected)
 
 
 def test_many_processors_do_not_take_more_memory_than_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from zoobot import database, folders, tfrecords
+from zoobot import folders
 from zoobot.errors import FolderError, SettingsError
+from zoobot.galaxies import database, tfrecords
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards, simulate
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -11,24 +12,29 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# From the bottom up; every other module of zoobot/ is a part: above these, below the stages.
-LOW_LAYERS = (
-    {"errors", "progress", "seeds"},
-    {"settings"},
-    {"checks"},
-    {"config"},
-    {"disk", "provenance", "questions"},
-    {"manifest"},
-    {"folders"},
-    {"tasks"},
-)
-PARTS, STAGES, ENTRY = len(LOW_LAYERS), len(LOW_LAYERS) + 1, len(LOW_LAYERS) + 2
+# Which rooms each room may import, besides itself and `errors`. CONTRIBUTING.md shows the same table.
+CELLARS = {"engine", "settings", "folders"}
+MAY_IMPORT = {
+    "engine": set(),
+    "settings": set(),
+    "folders": {"settings"},
+    "galaxies": CELLARS,
+    "votes": {*CELLARS, "galaxies"},
+    "metrics": {*CELLARS, "galaxies"},
+    "acquisition": {*CELLARS, "galaxies", "metrics"},
+    "oracles": {*CELLARS, "galaxies", "votes"},
+    "models": {*CELLARS, "galaxies", "metrics"},
+    "iterations": {*CELLARS, "galaxies", "votes", "metrics", "acquisition", "oracles", "models"},
+    "reports": {*CELLARS, "galaxies", "metrics", "iterations"},
+}
+EVERYTHING = {*MAY_IMPORT, "stages", "sweep"}
+MAY_IMPORT |= {"stages": EVERYTHING, "sweep": EVERYTHING, "run": EVERYTHING}
 ONLY_IMPORTERS = {
-    "hydra": {"run", "zoobot.config", "zoobot.sweep"},
-    "omegaconf": {"run", "zoobot.config", "zoobot.sweep"},
-    "wandb": {"zoobot.tracking"},
-    "panoptes_client": {"zoobot.panoptes"},
-    "ray": {"zoobot.engine"},
+    "hydra": {"run", "zoobot.settings.compose", "zoobot.sweep"},
+    "omegaconf": {"run", "zoobot.settings.compose", "zoobot.sweep"},
+    "wandb": {"zoobot.reports.dashboard"},
+    "panoptes_client": {"zoobot.oracles.panoptes"},
+    "ray": {"zoobot.engine.map"},
     "boto3": set(),  # launch/ alone, which is no part of the package
     "botocore": set(),
 }
@@ -57,28 +63,50 @@ def imported_names(source: str) -> set[str]:
 
 
 IMPORTS = {module: imported_names(path.read_text(encoding="utf-8")) for module, path in MODULES.items()}
-INTERNAL = {module: {name for name in names if name in MODULES} - {"zoobot"} for module, names in IMPORTS.items()}
+# ``from room import module`` is an import of the module, not of the room's face.
+INTERNAL = {
+    module: {
+        name for name in names & MODULES.keys() if not any(n.startswith(f"{name}.") for n in names & MODULES.keys())
+    }
+    for module, names in IMPORTS.items()
+}
 
 
-def layer(module: str) -> int:
-    if module == "run":
-        return ENTRY
-    if module.startswith("zoobot.stages"):
-        return STAGES
-    return next((i for i, names in enumerate(LOW_LAYERS) if module.removeprefix("zoobot.") in names), PARTS)
+def room(module: str) -> str:
+    return module.removeprefix("zoobot.").split(".")[0]
+
+
+def wrong_imports(internal: dict[str, set[str]]) -> list[tuple[str, str]]:
+    """Every import that the table does not allow."""
+    return [
+        (module, name)
+        for module, names in internal.items()
+        for name in names
+        if room(module) != room(name) and room(name) != "errors" and room(name) not in MAY_IMPORT[room(module)]
+    ]
 
 
 def test_the_reader_of_imports_finds_all_kinds() -> None:
     source = "import a.b\nfrom c import d\ndef f():\n    import e as g\n"
     assert imported_names(source) == {"a.b", "c", "c.d", "e"}
-    assert len(MODULES) > 25 and INTERNAL["zoobot.tasks"] == {"zoobot.settings", "zoobot.errors", "zoobot.questions"}
-    assert all(f"zoobot.{name}" in MODULES for names in LOW_LAYERS for name in names)
+    assert INTERNAL["zoobot.galaxies.questions"] == {"zoobot.errors", "zoobot.settings.paths"}
 
 
-def test_imports_go_upward_only() -> None:
-    wrong = [(m, name) for m, names in INTERNAL.items() for name in names if layer(name) > layer(m)]
-    assert wrong == []
+def test_every_room_has_a_row_and_every_row_a_room() -> None:
+    here = {room(module) for module in MODULES} - {"zoobot", "errors"}
+    assert here == set(MAY_IMPORT)
+
+
+def test_rooms_import_what_the_table_allows() -> None:
+    assert wrong_imports(INTERNAL) == []
     tuple(TopologicalSorter(INTERNAL).static_order())  # raises CycleError
+    assert wrong_imports({"zoobot.metrics.x": {"zoobot.models.encoders", "zoobot.errors", "zoobot.metrics.y"}})
+
+
+def test_every_room_says_what_lives_there_and_what_does_not() -> None:
+    for name in set(MAY_IMPORT) - {"sweep", "run"}:
+        docstring = ast.get_docstring(ast.parse((ROOT / "zoobot" / name / "__init__.py").read_text(encoding="utf-8")))
+        assert docstring and len(re.findall(r"[.:](?:\s|$)", docstring)) >= 2, name
 
 
 def test_stages_do_not_import_each_other() -> None:

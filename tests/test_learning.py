@@ -15,8 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from zoobot import acquisition, encoders, folders, head, learning, likelihoods, model, tfrecords
+from zoobot import acquisition, folders
 from zoobot.errors import FolderError, InputError, SettingsError
+from zoobot.galaxies import tfrecords
+from zoobot.iterations import learning
+from zoobot.models import encoders, linear_head, losses, mc_dropout
 from zoobot.settings import Settings
 from zoobot.stages import instructions, iterate, simulate
 
@@ -63,7 +66,7 @@ def test_a_head_is_fitted_to_the_features_of_the_encoder_that_is_named(frozen: S
         folder = iteration(frozen, number) / "model"
         assert {path.name for path in folder.iterdir()} == {"head.npz", "architecture.json", "training.json"}
         assert read(frozen, number, "model/architecture.json")["encoder"] == told["weights_sha256"]
-        fitted = head.load(folder / "head.npz")
+        fitted = linear_head.load(folder / "head.npz")
         correlation = read(frozen, number, "model/training.json")["questions"]["smooth-or-featured"][
             "votes_correlation"
         ]
@@ -149,13 +152,13 @@ def test_the_head_is_told_which_galaxies_were_drawn_at_random(
     frozen: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Any] = []
-    fit = head.fit
+    fit = linear_head.fit
 
-    def recorded(*given: Any) -> head.LinearHead:
+    def recorded(*given: Any) -> linear_head.LinearHead:
         told.append(given[3])
         return fit(*given)
 
-    monkeypatch.setattr(head, "fit", recorded)
+    monkeypatch.setattr(linear_head, "fit", recorded)
     for name, share in (("mixture", 0.5), ("random", 1)):
         told.clear()
         overrides = (f"acquisition={name}", "oracle.late_fraction=0", f"acquisition.random_share={share % 1}")
@@ -196,9 +199,9 @@ def test_an_ensemble_learns_predicts_and_warm_starts_by_member(
     settings = beside(frozen, compose, "ensemble", *ENSEMBLE)
     started: list[str] = []
     candidates: list[acquisition.Candidates] = []
-    train, choose = model.train, acquisition.choose
+    train, choose = mc_dropout.train, acquisition.choose
 
-    def note_start(network: model.Network, *others: Any) -> Any:
+    def note_start(network: mc_dropout.Network, *others: Any) -> Any:
         started.append(encoders.digest(network.encoder))
         return train(network, *others)
 
@@ -206,7 +209,7 @@ def test_an_ensemble_learns_predicts_and_warm_starts_by_member(
         candidates.append(of)
         return choose(name, of, *others, **named)
 
-    monkeypatch.setattr(model, "train", note_start)
+    monkeypatch.setattr(mc_dropout, "train", note_start)
     monkeypatch.setattr(acquisition, "choose", note_candidates)
     instructions.run(settings)
     for _ in range(2):
@@ -220,10 +223,10 @@ def test_an_ensemble_learns_predicts_and_warm_starts_by_member(
     assert [c.member_K.tolist() for c in candidates] == [[0, 0, 1, 1, 2]] * 2
     hidden = settings.model.hidden
     assert candidates[1].features_N_H.shape[1] == 3 * hidden
-    networks = [model.build(settings.model, candidates[1].groups, config["image_size_px"], 3, 0) for _ in range(3)]
+    networks = [mc_dropout.build(settings.model, candidates[1].groups, config["image_size_px"], 3, 0) for _ in range(3)]
     for member, network in enumerate(networks):
-        model.load_weights(network, iteration(settings, 1) / "model", member)
-    assert model.weights_digest(networks) == read(settings, 1, "iteration.json")["weights_sha256"]
+        mc_dropout.load_weights(network, iteration(settings, 1) / "model", member)
+    assert mc_dropout.weights_digest(networks) == read(settings, 1, "iteration.json")["weights_sha256"]
     assert len(read(settings, 1, "model/training.json")["members"]) == 2
 
 
@@ -242,14 +245,14 @@ def test_an_iteration_killed_while_training_goes_on_to_the_same_folder(
     iterate.run(settings)
     whole = folders.digest_of(iteration(settings, 0))
     forget(iteration(settings, 0))
-    add = model._TrainingState.add
+    add = mc_dropout._TrainingState.add
 
     def then_die(state: Any, *losses: float) -> None:
         add(state, *losses)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(model._TrainingState, "add", then_die)
+        patch.setattr(mc_dropout._TrainingState, "add", then_die)
         with pytest.raises(Killed):
             iterate.run(settings)
     assert len(list(settings.experiment_dir.glob(".iteration_0.unfinished/training_0_*.npz"))) == 1
@@ -265,7 +268,7 @@ def test_training_that_diverges_publishes_nothing(
 ) -> None:
     settings = beside(frozen, compose, "diverged", *QUICK)
     instructions.run(settings)
-    monkeypatch.setattr(likelihoods, "loss", lambda *_: lambda counts, outputs: outputs * math.nan)
+    monkeypatch.setattr(losses, "loss", lambda *_: lambda counts, outputs: outputs * math.nan)
     with pytest.raises(InputError, match=r"Training diverged.*Nothing was published"):
         iterate.run(settings)
     assert not iteration(settings, 0).exists()
@@ -282,8 +285,8 @@ def test_a_model_that_is_worse_is_flagged_and_not_used_if_the_settings_say_so(
     instructions.run(settings)
     for _ in range(2):
         iterate.run(settings)
-    fit = head.fit
-    monkeypatch.setattr(head, "fit", lambda features, counts, *others: fit(features, counts[:, ::-1], *others))
+    fit = linear_head.fit
+    monkeypatch.setattr(linear_head, "fit", lambda features, counts, *others: fit(features, counts[:, ::-1], *others))
     iterate.run(settings)
     second, third = (read(settings, n, "iteration.json") for n in (1, 2))
     loss = [read(settings, n, "metrics.json")["eval"]["all"]["loss"] for n in (1, 2)]
@@ -316,7 +319,7 @@ def test_the_driver_of_a_simulation_builds_no_network_and_does_not_grow(
         frozen, compose, "long", *QUICK, "acquisition=random", "iterate.subjects_per_iteration=1",
         "iterate.shards_per_iteration=1", "simulate.iterations=3", "model.max_epochs=1",
     )  # fmt: skip
-    monkeypatch.setattr(model, "build", lambda *_: pytest.fail("a network was built in the driver"))
+    monkeypatch.setattr(mc_dropout, "build", lambda *_: pytest.fail("a network was built in the driver"))
     before = _resident_mb()
     simulate.run(settings)
     assert len(folders.list_numbered(settings.experiment_dir, "iteration")) == 3

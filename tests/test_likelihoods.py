@@ -11,16 +11,18 @@ from hypothesis import strategies as st
 from scipy.special import gammaln
 from scipy.stats import binom
 
-from zoobot import checks, likelihoods, metrics
-from zoobot.tasks import Group
+from zoobot import metrics
+from zoobot.galaxies.tasks import Group
+from zoobot.models import losses
+from zoobot.settings import checks
 
 PAIR = (Group("smooth", ("label", "not_label")),)
 TREE = (Group("a", ("a1", "a2", "a3")), Group("b", ("b1", "b2"), after=("a2",)))
-NAMES = list(likelihoods.LIKELIHOODS)
+NAMES = list(losses.LIKELIHOODS)
 
 
 def loss(name: str, counts: object, outputs: object, groups: tuple[Group, ...] = PAIR) -> np.ndarray:
-    value: np.ndarray = likelihoods.loss(name, groups)(
+    value: np.ndarray = losses.loss(name, groups)(
         np.asarray(counts, np.float32), np.asarray(outputs, np.float32)
     ).numpy()
     return value
@@ -48,7 +50,7 @@ def reference(name: str, counts: np.ndarray, outputs: np.ndarray) -> np.ndarray:
 
 
 def test_the_names_are_the_same_everywhere() -> None:
-    assert set(checks.LIKELIHOODS) == set(likelihoods.LIKELIHOODS) == set(metrics.LOG_POWERS)
+    assert set(checks.LIKELIHOODS) == set(losses.LIKELIHOODS) == set(metrics.LOG_POWERS)
 
 
 def test_a_single_question_is_the_binomial_without_its_coefficient() -> None:
@@ -88,7 +90,7 @@ def test_gradients_are_the_finite_differences_of_numpy(name: str, most_votes: in
     counts, outputs = random_case(name, seed=most_votes, most_votes=most_votes)
     variable = tf.Variable(outputs)
     with tf.GradientTape() as tape:
-        value = likelihoods.loss(name, TREE)(counts, variable)
+        value = losses.loss(name, TREE)(counts, variable)
     gradient = tape.gradient(value, variable).numpy()
     numeric = np.zeros(outputs.shape)
     for a in range(outputs.shape[1]):
@@ -112,18 +114,18 @@ def test_a_million_votes_and_single_ones_are_exact_to_float32(name: str) -> None
 @pytest.mark.parametrize("counts", [[0, 0, 0], [1, 0, 0], [0, 10**6, 0], [10**6, 10**6, 10**6]])
 def test_heads_give_finite_losses_and_gradients_at_extremes(name: str, counts: list[int]) -> None:
     hidden = keras.Input((2,))
-    head = keras.Model(hidden, likelihoods.LIKELIHOODS[name].outputs(hidden, 3, "question"))
+    head = keras.Model(hidden, losses.LIKELIHOODS[name].outputs(hidden, 3, "question"))
     head.set_weights([np.ones_like(w) * np.arange(1, w.shape[-1] + 1) for w in head.get_weights()])
     inputs = tf.constant([[0.0, 0.0], [1e4, 1e4], [-1e4, -1e4], [60.0, 0.0], [-60.0, 0.0]])
     with tf.GradientTape() as tape:
         outputs = head(inputs)
-        values = likelihoods.loss(name, (Group("q", ("a", "b", "c")),))(np.float32([counts] * 5), outputs)
+        values = losses.loss(name, (Group("q", ("a", "b", "c")),))(np.float32([counts] * 5), outputs)
     assert np.isfinite(values.numpy()).all()
     assert all(np.isfinite(g.numpy()).all() for g in tape.gradient(values, head.trainable_variables))
     if name == "dirichlet_multinomial":
         assert (outputs.numpy() > 0).all()
-        assert outputs.numpy().sum(axis=1).min() >= likelihoods.LOWEST_PRECISION
-        assert outputs.numpy().sum(axis=1).max() <= likelihoods.HIGHEST_PRECISION * 1.001
+        assert outputs.numpy().sum(axis=1).min() >= losses.LOWEST_PRECISION
+        assert outputs.numpy().sum(axis=1).max() <= losses.HIGHEST_PRECISION * 1.001
     else:
         assert outputs.numpy().sum(axis=1) == pytest.approx(np.ones(5), rel=1e-5)
 
@@ -135,7 +137,7 @@ def test_training_finds_the_precision_that_the_votes_were_drawn_with() -> None:
     counts = np.stack([label, 40 - label], axis=1).astype(np.float32)
     keras.utils.set_random_seed(0)
     hidden = keras.Input((1,))
-    head = keras.Model(hidden, likelihoods.LIKELIHOODS["dirichlet_multinomial"].outputs(hidden, 2, "question"))
-    head.compile(keras.optimizers.Adam(0.1), loss=likelihoods.loss("dirichlet_multinomial", PAIR))
+    head = keras.Model(hidden, losses.LIKELIHOODS["dirichlet_multinomial"].outputs(hidden, 2, "question"))
+    head.compile(keras.optimizers.Adam(0.1), loss=losses.loss("dirichlet_multinomial", PAIR))
     head.fit(np.ones((4000, 1), np.float32), counts, batch_size=4000, epochs=150, verbose=0)
     assert head(np.ones((1, 1), np.float32)).numpy()[0] == pytest.approx([6.0, 2.0], rel=0.08)

@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 
 from tests.panoptes_server import Fault, PanoptesServer, read_truth
-from zoobot import database, folders, tfrecords
+from zoobot import folders
 from zoobot.errors import InputError, ServiceError, SettingsError
-from zoobot.live import LiveProject
-from zoobot.oracle import Asked
-from zoobot.questions import load_questions
+from zoobot.galaxies import database, tfrecords
+from zoobot.galaxies.questions import load_questions
+from zoobot.oracles.protocol import Asked
+from zoobot.oracles.zooniverse import LiveProject
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards
 

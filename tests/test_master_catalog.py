@@ -17,7 +17,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from zoobot.errors import FolderError, InputError
-from zoobot.questions import load_questions
+from zoobot.galaxies.questions import load_questions
 from zoobot.settings import Settings
 from zoobot.stages import master_catalog
 from zoobot.stages.master_catalog import clean

@@ -14,7 +14,7 @@ from scipy.stats import betabinom, binom, dirichlet_multinomial, multinomial
 
 from zoobot import metrics
 from zoobot.errors import InputError
-from zoobot.tasks import Group
+from zoobot.galaxies.tasks import Group
 
 PAIR = (Group("bar", ("label", "not_label")),)
 TREE = (*PAIR, Group("arms", ("1", "2", "3"), after=("label",)))

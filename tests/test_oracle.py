@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from zoobot import classifications, settings, votes
+from zoobot import settings, votes
 from zoobot.errors import InputError
-from zoobot.oracle import Asked, KnownVotes, SimulatedVolunteers
-from zoobot.questions import load_questions
+from zoobot.galaxies.questions import load_questions
+from zoobot.oracles.protocol import Asked, KnownVotes, SimulatedVolunteers
+from zoobot.votes import classifications
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 QUESTIONS = load_questions("demo")

@@ -17,11 +17,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.panoptes_server import Fault, PanoptesServer
-from zoobot import credentials, pull, settings
+from zoobot import settings
 from zoobot.errors import FolderError, InputError, ServiceError
-from zoobot.oracle import classification
-from zoobot.panoptes import Zooniverse
-from zoobot.questions import load_questions
+from zoobot.galaxies.questions import load_questions
+from zoobot.oracles import credentials, pull
+from zoobot.oracles.panoptes import Zooniverse
+from zoobot.oracles.protocol import classification
 
 QUESTIONS = load_questions("demo")
 CHOSEN = settings.Oracle(

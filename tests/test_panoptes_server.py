@@ -14,7 +14,7 @@ from panoptes_client.panoptes import PanoptesAPIException
 from PIL import Image
 
 from tests.panoptes_server import Fault, PanoptesServer
-from zoobot.questions import load_questions
+from zoobot.galaxies.questions import load_questions
 
 QUESTIONS = load_questions("demo")
 TRUTH = {f"g{i}": {"smooth-or-featured_smooth": 0.75, "smooth-or-featured_artifact": 0.25} for i in range(3)}

@@ -16,8 +16,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from zoobot import demo, encoders, folders, pretraining, tfrecords
+from zoobot import folders
 from zoobot.errors import FolderError, InputError
+from zoobot.galaxies import demo, tfrecords
+from zoobot.models import encoders, pretraining
 from zoobot.settings import Model, Pretrain, Settings
 from zoobot.stages import catalogs, master_catalog, pretrain, shards
 

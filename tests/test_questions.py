@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoobot.errors import InputError
-from zoobot.questions import QUESTION_SETS_DIR, QuestionTree, load_questions, parse_questions
+from zoobot.galaxies.questions import QUESTION_SETS_DIR, QuestionTree, load_questions, parse_questions
 
 YES_NO = {"yes": None, "no": None}
 

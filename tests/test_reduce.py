@@ -15,8 +15,8 @@ import pytest
 from tests.panoptes_server import Fault, PanoptesServer
 from zoobot import folders
 from zoobot.errors import FolderError, InputError, ServiceError, SettingsError
-from zoobot.oracle import classification
-from zoobot.questions import load_questions
+from zoobot.galaxies.questions import load_questions
+from zoobot.oracles.protocol import classification
 from zoobot.settings import Settings
 from zoobot.stages import reduce
 

@@ -21,8 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from zoobot import comparison, database, efficiency, folders
+from zoobot import folders
 from zoobot.errors import FolderError, InputError
+from zoobot.galaxies import database
+from zoobot.reports import efficiency
+from zoobot.reports.experiments import group, read_experiments
 from zoobot.settings import Report, Settings
 from zoobot.stages import report
 
@@ -162,8 +165,8 @@ def summary_of(data_dir: Path) -> dict[str, Any]:
 
 def sections_of(data_dir: Path) -> list[dict[str, Any]]:
     """The sections of summary.json, without the time that a page takes to draw."""
-    experiments, _ = comparison.read_experiments(settings_for(data_dir))
-    return [efficiency.describe(section) for section in comparison.group(experiments)]
+    experiments, _ = read_experiments(settings_for(data_dir))
+    return [efficiency.describe(section) for section in group(experiments)]
 
 
 def text_of(data_dir: Path) -> str:
@@ -341,7 +344,7 @@ def test_sections_with_an_answer_come_first(tmp_path: Path) -> None:
 def test_differences_that_are_drawn(tmp_path: Path) -> None:
     """Below zero is better than random, as the chart's title says."""
     write_pairs(tmp_path, [(3.0, 1.5, 1.0)], [(3.0, 2.0)])
-    chosen, random = comparison.read_experiments(settings_for(tmp_path))[0]
+    chosen, random = read_experiments(settings_for(tmp_path))[0]
     assert report._differences(chosen, random) == [(100, 0.0), (110, -0.5)]
 
 
@@ -373,7 +376,7 @@ def test_patterns(tmp_path: Path) -> None:
     write_experiment(tmp_path, "real", kind="live")
 
     def found(*patterns: str) -> set[str]:
-        return {e.name for e in comparison.read_experiments(settings_for(tmp_path, *patterns))[0]}
+        return {e.name for e in read_experiments(settings_for(tmp_path, *patterns))[0]}
 
     assert found("sweep_*") == {"simulations/sweep_0", "simulations/sweep_1"}
     assert found("real", "other") == {"live/real", "simulations/other"}

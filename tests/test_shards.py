@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from zoobot import database, folders, tfrecords
+from zoobot import folders
 from zoobot.errors import FolderError, InputError, SettingsError
+from zoobot.galaxies import database, tfrecords
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, master_catalog, shards, simulate
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoobot import stopping
+from zoobot.iterations import stopping
 from zoobot.settings import Settings, Stop
 from zoobot.stages import iterate, simulate
 

@@ -14,11 +14,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from zoobot import demo, folders
+from zoobot import folders
 from zoobot.errors import FolderError, InputError
-from zoobot.questions import load_questions
+from zoobot.galaxies import demo
+from zoobot.galaxies.questions import load_questions
+from zoobot.galaxies.surveys import _GZ2_VOTES, read_survey, read_table
 from zoobot.settings import Settings
-from zoobot.surveys import _GZ2_VOTES, read_survey, read_table
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_real_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data is not at {SHARED}")

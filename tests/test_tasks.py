@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from zoobot import settings
 from zoobot.errors import InputError, SettingsError
-from zoobot.questions import load_questions, parse_questions
-from zoobot.tasks import Group, Task, asked_probability, build_task, check_columns
+from zoobot.galaxies.questions import load_questions, parse_questions
+from zoobot.galaxies.tasks import Group, Task, asked_probability, build_task, check_columns
 
 SMOOTH = settings.Task("smooth", ["smooth-or-featured"], ["smooth"])
 BAR = settings.Task("bar", ["bar"], ["yes", "strong", "weak"])

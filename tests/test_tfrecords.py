@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from zoobot import tfrecords
 from zoobot.errors import FolderError
-from zoobot.questions import load_questions
-from zoobot.tasks import Task
+from zoobot.galaxies import tfrecords
+from zoobot.galaxies.questions import load_questions
+from zoobot.galaxies.tasks import Task
 
 SMOOTH = Task("smooth", load_questions("demo").subset(["smooth-or-featured"]), ("smooth-or-featured_smooth",), ())
 TREE = Task("tree", load_questions("demo"), (), ())

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import wandb
 
-from zoobot import folders, sweep, tracking
+from zoobot import folders, sweep
+from zoobot.reports import dashboard
 from zoobot.settings import Settings
 from zoobot.stages import simulate
 
@@ -76,14 +77,14 @@ def test_each_iteration_has_a_run_of_its_own_with_a_fixed_id(done: Settings) -> 
     records = [read_back(folder)["record"] for folder in run_folders(done)]
     assert len(records) == 2
     for number, record in enumerate(sorted(records, key=lambda r: r.display_name)):
-        assert record.run_id == tracking.run_id(done.experiment_name, number)
+        assert record.run_id == dashboard.run_id(done.experiment_name, number)
         assert record.display_name == f"{done.experiment_name}/iteration_{number}"
         assert (record.run_group, record.project, record.job_type) == (done.experiment_name, "test", "iteration")
 
 
 def test_ids_are_fixed_and_differ() -> None:
-    assert tracking.run_id("demo_smooth_random_seed0", 0) == "6e2d1bfc222b8c5b"  # of sha256sum
-    assert len({tracking.run_id(name, number) for name in ("a", "b", "a/1") for number in range(12)}) == 36
+    assert dashboard.run_id("demo_smooth_random_seed0", 0) == "6e2d1bfc222b8c5b"  # of sha256sum
+    assert len({dashboard.run_id(name, number) for name in ("a", "b", "a/1") for number in range(12)}) == 36
 
 
 def test_the_newest_run_holds_the_whole_curve(done: Settings) -> None:
@@ -136,11 +137,11 @@ def test_a_failure_of_the_client_is_told_and_stops_nothing(
     for name in ("instructions", "iteration_0"):
         (blocked.experiment_dir / name).symlink_to(done.experiment_dir / name)
     (blocked.experiment_dir / "tracking").write_text("a file is in the way")
-    tracking.log_iterations(blocked, [blocked.experiment_dir / "iteration_0"])
+    dashboard.log_iterations(blocked, [blocked.experiment_dir / "iteration_0"])
     assert "iteration_0 was not logged to Weights & Biases: FileExistsError" in caplog.text
     (blocked.experiment_dir / "tracking").unlink()
     refused = replace(blocked, tracking=replace(done.tracking, project="not/a:project"))
-    tracking.log_iterations(refused, [blocked.experiment_dir / "iteration_0"])
+    dashboard.log_iterations(refused, [blocked.experiment_dir / "iteration_0"])
     assert caplog.text.count("was not logged") == 2
 
 
@@ -154,5 +155,5 @@ def test_a_run_that_was_missed_is_logged_when_its_finished_simulation_is_called_
 
 def test_disabled_writes_nothing(done: Settings, tmp_path: Path) -> None:
     off = replace(done, data_dir=str(tmp_path), tracking=replace(done.tracking, mode="disabled"))
-    tracking.log_iterations(off, [done.experiment_dir / "iteration_0"])
+    dashboard.log_iterations(off, [done.experiment_dir / "iteration_0"])
     assert list(tmp_path.iterdir()) == []

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoobot import answers, classifications, votes
+from zoobot import votes
 from zoobot.errors import InputError, SettingsError
-from zoobot.questions import QuestionTree, load_questions, parse_questions
+from zoobot.galaxies.questions import QuestionTree, load_questions, parse_questions
+from zoobot.votes import classifications, judge
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_real_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data is not at {SHARED}")
@@ -133,12 +134,12 @@ def test_a_text_is_a_label() -> None:
     ],
 )
 def test_labels_are_compared_without_images_case_and_spaces(text: str) -> None:
-    assert answers.normalise_label(text) == "both (a & b)"
+    assert judge.normalise_label(text) == "both (a & b)"
 
 
 def test_an_image_in_the_middle_leaves_a_space() -> None:
-    assert answers.normalise_label("Enter an answer![d](https://h/d.png =50x)Dominant") == "enter an answer dominant"
-    assert answers.normalise_label("(new image, edge and inclined) Yes") == "(new image, edge and inclined) yes"
+    assert judge.normalise_label("Enter an answer![d](https://h/d.png =50x)Dominant") == "enter an answer dominant"
+    assert judge.normalise_label("(new image, edge and inclined) Yes") == "(new image, edge and inclined) yes"
 
 
 def test_an_unknown_version_is_rejected_and_takes_nobodys_turn() -> None:
@@ -177,7 +178,7 @@ def test_the_first_classification_of_a_volunteer_counts_whole() -> None:
     # 9 < 10 as numbers, not as text; the second one's answer to T1 is not added to the first one's.
     rows = [row(10, T0=1, T1=0), row(9, T0=1), row(11, "11", T0=0)]
     assert counts(rows) == {"10": {"shape_disk": 1}, "11": {"shape_smooth": 1}}
-    assert tally(rows) == {answers.VOTE: 2, votes.REPEAT: 2}
+    assert tally(rows) == {judge.VOTE: 2, votes.REPEAT: 2}
     assert counts([row(1, user=7, T0=0), row(2, user="7", T0=1)]) == {"10": {"shape_smooth": 1}}
 
 
@@ -187,7 +188,7 @@ def test_anonymous_classifications_all_count_unless_told_otherwise(nobody: objec
     rows[2]["metadata"]["session"] = "t"
     assert counts(rows) == {"10": {"shape_smooth": 3}}
     assert counts(rows, anonymous_repeats="first_per_session") == {"10": {"shape_smooth": 2}}
-    assert tally(rows, anonymous_repeats="first_per_session") == {answers.VOTE: 2, votes.SESSION_REPEAT: 1}
+    assert tally(rows, anonymous_repeats="first_per_session") == {judge.VOTE: 2, votes.SESSION_REPEAT: 1}
     for nameless in rows:
         del nameless["metadata"]["session"]
     assert counts(rows, anonymous_repeats="first_per_session") == {"10": {"shape_smooth": 3}}
@@ -198,14 +199,14 @@ def test_anonymous_classifications_all_count_unless_told_otherwise(nobody: objec
 def test_copies_count_once_and_the_newest_copy_counts() -> None:
     rows = [row(1, T0=0), row(1, T0=0), row(1, T0=0)]
     assert counts(rows) == {"10": {"shape_smooth": 1}}
-    assert tally(rows) == {answers.VOTE: 1, votes.DUPLICATE: 2}
+    assert tally(rows) == {judge.VOTE: 1, votes.DUPLICATE: 2}
     anonymous = [row(1, user=None, T0=0), row(1, user=None, T0=0)]
     assert counts(anonymous) == {"10": {"shape_smooth": 1}}
     finished = {**row(1, T0=1, T1=0), "updated_at": "2019-03-29T18:39"}
     started = {**row(1, T0=1), "updated_at": "2019-03-29T18:38"}
     for order in ([finished, started], [started, finished]):
         assert counts(order) == {"10": {"shape_disk": 1, "edge_yes": 1}}
-        assert tally(order) == {answers.VOTE: 2, votes.DUPLICATE: 1}
+        assert tally(order) == {judge.VOTE: 2, votes.DUPLICATE: 1}
     bad = row(1, version="9.9", T0=0)
     assert len(reasons(bad, bad)) == 1
 
@@ -214,7 +215,7 @@ def test_copies_count_once_and_the_newest_copy_counts() -> None:
 def test_no_answer_is_no_vote(nothing: object) -> None:
     rows = [row(T0=0, T1=nothing)]
     assert counts(rows) == {"10": {"shape_smooth": 1}} and not reasons(*rows)
-    assert tally(rows) == {answers.VOTE: 1, answers.NO_ANSWER: 1}
+    assert tally(rows) == {judge.VOTE: 1, judge.NO_ANSWER: 1}
 
 
 def test_absent_answers_are_no_votes() -> None:
@@ -223,13 +224,13 @@ def test_absent_answers_are_no_votes() -> None:
     without_annotations["annotations"] = None
     rows = [without_value, without_annotations, row(3, "12")]
     assert counts(rows) == {} and not reasons(*rows)
-    assert tally(rows) == {answers.NO_ANSWER: 3}
+    assert tally(rows) == {judge.NO_ANSWER: 3}
 
 
 def test_tasks_without_a_question_and_multiple_choice_give_no_vote() -> None:
     rows = [row(1, T0=1, init=0, T10=[6, 4]), row(2, "11", version="29.1", T0=1, T1=[0])]
     assert counts(rows) == {"10": {"shape_disk": 1}, "11": {"shape_disk": 1}} and not reasons(*rows)
-    assert tally(rows) == {answers.VOTE: 2, answers.NO_QUESTION: 2, answers.NOT_SINGLE: 1}
+    assert tally(rows) == {judge.VOTE: 2, judge.NO_QUESTION: 2, judge.NOT_SINGLE: 1}
 
 
 @pytest.mark.parametrize("value, reason", [
@@ -264,7 +265,7 @@ def test_subjects_must_be_one() -> None:
         ("3", "", "T0", "no subject"),
         ("4", "", "T0", "no subject"),
     ]
-    assert tally([two, row(4, T0=0)]) == {answers.VOTE: 1, answers.REJECTED: 2}  # and the volunteer may vote again
+    assert tally([two, row(4, T0=0)]) == {judge.VOTE: 1, judge.REJECTED: 2}  # and the volunteer may vote again
 
 
 @pytest.mark.parametrize("bad", [None, "", "x7", "-3", "1.0", 1.5, True, [], {}, "\u0661", "9" * 19, 10**30])
@@ -281,7 +282,7 @@ def test_rows_that_are_no_classifications_are_rejected() -> None:
     odd = row()
     odd["annotations"] = ["T0", {"value": 0}, {"task": 3}]
     assert reasons(odd)[:2] == [("1", "10", "", "not an answer to a task")] * 2
-    assert tally([odd]) == {answers.REJECTED: 2, answers.NO_QUESTION: 1}
+    assert tally([odd]) == {judge.REJECTED: 2, judge.NO_QUESTION: 1}
 
 
 def test_an_answer_off_the_path_is_rejected_with_all_below_it() -> None:
@@ -312,7 +313,7 @@ def test_combo_tasks_are_read_like_others() -> None:
     ]
     combo = row(T6=parts)
     assert counts([combo]) == {"10": {"shape_disk": 1, "edge_no": 1, "bar_yes": 1}}
-    assert tally([combo]) == {answers.VOTE: 3, answers.REJECTED: 1}
+    assert tally([combo]) == {judge.VOTE: 3, judge.REJECTED: 1}
     deep: Any = 0
     for _ in range(10_000):
         deep = [{"task": "T0", "value": deep}]
@@ -390,7 +391,7 @@ def test_an_export_is_read_in_the_shape_of_the_api(tmp_path: Path) -> None:
         ("5", "10;11", "T1", "2 subjects, expected one"),
         ("8", "10", "T0", "unknown answer 'unknown answer label'"),
     ]
-    assert tally(rows) == {answers.VOTE: 6, votes.REPEAT: 2, answers.REJECTED: 4, answers.NO_ANSWER: 1}
+    assert tally(rows) == {judge.VOTE: 6, votes.REPEAT: 2, judge.REJECTED: 4, judge.NO_ANSWER: 1}
     assert counts(rows, anonymous_repeats="first_per_session") == {"10": {"shape_disk": 2, "edge_no": 2}}
 
 
@@ -478,7 +479,7 @@ def test_every_path_through_a_made_workflow_is_read_whole(name: str, n_paths: in
     reduction = votes.reduce_all(rows, questions, [made])
     table = reduction.votes
     assert reduction.rejected.empty
-    assert reduction.tally[answers.VOTE] == reduction.answers_read == sum(len(r["annotations"]) for r in rows)
+    assert reduction.tally[judge.VOTE] == reduction.answers_read == sum(len(r["annotations"]) for r in rows)
     assert (table[[c for q in questions for c in q.columns]].sum() > 0).all()
     for question in questions:  # asked of those, and all those, who gave an answer that leads to it
         asked = table[list(question.after)].sum(axis=1) > 0 if question.after else table[questions.root.total] > 0
@@ -547,8 +548,8 @@ def assert_adds_up(reduction: votes.Reduction, questions: QuestionTree) -> None:
         if question.after:
             assert (table[question.total] <= table[list(question.after)].sum(axis=1)).all()
     n_votes = int(table[[q.total for q in questions]].to_numpy().sum())
-    assert n_votes == reduction.tally[answers.VOTE]
-    assert len(reduction.rejected) == reduction.tally[answers.REJECTED]
+    assert n_votes == reduction.tally[judge.VOTE]
+    assert len(reduction.rejected) == reduction.tally[judge.REJECTED]
     assert sum(reduction.tally.values()) == reduction.answers_read
 
 
@@ -642,7 +643,7 @@ def test_ten_real_classifications(real_versions: list[dict[str, Any]]) -> None:
         "merging_total-votes": 10,
     }  # fmt: skip
     assert len(reduction.votes) == 10 and reduction.rejected.empty
-    assert {k: n for k, n in reduction.tally.items() if n} == {answers.VOTE: 34, answers.NO_QUESTION: 10}
+    assert {k: n for k, n in reduction.tally.items() if n} == {judge.VOTE: 34, judge.NO_QUESTION: 10}
     assert_adds_up(reduction, questions)
     assert_same(reduction, votes.reduce_all(rows[::-1] + rows, questions, real_versions))
 

@@ -18,7 +18,9 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
-from zoobot import child, folders, tracking
+from zoobot import folders
+from zoobot.engine import process
+from zoobot.reports import dashboard
 from zoobot.settings import Settings
 
 log = logging.getLogger("zoobot")
@@ -54,18 +56,18 @@ def run_job(settings: Settings, number: int, folder: str) -> None:
     which = f"{number + 1} of {os.environ.get(_COUNT, '?')}: {settings.survey.name} {settings.experiment_name}"
     if _is_finished(settings):
         log.info("%s is finished already", which)
-        tracking.log_iterations(settings, folders.list_numbered(settings.experiment_dir, "iteration"))
+        dashboard.log_iterations(settings, folders.list_numbered(settings.experiment_dir, "iteration"))
         return
     log.info("%s", which)
     multiprocessing.set_start_method("spawn", force=True)  # joblib's workers have another, unknown to their children
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the linear head's small matrices: threads only wait for others
-    child.call(_run_stage, settings, settings.experiment_name)
+    process.call(_run_stage, settings, settings.experiment_name)
 
 
 def _is_finished(settings: Settings) -> bool:
     if settings.stage != "simulate":
         return False
-    from zoobot.iteration import fixed_settings  # loads pandas, which `run.py --help` need not wait for
+    from zoobot.iterations.iteration import fixed_settings  # loads pandas, which `run.py --help` need not wait for
 
     instructions = settings.experiment_dir / "instructions"
     return (

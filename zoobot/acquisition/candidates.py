@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from zoobot.acquisition.information import dirichlet_multinomial_information, multinomial_information
 from zoobot.errors import InputError
-from zoobot.tasks import Group, asked_probability
+from zoobot.galaxies.tasks import Group, asked_probability
 
 Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]

@@ -13,12 +13,12 @@ from pathlib import Path
 import pandas as pd
 
 from zoobot import folders
+from zoobot.engine.seeds import stream
 from zoobot.errors import InputError
-from zoobot.questions import QuestionTree, load_questions
-from zoobot.seeds import stream
+from zoobot.galaxies.questions import QuestionTree, load_questions
+from zoobot.galaxies.surveys import read_table
+from zoobot.galaxies.tasks import LABEL, TOTAL_VOTES, Task, build_task, check_columns
 from zoobot.settings import Settings, stage_settings
-from zoobot.surveys import read_table
-from zoobot.tasks import LABEL, TOTAL_VOTES, Task, build_task, check_columns
 
 log = logging.getLogger("zoobot")
 PUBLIC_COLUMNS = ("id_str", "file_loc", "ra", "dec")

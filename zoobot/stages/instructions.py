@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from zoobot import folders
-from zoobot.iteration import fixed_settings
-from zoobot.questions import load_questions
+from zoobot.galaxies.questions import load_questions
+from zoobot.galaxies.surveys import read_table
+from zoobot.galaxies.tasks import Task, build_task
+from zoobot.iterations.iteration import fixed_settings
 from zoobot.settings import ORACLE_FIXED, Settings
-from zoobot.surveys import read_table
-from zoobot.tasks import Task, build_task
 
 log = logging.getLogger("zoobot")
 FORMAT_VERSION = 1

@@ -20,29 +20,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from zoobot import (
-    acquisition,
-    database,
-    disk,
-    exchange,
-    folders,
-    learning,
-    metrics,
-    recalibration,
-    stopping,
-    streams,
-    tfrecords,
-    tracking,
-)
+from zoobot import acquisition, folders, metrics
+from zoobot.engine.progress import track
+from zoobot.engine.seeds import stream
 from zoobot.errors import FolderError
-from zoobot.iteration import Iteration, fixed_settings
-from zoobot.learning import Predictor
-from zoobot.progress import track
-from zoobot.questions import load_questions
-from zoobot.seeds import stream
+from zoobot.folders import disk
+from zoobot.galaxies import database, tfrecords
+from zoobot.galaxies.questions import load_questions
+from zoobot.galaxies.tasks import build_task
+from zoobot.iterations import exchange, learning, pool, stopping
+from zoobot.iterations.iteration import Iteration, fixed_settings
+from zoobot.iterations.learning import Predictor
+from zoobot.iterations.pool import CHOSEN, CONTROL
+from zoobot.metrics import temperature
+from zoobot.reports import dashboard
 from zoobot.settings import Settings
-from zoobot.streams import CHOSEN, CONTROL
-from zoobot.tasks import build_task
 
 log = logging.getLogger("zoobot")
 FORMAT_VERSION = 1
@@ -86,7 +78,7 @@ def run(settings: Settings) -> Path:
             "%s: %d labels received, %d galaxies trained on, test loss %.3f, %d galaxies asked about", path.name,
             summary["labels_received"], summary["train_galaxies"], summary["test_loss"], summary["requested"],
         )  # fmt: skip
-        tracking.log_iterations(settings, [*before, path])
+        dashboard.log_iterations(settings, [*before, path])
     return path
 
 
@@ -162,9 +154,9 @@ def _work(it: Iteration, instructions_dir: Path) -> dict[str, Any]:
         folders.write_json(it.folder / "metrics.json", measured)
     with it.timed("predict"):
         random = stream(it.settings.seed, "control", it.number)
-        control = streams.draw_control(it.before, it.db, it.settings.oracle.control_per_iteration, random)
-        still_waiting = streams.waiting(it.before, it.db)[CHOSEN]
-        closed = {*still_waiting, *streams.asked(it.before, CONTROL), *control}
+        control = pool.draw_control(it.before, it.db, it.settings.oracle.control_per_iteration, random)
+        still_waiting = pool.waiting(it.before, it.db)[CHOSEN]
+        closed = {*still_waiting, *pool.asked(it.before, CONTROL), *control}
         shards = _next_shards(it, closed)
         predictions = _predict(it, predictor, shards, closed)
     with it.timed("request"):
@@ -205,7 +197,7 @@ def _sample(it: Iteration, predictor: Predictor, features_N_H: npt.NDArray[np.fl
     """Posterior samples N × K × A at the iteration's temperature: the same K models for every shard."""
     random = stream(it.settings.seed, "posterior samples", it.number)
     samples = predictor.sample(features_N_H, it.settings.model.n_samples, random)
-    tempered = recalibration.temper(it.settings.model.likelihood, samples, it.task.groups, it.temperature)
+    tempered = temperature.temper(it.settings.model.likelihood, samples, it.task.groups, it.temperature)
     return tempered.astype(np.float32)
 
 
@@ -217,7 +209,7 @@ def _evaluate(it: Iteration, predictor: Predictor) -> dict[str, dict[str, metric
     it.temperature = 1.0
     if it.settings.model.recalibrate:
         of_eval = _sample_labelled(it, predictor, files["eval"])
-        it.temperature = recalibration.fit_temperature(likelihood, *of_eval, groups)
+        it.temperature = temperature.fit_temperature(likelihood, *of_eval, groups)
     labelled = {name: _sample_labelled(it, predictor, paths) for name, paths in files.items() if paths}
     ids = [id_str for path in files["test"] for id_str in tfrecords.read_ids(path)]
     test_losses = metrics.losses(likelihood, *labelled["test"], groups)

@@ -14,10 +14,10 @@ import pandas as pd
 
 from zoobot import folders
 from zoobot.errors import FolderError, InputError
-from zoobot.provenance import provenance
-from zoobot.questions import Question, QuestionTree, load_questions
+from zoobot.folders.provenance import provenance
+from zoobot.galaxies.questions import Question, QuestionTree, load_questions
+from zoobot.galaxies.surveys import read_survey
 from zoobot.settings import Settings, stage_settings
-from zoobot.surveys import read_survey
 
 log = logging.getLogger("zoobot")
 FORMAT_VERSION = 1

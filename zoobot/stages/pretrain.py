@@ -9,8 +9,10 @@ from typing import Any
 
 import keras
 
-from zoobot import encoders, folders, pretraining, tfrecords
+from zoobot import folders
 from zoobot.errors import InputError
+from zoobot.galaxies import tfrecords
+from zoobot.models import encoders, pretraining
 from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")

@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoobot import classifications, disk, folders, votes
+from zoobot import folders, votes
 from zoobot.errors import FolderError, InputError
-from zoobot.provenance import provenance
-from zoobot.questions import QuestionTree, load_questions
+from zoobot.folders import disk
+from zoobot.folders.provenance import provenance
+from zoobot.galaxies.questions import QuestionTree, load_questions
+from zoobot.galaxies.surveys import read_subjects
 from zoobot.settings import Settings, stage_settings
-from zoobot.surveys import read_subjects
+from zoobot.votes import classifications
 
 log = logging.getLogger("zoobot")
 FORMAT_VERSION = 1
@@ -60,8 +62,8 @@ def _existing(path: Path) -> Path:
 
 def _pull(settings: Settings) -> tuple[list[Path], Path]:
     """The files of all classifications so far, after pulling the new ones, and that of the workflow's versions."""
-    from zoobot import pull  # late, like the next: they need the client of the Zooniverse API
-    from zoobot.panoptes import Zooniverse
+    from zoobot.oracles import pull
+    from zoobot.oracles.panoptes import Zooniverse
 
     folder, oracle = settings.survey_dir / "raw_classifications", settings.oracle
     n_new = pull.pull(Zooniverse(oracle), folder, oracle, oracle.last_classification_id)

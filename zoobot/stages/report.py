@@ -28,9 +28,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from zoobot import database, folders
-from zoobot.comparison import BASELINE, Experiment, Points, Section, group, read_experiments, title_of
-from zoobot.efficiency import MIN_ERRORS, describe, mean_sd, questions_of
+from zoobot import folders
+from zoobot.galaxies import database
+from zoobot.reports.efficiency import MIN_ERRORS, describe, mean_sd, questions_of
+from zoobot.reports.experiments import BASELINE, Experiment, Points, Section, group, read_experiments, title_of
 from zoobot.settings import Settings
 
 log = logging.getLogger("zoobot")
@@ -88,13 +89,13 @@ def _entry(e: Experiment) -> dict[str, Any]:
 
 
 def _template() -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent.parent)
+    loader = jinja2.FileSystemLoader(Path(__file__).parents[1] / "reports")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["plain"] = lambda name: str(name).replace("_", " ")
     environment.filters["number"] = lambda x, digits=3: "–" if x is None else f"{x:,.{digits}f}".replace("-", "−")
-    return environment.get_template("report.html.j2")
+    return environment.get_template("page.html.j2")
 
 
 def _colours(section: Section) -> dict[str, str]:

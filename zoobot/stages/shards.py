@@ -18,14 +18,16 @@ from typing import Any
 
 import pandas as pd
 
-from zoobot import database, disk, folders, tfrecords
+from zoobot import folders
+from zoobot.engine.progress import track
 from zoobot.errors import InputError
-from zoobot.images import Pixels, read_image, resize
-from zoobot.progress import track
-from zoobot.questions import load_questions
+from zoobot.folders import disk
+from zoobot.galaxies import database, tfrecords
+from zoobot.galaxies.images import Pixels, read_image, resize
+from zoobot.galaxies.questions import load_questions
+from zoobot.galaxies.surveys import read_table
+from zoobot.galaxies.tasks import LABEL, TOTAL_VOTES, build_task
 from zoobot.settings import Settings, stage_settings
-from zoobot.surveys import read_table
-from zoobot.tasks import LABEL, TOTAL_VOTES, build_task
 
 log = logging.getLogger("zoobot")
 SPLITS = ("train", "eval", "test", "pool")

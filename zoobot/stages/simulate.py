@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from zoobot import child, disk, folders, stopping, tracking
-from zoobot.questions import load_questions
+from zoobot import folders
+from zoobot.engine import process
+from zoobot.folders import disk
+from zoobot.galaxies.questions import load_questions
+from zoobot.galaxies.tasks import build_task
+from zoobot.iterations import stopping
+from zoobot.reports import dashboard
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, pretrain, shards
-from zoobot.tasks import build_task
 
 log = logging.getLogger("zoobot")
 
@@ -28,7 +32,7 @@ def run(settings: Settings) -> Path:
     done = len(iterations)
     if done >= settings.simulate.iterations:
         log.info("%s has %d iterations already: nothing to do", settings.experiment_dir, done)
-        tracking.log_iterations(settings, iterations)
+        dashboard.log_iterations(settings, iterations)
     for number in range(done, settings.simulate.iterations):
         if stopping.reason(folders.list_numbered(settings.experiment_dir, "iteration"), settings.stop):
             iterate.run(settings)  # says why there is no further one
@@ -37,5 +41,5 @@ def run(settings: Settings) -> Path:
         if settings.model.train == "head":  # builds no network
             iterate.run(settings)
         else:
-            child.call(iterate.run, settings, f"iteration_{number}")
+            process.call(iterate.run, settings, f"iteration_{number}")
     return settings.experiment_dir

@@ -1,0 +1,291 @@
+"""Folders that are written once: staged beside their place, listed in a manifest, read-only, flushed, renamed into
+place.
+
+A reader sees no folder or the whole folder. ``manifest.json``, written last, holds the size and SHA-256 of every
+file, the digests of the inputs, the settings, versions and git commit; its ``digest`` is over all of that, so a chain
+of digests leads back to the master catalog. What differs between two equal runs (the time, the host, files named in
+``varying``) is kept, but not part of the digest; ``seal`` is over the whole manifest, so that no byte of it can change
+unseen. Beside a folder ``.{name}.staging`` is what is being written, and ``.{name}.unfinished`` holds the steps that
+outlive a crash.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from zoobot.errors import FolderError, InputError
+from zoobot.folders import disk, manifest
+from zoobot.folders.manifest import MANIFEST as MANIFEST
+from zoobot.folders.manifest import digest_file as digest_file
+
+BEGUN = "begun.json"
+
+
+# --------------------------------------------------------------- single files
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write ``value`` as JSON that is the same for the same value."""
+    path.write_text(manifest.text(value), encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file of ours."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FolderError(f"{path} is missing: its folder was not finished, or files were taken away.") from error
+    except ValueError as error:
+        raise FolderError(f"{path} is not valid JSON ({error}): it was changed by hand or damaged.") from error
+
+
+def publish_file(path: Path, content: bytes) -> None:
+    """Write a single file so that a reader sees the old content or the new, never a part."""
+    with disk.clear_errors(path):
+        disk.make_folder(path.parent)
+        _remove_leftovers(path)
+        staged = path.with_name(f".{path.name}.{os.getpid()}")
+        with staged.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+        disk.flush_folder(path.parent)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that are gone had staged for a file."""
+    prefix = f".{path.name}."
+    for staged in path.parent.iterdir():
+        process = staged.name.removeprefix(prefix)
+        if staged.name.startswith(prefix) and process.isdecimal() and not disk.is_alive(int(process)):
+            staged.unlink(missing_ok=True)
+
+
+# --------------------------------------------------------------- write-once folders
+
+
+@contextmanager
+def create(
+    path: Path,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    varying: Sequence[str] = (),
+    *,
+    resumes: bool = False,
+    needs_bytes: int = 0,
+) -> Iterator[Path]:
+    """Yield a staging folder; when the block ends well, publish it as ``path``, complete and read-only.
+
+    ``inputs`` names the folders and files that were read; ``varying`` names files that differ between two equal runs;
+    ``needs_bytes`` is about what will be written. If the block raises, nothing appears at ``path``, and the next try
+    starts anew; with ``resumes`` it finds the staging folder and ``unfinished(path)`` as they were left, and is refused
+    if it has other settings or inputs.
+    """
+    disk.make_folder(path.parent)
+    with disk.lock(path), disk.clear_errors(path):
+        if path.exists():
+            raise FolderError(f"{path} exists already; a folder is written once. Choose another name or move it away.")
+        disk.require_space(path, needs_bytes)
+        read = {name: digest_of(source) for name, source in inputs.items()}
+        staging = path.with_name(f".{path.name}.staging")
+        if resumes and _is_begun(path, settings, read):
+            if staging.is_dir():
+                disk.make_writable(staging)  # it may have been about to be published
+        else:
+            disk.remove(staging)
+            disk.remove(unfinished(path))
+        if resumes:
+            begun = {"settings": manifest.plain(settings), "inputs": read}
+            publish_file(unfinished(path) / BEGUN, manifest.text(begun).encode())
+        disk.make_folder(staging)
+        yield staging
+        (staging / MANIFEST).unlink(missing_ok=True)
+        write_json(staging / MANIFEST, manifest.build(staging, path, settings, inputs, read, varying))
+        disk.make_read_only(staging)
+        disk.flush_tree(staging)
+        staging.rename(path)
+        disk.flush_folder(path.parent)
+        remove_unfinished(path)
+
+
+def unfinished(path: Path) -> Path:
+    """The hidden folder beside ``path`` for steps that outlive a crash; it goes when ``path`` is published."""
+    return path.with_name(f".{path.name}.unfinished")
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what a crash left of a folder after it was published."""
+    if path.exists():
+        with suppress(OSError):  # another process may be about it; all of it may be deleted at any time
+            disk.remove(unfinished(path))
+
+
+@contextmanager
+def step(path: Path) -> Iterator[Path]:
+    """Yield a folder that becomes ``path``, whole and flushed, when the block ends well: one step of longer work."""
+    staging = path.with_name(f".{path.name}.staging")
+    disk.remove(staging)
+    disk.make_folder(staging)
+    yield staging
+    disk.flush_tree(staging)
+    staging.rename(path)
+    disk.flush_folder(path.parent)
+
+
+def _is_begun(path: Path, settings: Mapping[str, Any], read: Mapping[str, str]) -> bool:
+    """Whether steps of ``path`` were left to go on from; those of other settings or inputs are refused."""
+    if not (unfinished(path) / BEGUN).is_file():
+        return False
+    begun = read_json(unfinished(path) / BEGUN)
+    differences = differing_keys(begun["settings"], settings) + _changed_inputs(begun["inputs"], read)
+    if differences:
+        raise FolderError(
+            "\n  ".join([f"{path} was begun, but is to go on differently:", *differences])
+            + f"\nUse those settings, or give up what was begun: remove {unfinished(path)}."
+        )
+    return True
+
+
+def _changed_inputs(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    changed = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+    return [f"input {name}: it has changed since" for name in changed]
+
+
+def exists_with(path: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path] | None) -> bool:
+    """Whether ``path`` is finished with just these settings (and inputs, unless None); with others it is refused,
+    naming what differs.
+    """
+    if not path.exists():
+        return False
+    content = read_manifest(path)
+    differences = differing_keys(content["settings"], settings)
+    if inputs is not None:
+        then = {name: entry["digest"] for name, entry in content["inputs"].items()}
+        differences += _changed_inputs(then, {name: digest_of(source) for name, source in inputs.items()})
+    if differences:
+        raise FolderError(
+            "\n  ".join([f"{path} exists, but was made differently:", *differences])
+            + "\nUse those settings, or choose another name for the folder; it is never overwritten."
+        )
+    remove_unfinished(path)
+    return True
+
+
+def differing_keys(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Each key whose value differs, with both values; a long one is cut."""
+    keys = [key for key in sorted({*there, *now}) if there.get(key) != manifest.plain(now.get(key))]
+    return [f"{key}: {_short(there.get(key))} there, {_short(now.get(key))} now" for key in keys]
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a finished folder."""
+    if not path.is_dir():
+        raise FolderError(f"{path} does not exist.")
+    if not (path / MANIFEST).is_file():
+        raise FolderError(f"{path} has no {MANIFEST}, so it was not finished by this program.")
+    content: dict[str, Any] = read_json(path / MANIFEST)
+    require_version(path / MANIFEST, content, "format_version", manifest.READS_VERSIONS)
+    missing = manifest.missing_keys(content)
+    if missing:
+        raise FolderError(f"{path / MANIFEST} has no {', '.join(missing)}: it was changed by hand or damaged.")
+    return content
+
+
+def require_version(path: Path, content: Any, key: str, reads: Sequence[int]) -> None:
+    """Refuse the JSON of a file whose format this program does not read."""
+    version = content.get(key) if isinstance(content, dict) else None
+    if version not in reads:
+        raise FolderError(
+            f"{path} has format version {version}; this program reads {' and '.join(map(str, reads))}. Use the program"
+            " that wrote it, or make the folder again under another name."
+        )
+
+
+def list_numbered(parent: Path, name: str) -> list[Path]:
+    """The finished folders ``{name}_0``, ``{name}_1``, … in ``parent``, in order; a gap is an error."""
+    pattern = re.compile(rf"{name}_(\d+)")
+    found = (pattern.fullmatch(path.parent.name) for path in parent.glob(f"{name}_*/{MANIFEST}"))
+    numbers = sorted(int(match[1]) for match in found if match)
+    if numbers != list(range(len(numbers))):
+        missing = min(set(range(len(numbers))) - set(numbers))
+        raise FolderError(f"{parent} has no {name}_{missing}, but later ones: put it back, or start a new experiment.")
+    return [parent / f"{name}_{number}" for number in numbers]
+
+
+def digest_of(path: Path) -> str:
+    """The digest in a folder's manifest, or of a single file."""
+    return digest_file(path) if path.is_file() else str(read_manifest(path)["digest"])
+
+
+def digest_in(path: Path) -> str:
+    """The SHA-256 of a file in a folder below a finished one, from its manifest; of a file elsewhere, anew."""
+    folder = path.parent.parent
+    if not (folder / MANIFEST).is_file():
+        return digest_file(path)
+    return str(read_manifest(folder)["files"][path.relative_to(folder).as_posix()]["sha256"])
+
+
+def require(path: Path, made_by: str, check: str = "sizes") -> None:
+    """Refuse a folder which a stage reads unless it is finished and its files have their sizes; with ``check`` =
+    ``digests`` also unless each has its content.
+    """
+    if not path.is_dir():
+        raise FolderError(
+            f"{path} is missing. Make it first: python run.py stage={made_by} … (same survey, task and names)."
+        )
+    content = read_manifest(path)
+    problems = manifest.compare(path, content, digests=check == "digests")
+    if problems:
+        raise FolderError(
+            "\n  ".join([f"{path} is not as it was written:", *problems])
+            + "\nPut a copy of it back, or make it again under another name."
+        )
+
+
+def verify(path: Path) -> list[str]:
+    """Every way in which a finished folder differs from its manifest; empty if none.
+
+    Checked are the size and SHA-256 of every file, files that are missing or were added, the manifest itself, and that
+    each input is still the one that was read.
+    """
+    path = Path(path)
+    try:
+        content = read_manifest(path)
+        problems = manifest.compare(path, content, digests=True)
+    except (FolderError, InputError) as error:
+        return [str(error)]
+    for name, entry in content["inputs"].items():
+        try:
+            same = digest_of(path / entry["path"]) == entry["digest"]
+        except FolderError as error:
+            problems.append(f"{path}: its input {name} cannot be checked: {error}")
+        else:
+            problems += [] if same else [f"{path}: its input {name} ({entry['path']}) is not the one that was read"]
+    return problems
+
+
+def with_inputs(paths: Sequence[Path]) -> list[Path]:
+    """These folders and all finished folders that they were made from, each once; a manifest that cannot be read
+    names none.
+    """
+    found: dict[Path, None] = {}
+    left = [path.resolve() for path in paths]
+    while left:
+        path = left.pop(0)
+        if path not in found and (path / MANIFEST).is_file():
+            found[path] = None
+            with suppress(FolderError):  # `verify` tells of it
+                left += [(path / entry["path"]).resolve() for entry in read_manifest(path)["inputs"].values()]
+    return list(found)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"

@@ -1,0 +1,183 @@
+"""Questions, their answers, and which answer leads to which question.
+
+A question set is one YAML file (configs/questions/, or a user's own). Votes for answer A of question Q are counted in
+the column ``Q_A``, their sum in ``Q_total-votes``, as in the published GZ DECaLS catalogs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zoobot.errors import InputError
+from zoobot.settings.paths import CONFIGS
+
+QUESTION_SETS_DIR = CONFIGS / "questions"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer. ``labels`` are the texts volunteers see; a retired answer keeps its votes but is no longer
+    offered.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    retired: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question. ``after`` holds the vote columns of the answers that lead to it; empty for a question that is
+    always asked.
+    """
+
+    name: str
+    task: str
+    answers: tuple[Answer, ...]
+    after: tuple[str, ...] = ()
+
+    def column(self, answer: str) -> str:
+        """The vote column of one answer."""
+        return f"{self.name}_{answer}"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The vote columns of the answers that are offered, in order."""
+        return tuple(self.column(a.name) for a in self.answers if not a.retired)
+
+    @property
+    def all_columns(self) -> tuple[str, ...]:
+        """The vote columns of all answers, retired ones last."""
+        return tuple(self.column(a.name) for a in self.answers)
+
+    @property
+    def total(self) -> str:
+        """The column with the sum of all votes for this question."""
+        return f"{self.name}_total-votes"
+
+
+@dataclass(frozen=True)
+class QuestionTree:
+    """All questions of a survey, parents before children; the first is asked about every galaxy."""
+
+    questions: tuple[Question, ...]
+
+    def __iter__(self) -> Iterator[Question]:
+        return iter(self.questions)
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, name: str) -> Question:
+        for question in self.questions:
+            if question.name == name:
+                return question
+        raise InputError(f"there is no question {name!r}; the questions are {', '.join(q.name for q in self)}")
+
+    @property
+    def root(self) -> Question:
+        """The question asked about every galaxy: its votes tell whether a galaxy is retired."""
+        return self.questions[0]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The vote columns of all questions, retired answers and totals included."""
+        return tuple(c for q in self for c in (*q.all_columns, q.total))
+
+    def subset(self, names: Sequence[str]) -> QuestionTree:
+        """Only these questions, in the order of the tree; one whose parent is left out counts as always asked."""
+        wanted = {self[name].name for name in names}
+        chosen = [q for q in self if q.name in wanted]
+        kept = {c for q in chosen for c in q.all_columns}
+        return QuestionTree(
+            tuple(Question(q.name, q.task, q.answers, tuple(c for c in q.after if c in kept)) for q in chosen)
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``parse_questions`` reads them back."""
+        return {
+            q.name: {
+                "task": q.task,
+                "after": list(q.after),
+                "answers": {a.name: list(a.labels) for a in q.answers if not a.retired},
+                "retired": {a.name: list(a.labels) for a in q.answers if a.retired},
+            }
+            for q in self
+        }
+
+
+def load_questions(name: str) -> QuestionTree:
+    """The question set ``configs/questions/{name}.yaml``, or the one in the YAML file at path ``name``."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else QUESTION_SETS_DIR / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in QUESTION_SETS_DIR.glob("*.yaml")))
+        raise InputError(
+            f"survey.questions: there is no question set {path}. Use one of {known}, or the path of a YAML file."
+        )
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from error
+    return parse_questions(raw, str(path))
+
+
+def parse_questions(raw: object, where: str) -> QuestionTree:
+    """Check and build a question set from plain values (the layout of ``configs/questions/gz2.yaml``)."""
+    if not isinstance(raw, Mapping) or not raw:
+        raise InputError(f"{where}: expected a mapping from question to its answers, got {type(raw).__name__}")
+    questions: list[Question] = []
+    for position, (name, body) in enumerate(raw.items()):
+        questions.append(_parse_question(str(name), body, f"T{position}", f"{where}: question {name}"))
+        known = {c: q for q in questions[:-1] for c in q.columns}
+        unknown = [c for c in questions[-1].after if c not in known]
+        if unknown:
+            raise InputError(
+                f"{where}: question {name} comes after {', '.join(unknown)}, which no earlier question has"
+            )
+        if len({known[c].name for c in questions[-1].after}) > 1:
+            raise InputError(f"{where}: question {name} comes after answers of several questions; name answers of one")
+    if questions[0].after:
+        raise InputError(f"{where}: the first question, {questions[0].name}, must be asked about every galaxy")
+    tree = QuestionTree(tuple(questions))
+    for what, names in (("task", [q.task for q in tree]), ("vote column", tree.columns)):
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise InputError(f"{where}: the {what} {', '.join(repeated)} stands for several things; rename one")
+    return tree
+
+
+def _parse_question(name: str, body: object, default_task: str, where: str) -> Question:
+    if not isinstance(body, Mapping) or not isinstance(body.get("answers"), Mapping):
+        raise InputError(f"{where}: expected `answers`, a mapping from answer to its labels")
+    unknown = set(body) - {"task", "after", "answers", "retired"}
+    if unknown:
+        raise InputError(
+            f"{where}: unknown key {', '.join(sorted(map(str, unknown)))}; known are task, after, answers, retired"
+        )
+    if not isinstance(body.get("retired") or {}, Mapping):
+        raise InputError(f"{where}: expected `retired` to be a mapping from answer to its labels")
+    answers = [
+        Answer(_texts([answer], where)[0], _texts(labels or [answer], f"{where}, answer {answer}"), retired)
+        for key, retired in (("answers", False), ("retired", True))
+        for answer, labels in (body.get(key) or {}).items()
+    ]
+    if len(body["answers"]) < 2:
+        raise InputError(f"{where}: a question needs at least two answers")
+    after = _texts(body.get("after") or [], f"{where}, after")
+    return Question(name, str(body.get("task", default_task)), tuple(answers), after)
+
+
+def _texts(values: object, where: str) -> tuple[str, ...]:
+    if not isinstance(values, list | tuple):
+        raise InputError(f"{where}: expected a list such as [{values}], got {values!r}")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise InputError(
+                f"{where}: {value!r} is not text. Put it in quotes: YAML reads yes and no as true and false"
+            )
+    return tuple(map(str, values))

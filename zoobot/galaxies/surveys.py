@@ -1,0 +1,282 @@
+"""Read a survey's own tables into one table of galaxies: ``id_str``, ``file_loc``, ``ra``, ``dec``, vote columns, and
+the survey's own columns.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from zoobot import folders
+from zoobot.engine.progress import track
+from zoobot.errors import InputError
+from zoobot.galaxies.questions import QuestionTree
+from zoobot.settings import Settings, stage_settings
+
+log = logging.getLogger("zoobot")
+
+# Text everywhere: an 18-digit id, or a picture named 0012, must not pass through a number.
+TEXT_COLUMNS = ("id_str", "dr7objid", "iauname", "subject_id", "file_loc", "png_loc", "fits_loc")
+GALAXY_NAMES = ("iauname", "id_str")  # metadata of a subject that tell which galaxy it shows
+# GZ2 names each count tNN_question_aNN_answer_count (Willett et al. 2013); ours are {question}_{answer}. t08,
+# multiple choice, is left out.
+_GZ2_VOTES = {
+    "t01_smooth_or_features_a01_smooth": "smooth-or-featured_smooth",
+    "t01_smooth_or_features_a02_features_or_disk": "smooth-or-featured_featured-or-disk",
+    "t01_smooth_or_features_a03_star_or_artifact": "smooth-or-featured_artifact",
+    "t02_edgeon_a04_yes": "disk-edge-on_yes",
+    "t02_edgeon_a05_no": "disk-edge-on_no",
+    "t03_bar_a06_bar": "bar_yes",
+    "t03_bar_a07_no_bar": "bar_no",
+    "t04_spiral_a08_spiral": "has-spiral-arms_yes",
+    "t04_spiral_a09_no_spiral": "has-spiral-arms_no",
+    "t05_bulge_prominence_a10_no_bulge": "bulge-size_no",
+    "t05_bulge_prominence_a11_just_noticeable": "bulge-size_just-noticeable",
+    "t05_bulge_prominence_a12_obvious": "bulge-size_obvious",
+    "t05_bulge_prominence_a13_dominant": "bulge-size_dominant",
+    "t06_odd_a14_yes": "something-odd_yes",
+    "t06_odd_a15_no": "something-odd_no",
+    "t07_rounded_a16_completely_round": "how-rounded_round",
+    "t07_rounded_a17_in_between": "how-rounded_in-between",
+    "t07_rounded_a18_cigar_shaped": "how-rounded_cigar",
+    "t09_bulge_shape_a25_rounded": "bulge-shape_round",
+    "t09_bulge_shape_a26_boxy": "bulge-shape_boxy",
+    "t09_bulge_shape_a27_no_bulge": "bulge-shape_no-bulge",
+    "t10_arms_winding_a28_tight": "spiral-winding_tight",
+    "t10_arms_winding_a29_medium": "spiral-winding_medium",
+    "t10_arms_winding_a30_loose": "spiral-winding_loose",
+    "t11_arms_number_a31_1": "spiral-count_1",
+    "t11_arms_number_a32_2": "spiral-count_2",
+    "t11_arms_number_a33_3": "spiral-count_3",
+    "t11_arms_number_a34_4": "spiral-count_4",
+    "t11_arms_number_a36_more_than_4": "spiral-count_more-than-4",
+    "t11_arms_number_a37_cant_tell": "spiral-count_cant-tell",
+}
+
+
+def read_survey(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, dict[str, int], list[Path]]:
+    """The survey's galaxies, the rows left out by design ``{reason: rows}``, and the files that were read."""
+    reader = {"demo": _read_demo, "gz2": _read_gz2, "decals": _read_decals, "custom": _read_custom}[s.survey.kind]
+    return reader(s, questions)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV (also .csv.gz) or FITS table, with ids as text."""
+    if not path.is_file():
+        raise InputError(
+            f"{path} does not exist. Set survey.folder to the folder of the survey's tables and images,"
+            " and survey.catalog to its table."
+        )
+    table = _read_fits_table(path) if path.name.endswith((".fits", ".fit", ".fits.gz")) else _read_csv(path)
+    if table.empty:
+        raise InputError(f"{path} has no rows.")
+    return table
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header lose values
+            return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, "string"), index_col=False)
+    except (ValueError, OSError, pd.errors.ParserWarning) as error:
+        raise InputError(f"{path} is not a readable CSV table: {error}") from error
+
+
+def _read_fits_table(path: Path) -> pd.DataFrame:
+    from astropy.table import Table
+
+    try:
+        content = path.read_bytes()  # astropy would leave a damaged file open
+        table = Table.read(io.BytesIO(content), format="fits")
+    except Exception as error:  # astropy raises nearly anything on damaged bytes
+        raise InputError(f"{path} is not a readable FITS table: {error}") from error
+    table.convert_bytestring_to_unicode()
+    flat = [name for name in table.colnames if table[name].ndim == 1]
+    frame: pd.DataFrame = table[flat].to_pandas()
+    texts = [name for name in TEXT_COLUMNS if name in frame]
+    floats = [name for name in texts if pd.api.types.is_float_dtype(frame[name])]
+    if floats:
+        raise InputError(
+            f"{path}: {', '.join(floats)} holds numbers with a fraction, which cannot hold an id of 18 digits: the last"
+            " digits are lost. Store ids as text."
+        )
+    return frame.astype(dict.fromkeys(texts, "string"))
+
+
+def require_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
+    """Refuse a table that lacks one of ``columns``."""
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise InputError(
+            f"{path} has no column {', '.join(missing)}. It has: {', '.join(map(str, table.columns[:12]))}, …"
+        )
+
+
+def _read_demo(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, dict[str, int], list[Path]]:
+    galaxies_dir = s.survey_dir / "galaxies"
+    drawn_with = {k: v for k, v in stage_settings(s, "master_catalog").items() if k.startswith("survey.")}
+    if not folders.exists_with(galaxies_dir, drawn_with, inputs={}):
+        with folders.create(galaxies_dir, drawn_with, inputs={}) as staging:
+            _draw_galaxies(s, staging)
+    return read_table(galaxies_dir / "votes.csv"), {}, [galaxies_dir / "votes.csv"]
+
+
+def _draw_galaxies(s: Settings, folder: Path) -> None:
+    from PIL import Image
+
+    from zoobot.galaxies import demo
+
+    votes, truth = [], []
+    drawn = demo.survey(s.survey.n_galaxies, s.survey.draw_seed, s.survey.draw_size_px, s.survey.world)
+    for galaxy in track(drawn, "drawing galaxies", s.survey.n_galaxies):
+        file_loc = f"galaxies/{galaxy.id_str}.png"
+        Image.fromarray(galaxy.image).save(folder / Path(file_loc).name)
+        votes.append({"id_str": galaxy.id_str, "file_loc": file_loc, **galaxy.votes})
+        truth.append({"id_str": galaxy.id_str, "kind": galaxy.kind, **galaxy.fractions})
+    pd.DataFrame(votes).to_csv(folder / "votes.csv", index=False)
+    pd.DataFrame(truth).to_csv(folder / "truth.csv", index=False)  # what is really there, which no stage reads
+    log.info("drew %d galaxies", len(votes))
+
+
+def _read_gz2(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, dict[str, int], list[Path]]:
+    path = s.source_dir / s.survey.catalog
+    table = read_table(path)
+    votes = {f"{source}_count": ours for source, ours in _GZ2_VOTES.items()}
+    require_columns(table, ["dr7objid", "png_loc", *votes], path)
+    excluded = {}
+    if s.survey.samples:
+        require_columns(table, ["sample"], path)
+        keep = table["sample"].isin(s.survey.samples)
+        excluded[f"`sample` is not {' or '.join(s.survey.samples)}"] = int((~keep).sum())
+        found = ", ".join(sorted(table["sample"].astype(str).unique()))
+        table = table[keep]
+        if table.empty:
+            raise InputError(
+                f"{path} has no row whose `sample` is {' or '.join(s.survey.samples)}; it has {found}."
+                " Set survey.samples=[…] to those you want, or survey.samples=[] for all."
+            )
+    ours = {**votes, "png_loc": "file_loc", "ra_subject": "ra", "dec_subject": "dec"}
+    # Without t08, and without the position (`ra`, `dec`) that the list of uploaded images gives a second time.
+    unwanted = [c for c in table.columns if str(c).startswith("t08_")]
+    unwanted += [new for old, new in ours.items() if {old, new} <= set(table.columns)]
+    table = table.drop(columns=unwanted).rename(columns=ours)
+    return table.assign(id_str="dr7objid_" + table["dr7objid"]), excluded, [path]
+
+
+def _read_decals(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, dict[str, int], list[Path]]:
+    path = s.source_dir / s.survey.catalog
+    table = read_table(path)
+    require_columns(table, ["iauname"], path)
+    location = next((name for name in ("file_loc", "png_loc", "fits_loc") if name in table.columns), None)
+    if location is None:
+        raise InputError(
+            f"{path} has none of the columns file_loc, png_loc, fits_loc, which tell where a galaxy's picture is."
+        )
+    excluded = {}
+    for flag in ("png_ready", "fits_filled"):
+        if flag in table.columns:
+            keep = table[flag].astype(str).str.lower().isin(("true", "1", "1.0"))
+            excluded[f"{flag} is false"] = int((~keep).sum())
+            table = table[keep]
+    table = table.rename(columns={location: "file_loc", "z": "redshift"})
+    table["iauname"] = table["iauname"].str.strip()
+    table["file_loc"] = table["file_loc"].astype("string").str.strip()
+    if "ra" not in table.columns:
+        table = table.rename(columns={"ra_nsa": "ra", "dec_nsa": "dec"})
+    votes_path = (
+        s.source_dir / s.survey.classifications
+        if s.survey.classifications
+        else s.survey_dir / "classifications" / "classifications.csv"
+    )
+    if s.survey.classifications or votes_path.is_file():
+        table, unmatched = _join_votes(table, votes_path, questions)
+        excluded["classified galaxies that are not in the catalog"] = unmatched
+        files = [path, votes_path]
+    elif questions.root.columns[0] in table.columns:
+        files = [path]
+    else:
+        log.warning(
+            "%s: no classifications (survey.classifications, or stage=reduce): every galaxy is unlabelled", path
+        )
+        empty = pd.DataFrame(index=table.index, columns=list(questions.columns), dtype="float64")
+        table = pd.concat([table, empty], axis=1)
+        files = [path]
+    return table.assign(id_str=table["iauname"]), excluded, files
+
+
+def _join_votes(table: pd.DataFrame, path: Path, questions: QuestionTree) -> tuple[pd.DataFrame, int]:
+    """Left-join reduced votes on iauname; the votes of several subjects of one galaxy add up. Also: how many found no
+    galaxy.
+    """
+    votes = read_table(path)
+    require_columns(votes, ["iauname"], path)
+    columns = [c for c in questions.columns if c in votes.columns]
+    if not columns:
+        raise InputError(f"{path} has no vote column of the survey's questions, such as {questions.root.columns[0]}.")
+    if "subject_id" in votes.columns:
+        votes = _one_row_per_subject(votes, path)
+    known = votes[votes["iauname"].notna()]
+    iauname = known["iauname"].str.strip()
+    numbers = known[columns].apply(pd.to_numeric, errors="coerce").astype("float64")
+    summed = numbers.groupby(iauname).sum(min_count=1)
+    no_count = known[columns].notna() & ~((numbers >= 0) & (numbers % 1 == 0))
+    for column in no_count.columns[no_count.any()]:  # for stage=master_catalog to drop, with its reason
+        summed[column] = summed[column].astype(object).mask(no_count[column].groupby(iauname).any(), "no count")
+    if len(summed) < len(known):
+        log.info(
+            "%s: %d galaxies have several subjects; their votes were added",
+            path.name,
+            int(iauname.value_counts().gt(1).sum()),
+        )
+    table = table.drop(columns=[c for c in columns if c in table.columns])
+    unmatched = int((~summed.index.isin(table["iauname"])).sum()) + int(votes["iauname"].isna().sum())
+    return table.merge(summed, how="left", left_on="iauname", right_index=True, validate="many_to_one"), unmatched
+
+
+def _one_row_per_subject(votes: pd.DataFrame, path: Path) -> pd.DataFrame:
+    votes = votes.drop_duplicates()
+    repeated = sorted(votes.loc[votes["subject_id"].duplicated(), "subject_id"].dropna().unique())
+    if repeated:
+        raise InputError(
+            f"{path} has different rows for the same subject_id: {', '.join(repeated[:5])} ({len(repeated)} in all)."
+            " Give one row per subject; stage=reduce makes such a table."
+        )
+    return votes
+
+
+def _read_custom(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, dict[str, int], list[Path]]:
+    path = s.source_dir / s.survey.catalog
+    table = read_table(path)
+    require_columns(table, ["id_str", "file_loc"], path)
+    return table, {}, [path]
+
+
+def read_subjects(path: Path) -> pd.DataFrame:
+    """``subject_id`` and the galaxy's name, from a subject export of Zooniverse (its metadata is JSON)."""
+    table = read_table(path)
+    require_columns(table, ["subject_id", "metadata"], path)
+    table = table.drop_duplicates("subject_id")
+    try:
+        metadata = [
+            {key.lstrip("!#/").lower(): value for key, value in json.loads(text).items()} for text in table["metadata"]
+        ]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{path}: column metadata is not JSON in every row ({error}). Is it a subject export?"
+        ) from error
+    names = {
+        name: pd.array([str(entry[name]) if entry.get(name) else None for entry in metadata], dtype="string")
+        for name in GALAXY_NAMES
+        if any(name in entry for entry in metadata)
+    }
+    if not names:
+        raise InputError(
+            f"{path}: no subject's metadata has {' or '.join(GALAXY_NAMES)}, so its galaxies are not known."
+        )
+    return pd.DataFrame({"subject_id": table["subject_id"].to_numpy(), **names})

@@ -1,0 +1,286 @@
+"""The network, its training, and samples from its posterior.
+
+Image → encoder (zoobot/encoders.py) → dropout → head (probabilities per question, or concentrations:
+zoobot/likelihoods.py). Dropout sits only between encoder and head, so K posterior samples cost one pass of the encoder
+and K passes of the small head. Axes: N galaxies, K samples, H features, A answers.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from zoobot import folders, settings
+from zoobot.engine.seeds import number
+from zoobot.errors import InputError
+from zoobot.galaxies.tasks import Group
+from zoobot.models import encoders, losses
+
+log = logging.getLogger("zoobot")
+TRAINING_FILE = "training.json"
+_ROWS = 1024  # galaxies whose samples are computed at a time
+Floats32 = npt.NDArray[np.float32]
+tf.get_logger().setLevel("ERROR")  # it warns that each iteration compiles its own network, which is meant
+
+
+@dataclass(frozen=True)
+class Network:
+    """``encoder``: stored images → features N × H; ``head``: features → probabilities or concentrations N × A;
+    ``trainer``: both, with augmentation and dropout.
+    """
+
+    encoder: keras.Model
+    head: keras.Model
+    trainer: keras.Model
+    dropout_rate: float
+
+
+def build(chosen: settings.Model, groups: Sequence[Group], image_size_px: int, channels: int, seed: int) -> Network:
+    """A network with new weights. The same seed gives the same weights, dropout and augmentation."""
+    keras.utils.set_random_seed(number(seed, "network"))
+    tf.config.experimental.enable_op_determinism()
+    on_gpu = _use_gpus(chosen)
+    with tf.distribute.MirroredStrategy().scope() if on_gpu and chosen.all_gpus else nullcontext():
+        images = keras.Input((image_size_px, image_size_px, channels), dtype="uint8", name="images")
+        encoder = encoders.build(chosen, image_size_px, channels)
+        convolutions = encoder.get_layer("convolutions")
+        scaled = encoders.prepare(images, chosen)
+        head = _build_head(encoder.output_shape[-1], chosen.likelihood, groups)
+        view = RandomView(chosen.rotate, chosen.zoom, number(seed, "augmentation"))(scaled)
+        dropped = keras.layers.Dropout(chosen.dropout_rate, seed=number(seed, "dropout in training"))(
+            convolutions(view)
+        )
+        trainer = keras.Model(images, head(dropped), name="trainer")
+        trainer.compile(
+            keras.optimizers.Adam(chosen.learning_rate),
+            loss=losses.loss(chosen.likelihood, groups),
+            jit_compile=on_gpu and chosen.xla,
+        )
+    return Network(encoder, head, trainer, chosen.dropout_rate)
+
+
+def _use_gpus(chosen: settings.Model) -> bool:
+    """Set the precision, and say what of the settings a machine without GPU ignores."""
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    wanted = [key for key in ("mixed_precision", "xla", "all_gpus") if getattr(chosen, key)]
+    if wanted and not on_gpu:
+        _warn_once(f"this machine has no GPU: model.{', model.'.join(wanted)} ignored")
+    keras.mixed_precision.set_global_policy("mixed_float16" if on_gpu and chosen.mixed_precision else "float32")
+    return on_gpu
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    log.warning("%s", text)  # not again for each network of an ensemble, nor when they are loaded
+
+
+class RandomView(keras.layers.Layer):
+    """Each training image flipped, turned and magnified at random: what a galaxy's votes survive.
+
+    All three are one affine transformation, so pixels are interpolated once. Beyond the border the image is reflected.
+    """
+
+    def __init__(self, rotate: bool, zoom: float, seed: int) -> None:
+        super().__init__()
+        self._rotate, self._zoom = rotate, zoom
+        self._random = keras.random.SeedGenerator(seed)
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        """Images N × H × W × C, float; unchanged unless ``training``."""
+        if not training:
+            return images
+        n, size = keras.ops.shape(images)[0], images.shape[1]
+        angle_N = keras.random.uniform((n,), 0.0, 2 * math.pi if self._rotate else 0.0, seed=self._random)
+        scale_N = 1 / (1 + keras.random.uniform((n,), 0.0, self._zoom, seed=self._random))
+        flip_N = keras.ops.where(keras.random.uniform((n,), seed=self._random) < 0.5, -1.0, 1.0)
+        mirror_N = keras.ops.where(keras.random.uniform((n,), seed=self._random) < 0.5, -1.0, 1.0)
+        cos_N, sin_N = scale_N * keras.ops.cos(angle_N), scale_N * keras.ops.sin(angle_N)
+        a, b, c, d = cos_N * flip_N, -sin_N * mirror_N, sin_N * flip_N, cos_N * mirror_N
+        centre, zero_N = (size - 1) / 2, keras.ops.zeros_like(angle_N)
+        rows = [a, b, centre * (1 - a - b), c, d, centre * (1 - c - d), zero_N, zero_N]
+        return keras.ops.image.affine_transform(images, keras.ops.stack(rows, axis=1), fill_mode="reflect")
+
+
+def _build_head(n_features: int, likelihood: str, groups: Sequence[Group]) -> keras.Model:
+    features = keras.Input((n_features,), name="features")
+    of_question = losses.LIKELIHOODS[likelihood].outputs
+    outputs = [of_question(features, len(g.answers), f"question_{i}") for i, g in enumerate(groups)]
+    joined = keras.layers.Concatenate()(outputs) if len(outputs) > 1 else outputs[0]
+    return keras.Model(features, joined, name="head")
+
+
+def train(
+    network: Network,
+    train_data: Callable[[int], tf.data.Dataset],
+    eval_data: tf.data.Dataset,
+    chosen: settings.Model,
+    checkpoint: Path | None = None,
+) -> dict[str, Any]:
+    """Train until the eval loss stops falling, and keep the best weights. Returns the history, a list per epoch for
+    each loss.
+
+    Args:
+        train_data: the data of an epoch, by its number; seeded by it, so that a later epoch needs no earlier one.
+        checkpoint: written after each epoch; where it is there, training goes on from it, to the same weights.
+
+    Raises:
+        InputError: the loss became NaN or infinite; nothing of such a network is worth keeping.
+    """
+    state = _TrainingState(network.trainer, checkpoint)
+    while state.epoch < chosen.max_epochs and state.epoch - state.best_epoch < chosen.patience:
+        fitted = network.trainer.fit(
+            train_data(state.epoch),
+            validation_data=eval_data,
+            initial_epoch=state.epoch,
+            epochs=state.epoch + 1,
+            shuffle=False,  # the data is shuffled already
+            verbose=0,
+        )
+        losses = [float(fitted.history[name][0]) for name in ("loss", "val_loss")]
+        if not all(map(math.isfinite, losses)):
+            raise InputError(
+                f"Training diverged: the loss was not finite in epoch {state.epoch + 1}. Nothing was published."
+                f" Lower model.learning_rate (now {chosen.learning_rate}) and start the iteration again."
+            )
+        state.add(*losses)
+    network.trainer.set_weights(state.best_weights)
+    return {
+        "epochs": state.epoch,
+        "best_epoch": state.best_epoch,
+        "train_loss": state.train_loss,
+        "eval_loss": state.eval_loss,
+    }
+
+
+class _TrainingState:
+    """What training needs to go on: all variables (weights, optimiser, random streams), and the best weights so far."""
+
+    def __init__(self, trainer: keras.Model, checkpoint: Path | None) -> None:
+        self.train_loss: list[float] = []
+        self.eval_loss: list[float] = []
+        self.best_weights = trainer.get_weights()
+        self._checkpoint = checkpoint
+        trainer.optimizer.build(trainer.trainable_variables)
+        self._trainer = trainer
+        self._variables = [*trainer.variables, *trainer.optimizer.variables]
+        if checkpoint and checkpoint.is_file():
+            self._read(checkpoint)
+            log.info("training goes on after epoch %d", self.epoch)
+
+    @property
+    def epoch(self) -> int:
+        return len(self.eval_loss)
+
+    @property
+    def best_epoch(self) -> int:
+        """From 1; 0 before the first."""
+        return int(np.argmin(self.eval_loss)) + 1 if self.eval_loss else 0
+
+    def add(self, train_loss: float, eval_loss: float) -> None:
+        self.train_loss.append(train_loss)
+        self.eval_loss.append(eval_loss)
+        if self.best_epoch == self.epoch:
+            self.best_weights = self._trainer.get_weights()
+        if self._checkpoint:
+            content = io.BytesIO()
+            arrays = {f"variable_{i}": v.numpy() for i, v in enumerate(self._variables)}
+            best = {f"best_{i}": values for i, values in enumerate(self.best_weights)}
+            np.savez(content, losses=np.array([self.train_loss, self.eval_loss]), **arrays, **best)
+            folders.publish_file(self._checkpoint, content.getvalue())
+
+    def _read(self, checkpoint: Path) -> None:
+        with np.load(checkpoint) as stored:
+            self.train_loss, self.eval_loss = stored["losses"].tolist()
+            for i, variable in enumerate(self._variables):
+                variable.assign(stored[f"variable_{i}"])
+            self.best_weights = [stored[f"best_{i}"] for i in range(len(self.best_weights))]
+
+
+def forward(encoder: keras.Model, orientations: int = 1) -> Callable[[Any], Any]:
+    """Compiled once: stored images → features N × H, without dropout or augmentation, their mean over 1 or 8
+    orientations.
+    """
+
+    def mean(batch: Any) -> Any:
+        views = [batch]
+        if orientations == 8:
+            views = [tf.image.rot90(v, k) for v in (batch, tf.image.flip_left_right(batch)) for k in range(4)]
+        return tf.cast(tf.add_n([encoder(view, training=False) for view in views]), tf.float32) / len(views)
+
+    return tf.function(mean, input_signature=[tf.TensorSpec(encoder.input_shape, tf.uint8)])  # type: ignore[no-any-return]
+
+
+def forward_records(encoder: keras.Model, orientations: int, decode: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Compiled once, with ``decode`` (serialised galaxies → stored images): serialised galaxies → features N × H."""
+    of_batch = forward(encoder, orientations)
+    return tf.function(lambda records: of_batch(decode(records)), input_signature=[tf.TensorSpec([None], tf.string)])  # type: ignore[no-any-return]
+
+
+def sample(
+    networks: Sequence[Network], features_N_H: Floats32, n_samples: int, random: np.random.Generator
+) -> Floats32:
+    """Posterior samples N × K × A: the heads' outputs under K dropout masks (Gal & Ghahramani 2016).
+
+    All galaxies share the K masks, so that a sample is one network's view of all of them, as batches need. Each
+    network of an ensemble reads its own part of the features, and gives its share of the samples, in order.
+    """
+    member_K = members(len(networks), n_samples)
+    n_features = features_N_H.shape[1] // len(networks)
+    keep = np.float32(1 - networks[0].dropout_rate)
+    mask_K_H = (random.random((n_samples, n_features), dtype=np.float32) < keep) / keep
+    samples = np.empty((len(features_N_H), n_samples, networks[0].head.output_shape[-1]), np.float32)
+    for member, network in enumerate(networks):
+        own = member_K == member
+        for start in range(0, len(samples), _ROWS):
+            part_N_H = features_N_H[start : start + _ROWS, member * n_features : (member + 1) * n_features]
+            masked = part_N_H[:, None] * mask_K_H[own]
+            outputs = network.head(masked.reshape(-1, n_features), training=False).numpy()
+            samples[start : start + _ROWS, own] = outputs.reshape(*masked.shape[:2], -1)
+    return samples
+
+
+def members(n_networks: int, n_samples: int) -> npt.NDArray[np.int64]:
+    """Which network of an ensemble gives each of K samples: equal shares, in order."""
+    return np.arange(n_samples) * n_networks // n_samples
+
+
+def save(networks: Sequence[Network], chosen: settings.Model, folder: Path, history: dict[str, Any]) -> dict[str, Any]:
+    """Write weights, architecture and history; returns the history with the digest of the weights."""
+    folder.mkdir()
+    for i, network in enumerate(networks):
+        encoders.save(network.encoder, chosen, folder, _part("encoder", i))
+        network.head.save_weights(folder / f"{_part('head', i)}.weights.h5")
+    parts = {"encoder": networks[0].encoder, "head": networks[0].head}
+    architecture = {name: json.loads(part.to_json()) for name, part in parts.items()}
+    folders.write_json(folder / "architecture.json", architecture)
+    history = {**history, "weights_sha256": weights_digest(networks)}
+    folders.write_json(folder / TRAINING_FILE, history)
+    return history
+
+
+def load_weights(network: Network, folder: Path, member: int = 0) -> None:
+    """Take the weights of a former iteration. Raises SettingsError if the network has another shape."""
+    encoders.load(network.encoder, folder, _part("encoder", member))
+    encoders.load_file(network.head, folder / f"{_part('head', member)}.weights.h5")
+
+
+def _part(name: str, member: int) -> str:
+    return f"{name}_{member}" if member else name
+
+
+def weights_digest(networks: Sequence[Network]) -> str:
+    """SHA-256 over the values of all encoders and heads, in order: independent of file formats."""
+    return encoders.digest(*[part for network in networks for part in (network.encoder, network.head)])

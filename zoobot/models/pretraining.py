@@ -1,0 +1,125 @@
+"""Teach an encoder galaxies without votes: two random views of one galaxy are to have like features, views of
+different galaxies unlike ones (SimCLR, Chen et al. 2020, arXiv 2002.05709). Axes: N galaxies, D projected features.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from zoobot.engine.seeds import number
+from zoobot.errors import InputError
+from zoobot.models import encoders
+from zoobot.models.mc_dropout import RandomView
+from zoobot.settings import Model, Pretrain
+
+# What a galaxy survives: brightness and colours change by factors e^(s n), n from the normal distribution.
+ZOOM, BRIGHTNESS, COLOUR = 0.4, 0.25, 0.1
+GREY_SHARE, BLUR_SHARE, MAX_NOISE = 0.2, 0.4, 12 / 255
+HIDDEN, PROJECTED = 256, 128  # of the layers between features and loss, which are thrown away afterwards
+WEIGHT_DECAY, WARM_UP_STEPS = 1e-4, 50
+
+
+def train(
+    encoder: keras.Model, images: tf.data.Dataset, steps_per_epoch: int, model: Model, chosen: Pretrain
+) -> dict[str, list[float]]:
+    """Train the encoder on batches of stored images (N × H × W × C, uint8), each passed once per epoch.
+
+    Returns a list per epoch: ``loss``, nats per view, and ``accuracy``, the share of views whose twin is the nearest
+    of all views in the batch. Raises InputError if the loss is not finite.
+    """
+    tf.config.experimental.enable_op_determinism()
+    trainer = _build_trainer(encoder, model, chosen)
+    n_steps = chosen.epochs * steps_per_epoch
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, n_steps, warmup_target=chosen.learning_rate, warmup_steps=min(WARM_UP_STEPS, n_steps // 2)
+    )
+    trainer.compile(keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY))
+    history = trainer.fit(images, epochs=chosen.epochs, shuffle=False, verbose=0).history
+    if not all(map(math.isfinite, history["loss"])):
+        raise InputError(
+            f"Pretraining diverged: the loss was not finite. Nothing was published. Lower pretrain.learning_rate (now"
+            f" {chosen.learning_rate}) and start again."
+        )
+    return {name: [float(value) for value in history[name]] for name in ("loss", "accuracy")}
+
+
+def _build_trainer(encoder: keras.Model, model: Model, chosen: Pretrain) -> keras.Model:
+    images = keras.Input(encoder.input_shape[1:], dtype="uint8")
+    scaled = encoders.prepare(images, model)
+    views = []
+    for name in ("first view", "second view"):
+        turned = RandomView(rotate=True, zoom=ZOOM, seed=number(chosen.seed, "pretraining", name))(scaled)
+        views.append(RandomLight(number(chosen.seed, "pretraining", name, "light"))(turned))
+    features = encoder.get_layer("convolutions")(keras.layers.Concatenate(axis=0)(views))
+    hidden = keras.layers.ReLU()(keras.layers.BatchNormalization()(keras.layers.Dense(HIDDEN)(features)))
+    return ContrastiveTrainer(images, keras.layers.Dense(PROJECTED)(hidden), chosen.temperature)
+
+
+class ContrastiveTrainer(keras.Model):
+    """Stored images → the projections of two views of each, first views before second ones."""
+
+    def __init__(self, images: Any, projected: Any, temperature: float) -> None:
+        super().__init__(images, projected)
+        self._temperature = temperature
+        self._accuracy = keras.metrics.Mean(name="accuracy")
+
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, *_: Any, **__: Any) -> Any:
+        """The contrastive loss of the projections; votes there are none."""
+        loss, accuracy = contrastive_loss(y_pred, self._temperature)
+        self._accuracy.update_state(accuracy)
+        return loss
+
+
+def contrastive_loss(projected_2N_D: Any, temperature: float) -> tuple[Any, Any]:
+    """NT-Xent (Chen et al. 2020, eq. 1) of N first views followed by their N twins: the mean over views, in nats; and
+    the share of views whose twin is the nearest.
+
+    Similarity is the cosine over ``temperature``; a view must pick its twin among all others.
+    """
+    unit = tf.math.l2_normalize(tf.cast(projected_2N_D, tf.float32), axis=1)
+    n_views = tf.shape(unit)[0]
+    similarity = tf.linalg.set_diag(tf.matmul(unit, unit, transpose_b=True) / temperature, tf.fill([n_views], -1e9))
+    twin = tf.math.floormod(tf.range(n_views) + n_views // 2, n_views)
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(twin, similarity)
+    nearest = tf.argmax(similarity, axis=1, output_type=tf.int32)
+    return tf.reduce_mean(loss), tf.reduce_mean(tf.cast(nearest == twin, tf.float32))
+
+
+class RandomLight(keras.layers.Layer):
+    """Each scaled image brighter or fainter, in somewhat other colours or grey, blurred and noisy at random."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._random = keras.random.SeedGenerator(seed)
+
+    def call(self, scaled: Any, training: bool = False) -> Any:
+        """Images N × H × W × C as ``encoders.prepare`` gives them; unchanged unless ``training``."""
+        if not training:
+            return scaled
+        n, channels = keras.ops.shape(scaled)[0], scaled.shape[-1]
+        light = (scaled - encoders.OFFSET) / (255 * encoders.SCALE)  # 0 to 1
+        brightness = keras.random.normal((n, 1, 1, 1), 0.0, BRIGHTNESS, seed=self._random)
+        light = light * keras.ops.exp(
+            brightness + keras.random.normal((n, 1, 1, channels), 0.0, COLOUR, seed=self._random)
+        )
+        grey = keras.ops.mean(light, axis=-1, keepdims=True) * keras.ops.ones_like(light)
+        light = keras.ops.where(self._happens(n, GREY_SHARE), grey, light)
+        light = keras.ops.where(self._happens(n, BLUR_SHARE), _blur(light, channels), light)
+        noise = keras.random.uniform((n, 1, 1, 1), 0.0, MAX_NOISE, seed=self._random)
+        light = light + noise * keras.random.normal(keras.ops.shape(light), seed=self._random)
+        return keras.ops.clip(light, 0.0, 1.0) * (255 * encoders.SCALE) + encoders.OFFSET
+
+    def _happens(self, n: Any, share: float) -> Any:
+        return keras.random.uniform((n, 1, 1, 1), seed=self._random) < share
+
+
+def _blur(light: Any, channels: int) -> Any:
+    """A point becomes a spot of about 1.4 pixels standard deviation: what worse seeing does."""
+    row = tf.constant([1.0, 8.0, 28.0, 56.0, 70.0, 56.0, 28.0, 8.0, 1.0]) / 256  # binomial, variance 2
+    across = tf.tile(row[None, :, None, None], [1, 1, channels, 1])
+    once = tf.nn.depthwise_conv2d(light, across, [1, 1, 1, 1], "SAME")
+    return tf.nn.depthwise_conv2d(once, tf.transpose(across, [1, 0, 2, 3]), [1, 1, 1, 1], "SAME")

@@ -1,0 +1,227 @@
+"""The volunteers of a Zooniverse project, as an oracle.
+
+A request is a subject set named after experiment, iteration and stream. A galaxy's subject is made inside that set and
+carries ``id_str``, so whatever a crash left behind is found by listing the set; doing it again adds what is missing and
+nothing else. Volunteers see a picture as the survey has it (a FITS image as PNG at its own size), never the small one
+in the shards: a galaxy without a readable picture is refused before anything is sent.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from zoobot import votes
+from zoobot.engine.progress import track
+from zoobot.errors import InputError, ServiceError
+from zoobot.galaxies.images import read_image
+from zoobot.galaxies.questions import QuestionTree
+from zoobot.galaxies.surveys import read_subjects, read_table
+from zoobot.oracles import pull
+from zoobot.oracles.panoptes import Zooniverse, picture_url
+from zoobot.oracles.protocol import Asked, Received
+from zoobot.settings import Settings
+from zoobot.votes import classifications
+
+log = logging.getLogger("zoobot")
+Json = dict[str, Any]
+PUBLIC_NUMBERS = ("ra", "dec")  # with id_str all that a subject tells about its galaxy: never a vote
+RETIREMENT_LIMIT = "#retirement_limit"  # the project's retirement rule reads it; # hides it from volunteers
+_MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
+
+
+class LiveProject:
+    """Asks the volunteers of a project, and reads what they answered."""
+
+    def __init__(self, chosen: Settings, catalog: Path, questions: QuestionTree, unfinished: Path) -> None:
+        self._settings, self._chosen, self._questions = chosen, chosen.oracle, questions
+        self._galaxies = read_table(catalog).set_index("id_str")
+        self._on_zooniverse = _galaxies_on_zooniverse(chosen.oracle.subjects)
+        self._galaxy_of = {subject_id: id_str for id_str, subject_id in self._on_zooniverse.items()}
+        self._pulled = unfinished / "pulled"
+        self._service = Zooniverse(chosen.oracle)
+        unfinished.mkdir(parents=True, exist_ok=True)
+
+    # ----------------------------------------------------------- request
+
+    def request(self, ids: Sequence[str], name: str, n_votes: int) -> Json:
+        """Put these galaxies, and no others, before volunteers; the receipt is written when all have arrived."""
+        self._check_pictures(ids)
+        set_id = self._service.find_set(name)
+        there = self._members(set_id, name, ids) if set_id else {}
+        known = self._known(id_str for id_str in ids if id_str not in there)
+        new = [id_str for id_str in ids if id_str not in there and id_str not in known]
+        if self._chosen.dry_run:
+            self._say(name, n_votes, new, known)
+            return {}
+        set_id = set_id or self._service.create_set(name)
+        self._service.link(set_id, list(known.values()))
+        for id_str in track(new, f"uploading {name}", len(new)):
+            content, media_type = self._picture(id_str)
+            metadata = self._metadata(id_str) | {RETIREMENT_LIMIT: n_votes}
+            _, url = self._service.create_subject(set_id, metadata, media_type)
+            self._service.store_picture(url, content, media_type)
+        subjects = self._check_arrived(set_id, name, ids, n_votes)
+        # Also for those made inside the set: linking is what tells the server's queue that the set has grown.
+        self._service.link(set_id, list(subjects.values()))
+        self._service.show_set(set_id)  # last: volunteers see the set when it is whole
+        log.info("%s: %d galaxies asked about, %d of them uploaded now", name, len(ids), len(new))
+        return {"subject_set": name, "subject_set_id": set_id, "subjects": subjects}
+
+    def _check_pictures(self, ids: Sequence[str]) -> None:
+        problems = []
+        for id_str in ids:
+            try:
+                read_image(self._path(id_str))
+            except InputError as error:
+                problems.append(f"{self._path(id_str)}: {error}")
+        if problems:
+            raise InputError(
+                "\n  ".join([f"{len(problems)} of {len(ids)} galaxies have no picture to upload:", *problems[:5]])
+                + "\nNothing was sent. Put the pictures there, or set survey.folder to where they are."
+            )
+
+    def _members(self, set_id: str, name: str, ids: Sequence[str]) -> dict[str, Json]:
+        """The subjects in a set by galaxy; a galaxy that was not asked about means that the set is not ours."""
+        members: dict[str, list[Json]] = {}
+        for subject in self._service.members(set_id):
+            id_str = self._galaxy(subject)
+            members.setdefault(id_str, []).append(subject)
+        strange = sorted(set(members) - set(ids))
+        if strange:
+            raise InputError(
+                f"The subject set {name} (id {set_id}) holds {len(strange)} galaxies that this iteration does not ask"
+                f" about, for example {strange[0] or 'a subject without id_str'}. Was its name used before? Choose"
+                " another experiment_name, or take them out on Zooniverse."
+            )
+        extra = [str(one["id"]) for several in members.values() for one in several[1:]]
+        if extra:  # an upload that appeared only after it was looked for and made again
+            log.warning("%s: %d galaxies had two subjects; the later ones leave the set", name, len(extra))
+            if not self._chosen.dry_run:
+                self._service.unlink(set_id, extra)
+        return {id_str: several[0] for id_str, several in members.items()}
+
+    def _galaxy(self, subject: Json) -> str:
+        return self._galaxy_of.get(str(subject["id"])) or str(subject["metadata"].get("id_str", ""))
+
+    def _known(self, ids: Iterable[str]) -> dict[str, str]:
+        """The subjects of galaxies that are on Zooniverse; those which the server no longer has are left out."""
+        listed = {id_str: self._on_zooniverse[id_str] for id_str in ids if id_str in self._on_zooniverse}
+        existing = {str(subject["id"]) for subject in self._service.existing(sorted(set(listed.values()), key=int))}
+        gone = [id_str for id_str, subject_id in listed.items() if subject_id not in existing]
+        if gone:
+            log.warning("%s: %d subjects are not in the project any more, for example of %s; they are uploaded again",
+                        self._chosen.subjects, len(gone), gone[0])  # fmt: skip
+        return {id_str: subject_id for id_str, subject_id in listed.items() if subject_id in existing}
+
+    def _check_arrived(self, set_id: str, name: str, ids: Sequence[str], n_votes: int) -> dict[str, str]:
+        """The subject of each galaxy, after everything is as it should be: member, picture, retirement limit."""
+        members = self._members(set_id, name, ids)
+        missing = [id_str for id_str in ids if id_str not in members]
+        if missing:
+            raise ServiceError(
+                f"{len(missing)} galaxies are not in the subject set {name} after their upload, for example"
+                f" {missing[0]}. Run the same command again."
+            )
+        for id_str in track(ids, f"checking {name}", len(ids)):
+            subject = members[id_str]
+            if subject["metadata"].get(RETIREMENT_LIMIT) != n_votes:
+                changes = {"metadata": {**subject["metadata"], RETIREMENT_LIMIT: n_votes}}
+                self._service.update_subject(str(subject["id"]), changes)
+            if not self._has_picture(id_str, subject):
+                self._upload_again(id_str, subject, set_id)
+        return {id_str: str(members[id_str]["id"]) for id_str in ids}
+
+    def _has_picture(self, id_str: str, subject: Json) -> bool:
+        size = None if id_str in self._on_zooniverse else len(self._picture(id_str)[0])
+        return self._service.has_picture(picture_url(subject), size)
+
+    def _upload_again(self, id_str: str, subject: Json, set_id: str) -> None:
+        log.warning("the picture of %s is not on Zooniverse: it is uploaded again", id_str)
+        content, media_type = self._picture(id_str)
+        url = self._service.update_subject(str(subject["id"]), {"locations": [media_type]})
+        self._service.store_picture(url, content, media_type)
+        now = next(one for one in self._service.members(set_id) if one["id"] == subject["id"])
+        if not self._service.has_picture(picture_url(now), len(content)):
+            raise ServiceError(
+                f"The picture of {id_str} (subject {subject['id']}) did not arrive, though Zooniverse took it twice."
+                " Run the same command again later."
+            )
+
+    def _path(self, id_str: str) -> Path:
+        return self._settings.image_path(str(self._galaxies.at[id_str, "file_loc"]))
+
+    def _picture(self, id_str: str) -> tuple[bytes, str]:
+        path = self._path(id_str)
+        if path.suffix.lower() in _MEDIA_TYPES:
+            return path.read_bytes(), _MEDIA_TYPES[path.suffix.lower()]
+        content = io.BytesIO()
+        Image.fromarray(read_image(path)).save(content, "PNG")  # a browser shows no FITS
+        return content.getvalue(), "image/png"
+
+    def _metadata(self, id_str: str) -> Json:
+        names = [name for name in PUBLIC_NUMBERS if name in self._galaxies.columns]
+        numbers = {name: float(str(self._galaxies.at[id_str, name])) for name in names}
+        return {"id_str": id_str, **{name: value for name, value in numbers.items() if math.isfinite(value)}}
+
+    def _say(self, name: str, n_votes: int, new: Sequence[str], known: Mapping[str, str]) -> None:
+        log.info("oracle.dry_run: subject set %s of project %s, shown by workflow %s, %d votes each",
+                 name, self._chosen.project_id, self._chosen.workflow_ids[0], n_votes)  # fmt: skip
+        for id_str in new:
+            log.info("  would upload %s: %s", self._path(id_str), json.dumps(self._metadata(id_str)))
+        for id_str, subject_id in known.items():
+            log.info("  would link subject %s: %s", subject_id, id_str)
+
+    # ----------------------------------------------------------- receive
+
+    def receive(
+        self, waiting: Mapping[str, Asked], earlier: Iterable[Mapping[str, Any]], last_classification_id: int
+    ) -> Received:
+        """Pull, and reduce all rows so far about the galaxies waited for.
+
+        After a crash what was pulled is taken as it is, so that the same galaxies are chosen again.
+        """
+        if not waiting:
+            empty = pd.DataFrame(columns=list(self._questions.columns), dtype="int64")
+            return Received([], empty, last_classification_id)
+        if not pull.is_complete(self._pulled):
+            since = max(self._chosen.last_classification_id, last_classification_id - self._chosen.overlap_ids)
+            pull.pull(self._service, self._pulled, self._chosen, since)
+        galaxies = {asked.subject_id: id_str for id_str, asked in waiting.items()}
+        stored = list(earlier)
+        known = {row["id"] for row in stored}
+        new = [row for row in pull.rows(self._pulled) if row["id"] not in known and _subject(row) in galaxies]
+        versions = classifications.read_workflow_versions(self._pulled / pull.VERSIONS)
+        about = [row for row in stored if _subject(row) in galaxies]
+        reduction = votes.reduce_all([*about, *new], self._questions, versions)
+        if len(reduction.rejected):
+            log.warning("%d answers were rejected: see classifications/rejected.csv", len(reduction.rejected))
+        by_galaxy = reduction.votes.rename(index=galaxies).reindex(list(waiting), fill_value=0)
+        last_id = max(last_classification_id, pull.last_id(self._pulled))
+        new.sort(key=lambda row: int(row["id"]))
+        return Received(new, by_galaxy, last_id, reduction.rejected, versions)
+
+
+def _subject(row: Mapping[str, Any]) -> str:
+    links = row.get("links")
+    subjects = links.get("subjects") if isinstance(links, Mapping) else None
+    return str(subjects[0]) if isinstance(subjects, list) and subjects else ""
+
+
+def _galaxies_on_zooniverse(export: str) -> dict[str, str]:
+    """The subject of each galaxy in a subject export; of several the newest."""
+    if not export:
+        return {}
+    table = read_subjects(Path(export))
+    name = next(column for column in ("id_str", "iauname") if column in table)
+    table = table[table[name].notna()]
+    order = table["subject_id"].astype("int64").sort_values(kind="stable").index
+    return dict(zip(table.loc[order, name], table.loc[order, "subject_id"], strict=True))

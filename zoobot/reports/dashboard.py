@@ -1,0 +1,110 @@
+"""Weights & Biases: one run per iteration, logged when the iteration is published. The only importer of wandb.
+
+A run cannot be resumed offline, so each iteration has a run of its own with a fixed id, grouped by experiment; it
+replays the metrics of the iterations before it, and the newest run holds the whole curve. No secret is among what is
+logged: the key stays in the environment.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from zoobot import folders
+from zoobot.folders import disk, once
+from zoobot.settings import Settings
+
+log = logging.getLogger("zoobot")
+
+
+def log_iterations(settings: Settings, iterations: Sequence[Path]) -> None:
+    """Log each of ``iterations`` (all of the experiment, in order) that was not logged yet: the newest, and those
+    before it whose logging was stopped. A failure is reported, and stops nothing: the iterations are safe.
+    """
+    if settings.tracking.mode == "disabled":
+        return
+    for number, path in enumerate(iterations):
+        receipt = settings.experiment_dir / "tracking" / f"logged_{path.name}.json"
+        id_ = run_id(settings.experiment_name, number)
+        try:
+            once.send(receipt, id_, functools.partial(_log, settings, iterations[: number + 1]))
+        except Exception as error:  # anything in a dashboard's client; the iteration is published already
+            log.warning("%s was not logged to Weights & Biases: %s: %s", path.name, type(error).__name__, error)
+
+
+def run_id(experiment_name: str, number: int) -> str:
+    """The fixed id of an iteration's run: logging it again replaces it."""
+    return hashlib.sha256(f"{experiment_name}/{number}".encode()).hexdigest()[:16]
+
+
+def _log(settings: Settings, iterations: Sequence[Path], id_: str) -> None:
+    import wandb
+
+    newest, number = iterations[-1], len(iterations) - 1
+    folder = settings.experiment_dir / "tracking"
+    folder.mkdir(exist_ok=True)
+    for stopped in (folder / "wandb").glob(f"offline-run-*-{id_}"):
+        disk.remove(stopped)  # what a run that was stopped had logged; the same comes again
+    os.environ["WANDB_DATA_DIR"] = str(folder)  # pictures wait here for `wandb sync`, not in the user's home
+    instructions = folders.read_json(settings.experiment_dir / "instructions" / "instructions.json")
+    with wandb.init(
+        mode=settings.tracking.mode,  # type: ignore[arg-type]  # checked against TRACKING_MODES
+        project=settings.tracking.project,
+        entity=settings.tracking.entity or None,
+        dir=folder,
+        id=id_,
+        name=f"{settings.experiment_name}/{newest.name}",
+        group=settings.experiment_name,
+        job_type="iteration",
+        config={"iteration": number, **instructions},
+        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_machine_info=True),
+    ) as run:
+        for path in iterations:
+            run.log(_values(path))
+        run.log({"chosen": _table(wandb, newest, settings.tracking.table_galaxies)})
+
+
+def _values(iteration: Path) -> dict[str, Any]:
+    """The metrics and counts of one iteration, flat; without the lists (histograms, curves), which metrics.json has."""
+    summary = folders.read_json(iteration / "iteration.json")
+    counts = (
+        "number",
+        "train_galaxies",
+        "labels_received",
+        "classifications_received",
+        "still_waiting",
+        "requested",
+        "epochs",
+        "votes_spent",
+        "volunteer_minutes",
+        "next_100_labels_buy",
+    )
+    values = {f"counts/{name}": summary[name] for name in counts if summary[name] is not None}
+    values |= {f"timings_s/{step}": seconds for step, seconds in summary["timings_s"].items()}
+    for split, questions in folders.read_json(iteration / "metrics.json").items():
+        values |= {
+            f"{split}/{question}/{name}": v
+            for question, metrics in questions.items()
+            for name, v in metrics.items()
+            if not isinstance(v, list)
+        }
+    return values
+
+
+def _table(wandb: Any, iteration: Path, n_galaxies: int) -> Any:
+    """The galaxies chosen, with their pictures."""
+    import pandas as pd
+
+    predictions = pd.read_parquet(iteration / "predictions.parquet", columns=["id_str", "acquisition", "rank"])
+    chosen = predictions.nsmallest(n_galaxies, "rank")
+    table = wandb.Table(columns=["rank", "id_str", "acquisition", "picture"])
+    for row in chosen.itertuples():
+        picture = iteration / "pictures" / f"{row.rank:05d}.png"
+        if picture.is_file():
+            table.add_data(row.rank, row.id_str, row.acquisition, wandb.Image(str(picture)))
+    return table

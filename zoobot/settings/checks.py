@@ -1,0 +1,219 @@
+"""What is wrong with a run's settings, each problem with its full key; and the test mode, which makes them small."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from zoobot.settings.depends import flatten
+from zoobot.settings.schema import Settings
+
+STAGES = (
+    "reduce", "master_catalog", "catalogs", "shards", "pretrain", "instructions", "iterate", "simulate", "report",
+    "verify",
+)  # fmt: skip
+SURVEY_KINDS = ("demo", "gz2", "decals", "custom")
+WORLDS = ("standard", "rare_bars", "duplicates", "artifacts", "faint", "unpredictable")  # of the demo survey
+ORACLE_KINDS = ("simulated", "known", "panoptes")
+ACQUISITIONS = (
+    "random", "entropy", "variance", "ensemble_disagreement", "mutual_information", "power_mutual_information",
+    "softmax_mutual_information", "batch_mutual_information", "badge", "mixture", "k_center", "lcmd", "typiclust",
+)  # fmt: skip
+ANONYMOUS_REPEATS = ("all", "first_per_session")
+TRACKING_MODES = ("online", "offline", "disabled")
+LIKELIHOODS = ("multinomial", "dirichlet_multinomial")
+ARCHITECTURES = ("cnn", "pooled_cnn", "efficientnet_b0", "efficientnet_v2_b0", "convnext_tiny")
+OWN_ARCHITECTURES = ("cnn", "pooled_cnn")  # built of model.blocks; the others are those of keras.applications
+TRAINED = ("all", "head")
+ENCODINGS = ("raw", "png", "jpeg")
+SHARD_SOURCES = ("mock", "real")
+INPUT_CHECKS = ("sizes", "digests")
+
+
+def quick(s: Settings) -> Settings:
+    """The test mode: the same path through every stage, in seconds, in a data folder of its own."""
+    return replace(
+        s,
+        data_dir=str(Path(s.data_dir) / "quick"),
+        survey=replace(
+            s.survey, n_galaxies=min(s.survey.n_galaxies, 160), draw_size_px=min(s.survey.draw_size_px, 32),
+            folder=s.survey.folder if s.survey.kind == "demo" else str(s.source_dir),  # its own files are not moved
+        ),
+        catalogs=replace(
+            s.catalogs, mock_labelled=min(s.catalogs.mock_labelled, 72),
+            max_galaxies=min(s.catalogs.max_galaxies or 160, 160),
+        ),
+        shards=replace(
+            s.shards, image_size_px=min(s.shards.image_size_px, 32), shard_size=min(s.shards.shard_size, 32),
+            eval_size=min(s.shards.eval_size, 24), test_size=min(s.shards.test_size, 24),
+        ),
+        pretrain=replace(s.pretrain, epochs=min(s.pretrain.epochs, 1), batch_size=min(s.pretrain.batch_size, 16)),
+        model=replace(
+            s.model, blocks=[[4], [8]] if s.model.blocks else [], hidden=8,
+            final_size_px=min(s.model.final_size_px, 32),
+            max_epochs=min(s.model.max_epochs, 2), steps_per_epoch=1, n_samples=min(s.model.n_samples, 5),
+        ),
+        iterate=replace(s.iterate, subjects_per_iteration=min(s.iterate.subjects_per_iteration, 8)),
+        simulate=replace(s.simulate, iterations=min(s.simulate.iterations, 3)),
+    )  # fmt: skip
+
+
+def problems(s: Settings) -> list[str]:
+    """Everything that is wrong, each with its full key."""
+    flat = flatten(dataclasses.asdict(s))
+    problems = [
+        *_choices(flat, "stage", STAGES),
+        *_choices(flat, "survey.kind", SURVEY_KINDS),
+        *_choices(flat, "survey.world", WORLDS),
+        *_choices(flat, "oracle.kind", ORACLE_KINDS),
+        *_choices(flat, "acquisition.name", ACQUISITIONS),
+        *_choices(flat, "model.architecture", ARCHITECTURES),
+        *_choices(flat, "model.train", TRAINED),
+        *_choices(flat, "model.orientations", (1, 8)),
+        *_choices(flat, "model.likelihood", LIKELIHOODS),
+        *_choices(flat, "reduce.anonymous_repeats", ANONYMOUS_REPEATS),
+        *_choices(flat, "tracking.mode", TRACKING_MODES),
+        *_choices(flat, "verify_inputs", INPUT_CHECKS),
+        *_choices(flat, "shards.source", SHARD_SOURCES),
+        *_choices(flat, "shards.encoding", ENCODINGS),
+        *_choices(flat, "shards.channels", (1, 3)),
+    ]
+    at_least = {
+        "seed": 0, "survey.retirement_votes": 0, "survey.draw_size_px": 16, "survey.draw_seed": 0, "catalogs.seed": 0,
+        "catalogs.mock_labelled": 3, "catalogs.max_galaxies": 0,
+        "shards.image_size_px": 8, "shards.shard_size": 1, "shards.eval_size": 1,
+        "shards.test_size": 1, "model.hidden": 1, "model.final_size_px": 8, "model.batch_size": 1,
+        "model.max_epochs": 1, "model.ensemble": 1, "pretrain.epochs": 1, "pretrain.batch_size": 2,
+        "pretrain.max_galaxies": 0, "model.steps_per_epoch": 1,
+        "model.patience": 1, "model.n_samples": 1, "model.predict_batch_size": 1, "acquisition.expected_votes": 1,
+        "oracle.votes_per_galaxy": 1, "oracle.control_per_iteration": 0, "oracle.control_votes": 1,
+        "oracle.last_classification_id": 0, "oracle.overlap_ids": 0, "oracle.tries": 1,
+        "stop.votes": 0, "stop.labels": 0, "iterate.subjects_per_iteration": 1, "iterate.shards_per_iteration": 1,
+        "simulate.iterations": 1, "tracking.table_galaxies": 0, "report.galaxies": 0,
+    }  # fmt: skip
+    problems += [f"{key}={flat[key]}: must be at least {low}" for key, low in at_least.items() if flat[key] < low]
+    ranges = {
+        "max_dropped_fraction": (0, 1), "model.dropout_rate": (0, 0.95), "model.zoom": (0, 0.9),
+        "model.learning_rate": (1e-9, 10), "shards.crop": (0.05, 1), "pretrain.learning_rate": (1e-9, 10),
+        "pretrain.temperature": (0.01, 10), "iterate.gate_margin": (0, math.inf), "stop.minutes_per_vote": (0, 60),
+        "stop.next_100_labels_buy": (0, math.inf),
+        "acquisition.coldness": (1e-6, 1e6), "acquisition.skip_confident": (0, 1), "acquisition.random_share": (0, 1),
+        "oracle.late_fraction": (0, 1), "oracle.anonymous_fraction": (0, 1), "reduce.max_age_days": (0, math.inf),
+        "oracle.timeout_s": (0.01, 3600), "oracle.retry_wait_s": (0, 600),
+    }  # fmt: skip
+    problems += [
+        f"{key}={flat[key]}: must be between {low} and {high}"
+        for key, (low, high) in ranges.items()
+        if not low <= flat[key] <= high
+    ]
+    for key in ("survey.name", "catalogs.name", "shards.name", "pretrain.name", "experiment_name"):
+        if not flat[key] or "/" in flat[key] or flat[key].startswith("."):
+            problems.append(f"{key}={flat[key]}: must be the name of a folder, without / and not starting with a dot")
+    return problems + _misfits(s)
+
+
+def _choices(flat: dict[str, Any], key: str, allowed: tuple[Any, ...]) -> list[str]:
+    return [] if flat[key] in allowed else [f"{key}={flat[key]}: choose one of {', '.join(map(str, allowed))}"]
+
+
+def _misfits(s: Settings) -> list[str]:
+    """Settings that are fine alone but do not fit each other."""
+    problems = []
+    if s.survey.kind == "demo" and s.survey.n_galaxies < 1:
+        problems.append(f"survey.n_galaxies={s.survey.n_galaxies}: the demo survey needs at least 1")
+    if (
+        s.survey.kind in ("gz2", "decals", "custom")
+        and not s.survey.catalog
+        and s.stage in ("master_catalog", "simulate")
+    ):
+        problems.append(
+            f"survey.catalog: survey {s.survey.name} needs its source table, e.g. survey.catalog=catalog.csv"
+        )
+    if s.shards.source == "mock" and s.catalogs.mock_labelled <= s.shards.eval_size + s.shards.test_size:
+        problems.append(
+            f"catalogs.mock_labelled={s.catalogs.mock_labelled}: must exceed shards.eval_size + shards.test_size"
+            f" = {s.shards.eval_size + s.shards.test_size}, or no galaxy is left to train on"
+        )
+    if s.model.final_size_px > s.shards.image_size_px:
+        problems.append(
+            f"model.final_size_px={s.model.final_size_px}: larger than the stored images"
+            f" (shards.image_size_px={s.shards.image_size_px})"
+        )
+    problems += _model_misfits(s)
+    if s.oracle.kind != "known" and s.stage != "reduce" and s.oracle.votes_per_galaxy <= s.survey.retirement_votes:
+        problems.append(
+            f"oracle.votes_per_galaxy={s.oracle.votes_per_galaxy}: must exceed survey.retirement_votes"
+            f"={s.survey.retirement_votes}, or no galaxy is ever labelled"
+        )
+    problems += _live_misfits(s) if s.oracle.kind == "panoptes" else []
+    if s.stage == "verify" and not s.verify.path:
+        problems.append("verify.path: name the folder to verify, e.g. verify.path=data/demo/shards/smooth")
+    if s.stage == "reduce" and [s.reduce.pull, bool(s.reduce.export), bool(s.reduce.api_dump)].count(True) != 1:
+        problems.append("reduce: give one of reduce.pull=true, reduce.export=FILE.csv and reduce.api_dump=FILE.jsonl")
+    if s.stage == "reduce" and s.reduce.pull and s.oracle.kind != "panoptes":
+        problems.append("reduce.pull=true: say from where: oracle=panoptes oracle.project_id=… oracle.workflow_ids=[…]")
+    if s.stage == "reduce" and not s.reduce.pull and not s.reduce.workflow_versions:
+        problems.append("reduce.workflow_versions: name the JSON file with the workflow's versions")
+    return problems
+
+
+def _model_misfits(s: Settings) -> list[str]:
+    """What is wrong with the network."""
+    problems = []
+    chosen, smallest = s.model, 2 ** len(s.model.blocks)
+    if chosen.architecture in OWN_ARCHITECTURES:
+        if not chosen.blocks or not all(chosen.blocks) or min(f for block in chosen.blocks for f in block) < 1:
+            problems.append(
+                f"model.blocks={chosen.blocks}: each block needs at least one convolution with at least one filter"
+            )
+        elif chosen.final_size_px < smallest:
+            problems.append(
+                f"model.blocks: {len(chosen.blocks)} halvings need model.final_size_px of at least {smallest}"
+            )
+        if chosen.weights == "imagenet":
+            problems.append(f"model.weights=imagenet: there are none for model.architecture={chosen.architecture}")
+    elif chosen.final_size_px < 32:
+        problems.append(f"model.final_size_px={chosen.final_size_px}: {chosen.architecture} needs at least 32")
+    if chosen.colour and s.shards.channels == 1:
+        problems.append("model.colour=true: the stored images are grey (shards.channels=1)")
+    if chosen.train == "head" and not chosen.weights:
+        problems.append(
+            "model.train=head: name the encoder, model.weights=NAME of stage=pretrain, imagenet or a path; features of"
+            " random weights would teach nothing"
+        )
+    if chosen.train == "head" and chosen.likelihood != "dirichlet_multinomial":
+        problems.append("model.train=head: its samples are concentrations; set model.likelihood=dirichlet_multinomial")
+    if chosen.train == "head" and (chosen.ensemble > 1 or chosen.warm_start):
+        problems.append("model.train=head: has one closed-form posterior; leave out model.ensemble and warm_start")
+    if chosen.ensemble > chosen.n_samples:
+        problems.append(f"model.ensemble={chosen.ensemble}: each network needs a sample of model.n_samples")
+    return problems
+
+
+def _live_misfits(s: Settings) -> list[str]:
+    """What is wrong with live work."""
+    problems = [
+        f"oracle.{key}: oracle=panoptes needs {what}"
+        for key, what, given in (
+            ("project_id", "the number of the Zooniverse project", s.oracle.project_id.isdecimal()),
+            ("workflow_ids", "the numbers of its workflows, e.g. [6122]", _are_numbers(s.oracle.workflow_ids)),
+        )
+        if not given
+    ]
+    if not re.fullmatch(r"https://[^/]+|http://127\.0\.0\.1:\d+", s.oracle.endpoint):
+        problems.append(
+            f"oracle.endpoint={s.oracle.endpoint}: must be https://NAME, without a / at its end; credentials go there"
+        )
+    if s.stage == "simulate":
+        problems.append("oracle=panoptes: volunteers need days; run stage=instructions, then stage=iterate each time")
+    if s.stage in ("shards", "instructions", "iterate") and s.shards.source != "real":
+        problems.append(f"shards.source={s.shards.source}: live work needs shards.source=real")
+    return problems
+
+
+def _are_numbers(ids: list[str]) -> bool:
+    return bool(ids) and all(id_.isdecimal() for id_ in ids)

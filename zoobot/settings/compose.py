@@ -1,0 +1,50 @@
+"""From a composed config to checked settings; with run.py the only importer of hydra and omegaconf."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from zoobot.errors import SettingsError
+from zoobot.settings import checks
+from zoobot.settings.depends import flatten
+from zoobot.settings.schema import MISSING, Settings
+
+
+def register() -> None:
+    """Make the schema known to Hydra, so that unknown keys and wrong types are refused at composition."""
+    schema = OmegaConf.structured(Settings)
+    _set_writable(schema)  # frozen dataclasses make read-only nodes, which Hydra cannot compose into
+    ConfigStore.instance().store(name="schema", node=schema)
+
+
+def _set_writable(node: DictConfig) -> None:
+    OmegaConf.set_readonly(node, None)
+    for key in node:
+        if OmegaConf.is_missing(node, key):
+            continue
+        child = node._get_node(key)
+        if isinstance(child, DictConfig):
+            _set_writable(child)
+
+
+def from_config(cfg: DictConfig) -> Settings:
+    """The checked settings of a composed config; all problems are reported together."""
+    written: Any = OmegaConf.to_container(cfg)
+    missing = sorted(key for key, value in flatten(written).items() if value == MISSING)
+    if missing:
+        raise SettingsError("These settings have no value: " + ", ".join(missing) + ". Give each as key=value.")
+    try:
+        settings = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise SettingsError(f"{error.full_key} cannot be used: {error.msg}.") from error
+    assert isinstance(settings, Settings)
+    if settings.quick:
+        settings = checks.quick(settings)
+    problems = checks.problems(settings)
+    if problems:
+        raise SettingsError("\n  ".join([f"{len(problems)} setting(s) cannot be used:", *problems]))
+    return settings

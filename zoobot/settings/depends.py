@@ -1,0 +1,45 @@
+"""Which settings the output of each stage depends on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from zoobot.settings.schema import Settings
+
+# What an experiment asks, and whom: how it connects may change from day to day.
+ORACLE_FIXED = ("kind", "votes_per_galaxy", "control_per_iteration", "control_votes", "late_fraction",
+                "anonymous_fraction", "endpoint", "project_id", "workflow_ids", "last_classification_id")  # fmt: skip
+# What the shape of an encoder depends on, besides the size of the stored images.
+ENCODER_SHAPE = ("architecture", "blocks", "hidden", "colour", "final_size_px")
+# What each stage's output depends on, besides its inputs. Folders of the user's own are left out, so that data can
+# move.
+_DEPENDS_ON = {
+    "reduce": ("survey.questions", "reduce.anonymous_repeats"),
+    "master_catalog": ("survey.kind", "survey.name", "survey.questions", "survey.samples", "survey.n_galaxies",
+                       "survey.draw_size_px", "survey.draw_seed", "survey.world"),
+    "catalogs": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "catalogs"),
+    "shards": ("survey.name", "task", "shards"),
+    "pretrain": ("survey.name", "pretrain", *(f"model.{key}" for key in ENCODER_SHAPE)),
+    "instructions": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "model", "acquisition",
+                     *(f"oracle.{key}" for key in ORACLE_FIXED), "iterate.subjects_per_iteration",
+                     "iterate.shards_per_iteration", "iterate.gate_margin", "iterate.keep_better", "seed"),
+}  # fmt: skip
+
+
+def stage_settings(settings: Settings, stage: str) -> dict[str, Any]:
+    """The settings that the output of ``stage`` depends on: ``{full key: value}``."""
+    flat = flatten(dataclasses.asdict(settings))
+    wanted = _DEPENDS_ON[stage]
+    return {key: value for key, value in flat.items() if any(key == w or key.startswith(w + ".") for w in wanted)}
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as ``{full key: value}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,275 @@
+"""Classifications, from rows or files, into one table of DuckDB with a verdict for each.
+
+DuckDB reads files in parallel and out of core; they do not pass through Python row by row. What the answers of a
+classification are worth depends only on its workflow, version and annotations, so Python judges each such key once.
+Rows with anything unusual in their other fields (two subjects, an id that is no number, ...) are set aside and judged
+in Python one by one, by the same ``answers.Judge``; so are the lines, and the files, that DuckDB cannot read.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from zoobot.errors import InputError
+from zoobot.votes import classifications
+from zoobot.votes.classifications import EXPORT_IDS, EXPORT_JSON, Unreadable, api_row, open_bytes
+from zoobot.votes.judge import Judge, Outcome, Verdict
+
+log = logging.getLogger("zoobot")
+
+DUMPS, EXPORTS = (".jsonl", ".ndjson"), (".csv",)  # each also with .gz
+_BATCH = 1_000
+_LEARN_FROM_BYTES, _N_LEARNED_FROM = 100_000_000, 100_000
+_MAX_JUDGED = 100_000  # keys remembered from file to file
+
+# ``verdict`` is below 0 if it rejects the classification whole; 0 stands for a key that is broken JSON. Of a row that
+# is yet to be judged, ``unjudged`` has the key or, if more than that is to be judged, ``odd`` has all of it as JSON.
+_TABLES = """
+CREATE TABLE classification (id BIGINT, id_text VARCHAR, subject VARCHAR, volunteer VARCHAR, session VARCHAR,
+                             updated_at VARCHAR, verdict INTEGER, odd VARCHAR, unjudged VARCHAR);
+CREATE TABLE judged (key VARCHAR, code INTEGER);
+"""
+_TEXTS = [(name, pa.string()) for name in ("id_text", "subject", "volunteer", "session", "updated_at")]
+_SCHEMA = pa.schema(
+    [("id", pa.int64()), *_TEXTS, ("verdict", pa.int32()), ("odd", pa.string()), ("unjudged", pa.string())]
+)
+
+# What the verdict depends on, as JSON texts in one; those of a workflow and a version have no line breaks.
+_KEY = "concat_ws(chr(10), coalesce(workflow, 'null'), coalesce(version, 'null'), annotations) AS key"
+_FIND_VERDICTS = """
+UPDATE classification SET verdict = code, unjudged = NULL FROM judged WHERE unjudged = judged.key AND code <> 0
+"""
+_NOTHING = "id IS NULL AND updated_at IS NULL AND annotations IS NULL AND links IS NULL AND metadata IS NULL"
+
+
+def _dump(sessions: bool) -> str:
+    # Values stay JSON here, where 28.30 and "28.30" differ.
+    return f"""
+        SELECT *, links.workflow AS workflow, metadata.workflow_version AS version, {_KEY}
+        FROM read_json($path, format = 'newline_delimited', ignore_errors = true, columns = {{
+            id: 'JSON', updated_at: 'VARCHAR', annotations: 'JSON',
+            links: 'STRUCT("user" JSON, workflow JSON, subjects JSON)',
+            metadata: 'STRUCT({"session JSON, " if sessions else ""}workflow_version JSON)'}})
+    """
+
+
+def _read_dump(sessions: bool) -> str:
+    # The patterns admit what surely means the same to Python.
+    session = "metadata.session" if sessions else "NULL::VARCHAR"
+    return _insert(
+        f"SELECT *, {session} AS session FROM ({_dump(sessions)})",
+        """coalesce(regexp_full_match(id, '"?(0|[1-9][0-9]{0,17})"?')
+                AND regexp_full_match(links.subjects, '\\["?[0-9]{1,18}"?\\]'), false)
+            AND coalesce(regexp_full_match(links."user", '"?[0-9]{1,18}"?'), true)
+            AND coalesce(regexp_full_match(session, '"[0-9A-Za-z-]+"'), true)""",
+        """TRY_CAST(id AS BIGINT), NULL, links.subjects->>0, coalesce(links."user"->>'$', ''),
+            coalesce(session->>'$', ''), coalesce(updated_at, '')""",
+        f"""CASE WHEN {_NOTHING} THEN '' ELSE to_json({{id: id, updated_at: updated_at, annotations: annotations,
+            links: links, metadata: metadata}})::VARCHAR END""",
+    )
+
+
+def _export() -> str:
+    return f"""
+        SELECT {", ".join(f"coalesce({cell}, '') AS {cell}" for cell in (*EXPORT_IDS, *EXPORT_JSON))},
+            to_json(workflow_id)::VARCHAR AS workflow, to_json(workflow_version)::VARCHAR AS version, {_KEY}
+        FROM read_csv($path, header = true, auto_detect = false, delim = ',', quote = '"', escape = '"',
+                      columns = $columns)
+    """
+
+
+def _read_export(sessions: bool) -> str:
+    session = "CASE WHEN readable AND metadata <> '' THEN json_extract(metadata, '$.session')::VARCHAR END"
+    return _insert(
+        f"""SELECT *, metadata = '' OR json_valid(metadata) AS readable,
+            {session if sessions else "NULL::VARCHAR"} AS session FROM ({_export()})""",
+        """readable AND regexp_full_match(classification_id, '0|[1-9][0-9]{0,17}')
+            AND regexp_full_match(subject_ids, '[0-9]{1,18}') AND regexp_full_match(user_id, '[0-9]{0,18}')
+            AND (session IS NULL OR regexp_full_match(session, '"[0-9A-Za-z-]+"'))""",
+        """TRY_CAST(classification_id AS BIGINT), NULL, subject_ids, user_id, coalesce(trim(session, '"'), ''), ''""",
+        f"to_json({{{', '.join(f'{cell}: {cell}' for cell in (*EXPORT_IDS, *EXPORT_JSON))}}})::VARCHAR",
+    )
+
+
+def _insert(file: str, plain: str, columns: str, row: str) -> str:
+    """Fill the table: ``columns`` up to ``updated_at``; ``row`` is the whole row as JSON, if it is not ``plain``."""
+    return f"""
+        WITH file AS ({file}), matched AS (SELECT file.*, code, {plain} AS plain FROM file LEFT JOIN judged USING (key))
+        INSERT INTO classification
+        SELECT {columns}, code, CASE WHEN NOT plain OR code = 0 THEN {row} END,
+            CASE WHEN plain AND code IS NULL THEN key END
+        FROM matched
+    """
+
+
+_FIND_NOTHING = f"""
+WITH parsed AS (SELECT n, TRY(from_json(line, '{{"id": "JSON", "updated_at": "VARCHAR", "annotations": "JSON",
+    "links": {{"user": "JSON"}}, "metadata": {{"session": "JSON"}}}}')) AS row FROM lines)
+SELECT n FROM (SELECT n, unnest(row) FROM parsed) WHERE {_NOTHING}
+UNION SELECT n FROM parsed WHERE row IS NULL
+"""
+
+
+class Intake:
+    """Fills the table ``classification`` of a connection; ``codes`` says which verdict a number in it stands for."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, judge: Judge, sessions: bool) -> None:
+        self._connection, self._judge, self._sessions = connection, judge, sessions
+        self._verdicts = _Verdicts(judge)
+        self.codes = self._verdicts.codes
+        connection.execute(_TABLES)
+
+    def add(self, items: Iterable[object]) -> None:
+        """Take in rows, and all rows of a file where an item is a ``Path``. InputError: a file cannot be read."""
+        judged = map(self._judge.classification, self._rows(items))
+        while batch := list(islice(judged, _BATCH)):
+            columns = list(zip(*((*c[:6], self._verdicts.code(c.verdict), None, None) for c in batch), strict=True))
+            rows = pa.table([pa.array(c, t) for c, t in zip(columns, _SCHEMA.types, strict=True)], schema=_SCHEMA)
+            self._connection.from_arrow(rows).insert_into("classification")
+
+    def _rows(self, items: Iterable[object]) -> Iterator[object]:
+        """The rows that Python has to judge."""
+        for item in items:
+            if not isinstance(item, Path):
+                yield item
+                continue
+            try:
+                yield from self._read(item)
+            except (duckdb.IOException, OSError, EOFError, zlib.error) as error:
+                raise InputError(f"{item} cannot be read to its end: {error}") from error
+
+    def _read(self, path: Path) -> Iterator[object]:
+        """Read a file into the table, and give those of its rows that Python has to judge."""
+        suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+        if suffix not in (*DUMPS, *EXPORTS):
+            expected = f"{', '.join(DUMPS)} (rows of the API) or {', '.join(EXPORTS)} (an export), with or without .gz"
+            raise InputError(f"{path}: the name must end in {expected}, so that it is known how to read it")
+        is_export = suffix in EXPORTS
+        slow = classifications.read_export if is_export else classifications.read_api_dump
+        statement = (_read_export if is_export else _read_dump)(self._sessions)
+        values: dict[str, Any] = {"path": glob.escape(str(classifications.existing(path)))}
+        if is_export:
+            values["columns"] = dict.fromkeys(classifications.export_columns(path), "VARCHAR")
+        self._connection.execute(f"DELETE FROM judged WHERE (SELECT count(*) FROM judged) > {_MAX_JUDGED}")
+        try:
+            if path.stat().st_size > _LEARN_FROM_BYTES:
+                file = _export() if is_export else _dump(self._sessions)
+                self._judge_keys(f"SELECT key FROM ({file}) LIMIT {_N_LEARNED_FROM}", values)
+            self._connection.execute(statement, values)
+        except duckdb.InvalidInputException:
+            log.info("%s: DuckDB cannot read it, so it is read row by row, which takes longer", path)
+            yield from slow(path)
+            return
+        self._judge_keys("SELECT unjudged AS key FROM classification WHERE unjudged IS NOT NULL", {})
+        self._connection.execute(_FIND_VERDICTS)
+        if self._connection.execute("DELETE FROM classification WHERE unjudged IS NOT NULL").fetchall() != [(0,)]:
+            self._connection.execute(f"{statement} WHERE plain AND code = 0", values)  # they are odd, as it turned out
+        yield from self._set_aside(path, is_export)
+
+    def _judge_keys(self, keys: str, values: dict[str, Any]) -> None:
+        """Judge what is new among ``keys``; once it is in ``judged``, DuckDB finds it by itself."""
+        new = f"SELECT DISTINCT key FROM ({keys}) ANTI JOIN judged USING (key)"
+        cursor = self._connection.cursor().execute(new, values)  # of its own: rows are put in while these are taken out
+        while batch := cursor.fetchmany(_BATCH):
+            texts = [text for (text,) in batch]
+            columns = {"key": pa.array(texts, pa.string()), "code": pa.array(map(self._verdicts.of, texts), pa.int32())}
+            self._connection.from_arrow(pa.table(columns)).insert_into("judged")
+
+    def _set_aside(self, path: Path, is_export: bool) -> Iterator[object]:
+        """Take the odd rows out of the table."""
+        n_nothing = 0
+        # A cursor of its own: rows are put in while these are taken out.
+        cursor = self._connection.cursor().execute("SELECT odd FROM classification WHERE odd IS NOT NULL")
+        while batch := cursor.fetchmany(_BATCH):
+            n_nothing += batch.count(("",))
+            for text in (text for (text,) in batch if text):
+                yield classifications.export_row(json.loads(text)) if is_export else api_row(text.encode(), path.name)
+        self._connection.execute("DELETE FROM classification WHERE odd IS NOT NULL")
+        if n_nothing:
+            yield from self._lines_of_nothing(path, n_nothing)
+
+    def _lines_of_nothing(self, path: Path, n_expected: int) -> Iterator[object]:
+        """The lines in which DuckDB found nothing: mostly such as do not look like an object; else all are tried."""
+        for only_suspects in (True, False):
+            rows: list[object] = []
+            for number, line in self._numbered_nothing(path, only_suspects):
+                rows.append(api_row(line, f"line {number} of {path.name}"))
+            if len(rows) >= n_expected:
+                break
+        yield from rows
+        yield from [Unreadable(f"broken JSON in {path.name}")] * (n_expected - len(rows))
+
+    def _numbered_nothing(self, path: Path, only_suspects: bool) -> Iterator[tuple[int, bytes]]:
+        with open_bytes(path) as file:
+            lines = (
+                (number, line)
+                for number, line in enumerate(file, start=1)
+                if line.strip() and not (only_suspects and line[:1] == b"{" and line.rstrip()[-2:] in (b"}}", b'"}'))
+            )
+            while batch := list(islice(lines, _BATCH)):
+                texts = [_decoded(line) for _, line in batch]
+                numbered = {"line": pa.array(texts, pa.string()), "n": pa.array(range(len(texts)), pa.int64())}
+                self._connection.register("lines", pa.table(numbered))
+                yield from (batch[n] for (n,) in sorted(self._connection.execute(_FIND_NOTHING).fetchall()))
+
+
+class _Verdicts:
+    """Verdicts by number, and what a key is worth."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.codes: dict[Verdict, int] = {}
+        self._judge = judge
+        # Few parts, few ways to combine them: what is new about most annotations is only the combination.
+        self._alone = lru_cache(maxsize=10_000)(self._judge_alone)
+        self._together = lru_cache(maxsize=10_000)(self._judge_together)
+
+    def code(self, verdict: Verdict) -> int:
+        number = len(self.codes) + 1
+        return self.codes.setdefault(verdict, -number if verdict.rejected_whole else number)
+
+    def of(self, key: str) -> int:
+        """The code for the JSON texts of a key; 0 where one is broken."""
+        workflow, version, annotations = (*key.split("\n", 2), None)[:3]
+        with suppress(ValueError, RecursionError):
+            # If all parts are objects, then so is the list of them JSON.
+            if (
+                annotations
+                and annotations.startswith("[{")
+                and annotations.endswith("}]")
+                and len(annotations) < 10_000
+            ):
+                with suppress(ValueError, RecursionError):
+                    parts = annotations[2:-2].split("},{")
+                    outcomes = [o for part in parts for o in self._alone(workflow, version, part)]
+                    return self._together(workflow, version, tuple(outcomes))
+            return self.code(self._judge.verdict(_json(workflow), _json(version), _json(annotations)))
+        return 0
+
+    def _judge_alone(self, workflow: str, version: str, part: str) -> list[Outcome]:
+        return self._judge.alone(self._judge.version(_json(workflow), _json(version)), _json("{" + part + "}"))
+
+    def _judge_together(self, workflow: str, version: str, outcomes: tuple[Outcome, ...]) -> int:
+        return self.code(self._judge.together(self._judge.version(_json(workflow), _json(version)), outcomes))
+
+
+def _json(text: str | None) -> object:
+    return classifications.loads(text) if text else None  # an empty cell of an export is no annotations
+
+
+def _decoded(line: bytes) -> str | None:
+    try:
+        return line.decode("utf-8")
+    except ValueError:
+        return None
