@@ -16,8 +16,7 @@ import numpy as np
 
 from benchmarks.networks import costs, ratio, settings_of, show_load, task_of, write_shards
 from zoobot.galaxies import tfrecords
-from zoobot.iterations import learning
-from zoobot.models import mc_dropout
+from zoobot.models import features, mc_dropout
 
 # How many galaxies an epoch has, and the settings of the network.
 NETWORKS = {
@@ -34,7 +33,7 @@ def compare(name: str, folder: Path) -> None:
     chosen, task = replace(settings.model, orientations=1), task_of(settings)
     paths, config = write_shards(folder, settings, n, 512)
     network = mc_dropout.build(chosen, task.groups, config["image_size_px"], config["channels"], 0)
-    of_batch, of_file = mc_dropout.forward(network.encoder), learning._compile(network.encoder, config, chosen)
+    of_batch, of_file = features.forward(network.encoder), features.encoder_pass(network.encoder, config, chosen)
     batches = list(tfrecords.dataset(paths, n, task, config, n))
     images, counts = (values.numpy() for values in batches[0])
 

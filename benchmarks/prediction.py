@@ -19,8 +19,8 @@ import keras
 import numpy as np
 
 from benchmarks.networks import costs, ratio, settings_of, show_load, task_of, write_shards
-from zoobot.iterations import learning
 from zoobot.models import linear_head, mc_dropout
+from zoobot.models.features import FeatureCache, encoder_pass
 from zoobot.settings import Settings
 
 SAMPLES = 30
@@ -50,12 +50,12 @@ def compare(name: str, folder: Path) -> None:
     chosen = settings_of(*overrides)
     paths, config = write_shards(folder, chosen, n, n_naive)
     network = mc_dropout.build(chosen.model, task_of(chosen).groups, config["image_size_px"], config["channels"], 0)
-    of_file = learning._compile(network.encoder, config, chosen.model)
+    of_file = encoder_pass(network.encoder, config, chosen.model)
     samples = sampler(network, chosen)
     kept = folder / "features"
 
     def features() -> list[Floats]:
-        cache = learning.FeatureCache(kept, "0" * 64, chosen.model.orientations, of_file)
+        cache = FeatureCache(kept, "0" * 64, chosen.model.orientations, of_file)
         return [cache.of(path) for path in paths]
 
     def deterministic() -> None:
@@ -91,8 +91,8 @@ def peak_mb(folder: str, n: int, queue: Any) -> None:
     chosen = settings_of(*NETWORKS["small_cnn"][2])
     paths, config = write_shards(Path(folder), chosen, n, 512)
     network = mc_dropout.build(chosen.model, task_of(chosen).groups, config["image_size_px"], config["channels"], 0)
-    of_file = learning._compile(network.encoder, config, chosen.model)
-    cache = learning.FeatureCache(Path(folder) / "features", "0" * 64, 1, of_file)
+    of_file = encoder_pass(network.encoder, config, chosen.model)
+    cache = FeatureCache(Path(folder) / "features", "0" * 64, 1, of_file)
     sampler(network, chosen)(np.concatenate([cache.of(path) for path in paths]), SAMPLES)
     status = Path("/proc/self/status").read_text()  # its ru_maxrss would begin with that of the parent
     queue.put(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024)  # type: ignore[index]

@@ -17,7 +17,8 @@ from zoobot import folders
 from zoobot.galaxies import tfrecords
 from zoobot.iterations import learning
 from zoobot.iterations.iteration import Iteration
-from zoobot.oracles.protocol import SimulatedVolunteers
+from zoobot.models.features import FeatureCache
+from zoobot.oracles.simulated import SimulatedVolunteers
 from zoobot.reports import dashboard
 from zoobot.stages import shards
 
@@ -84,7 +85,7 @@ def install_stubs(world: World) -> None:
             share = 1 / (1 + np.exp(-logits[..., 0].T))
             return np.stack([share, 1 - share], axis=-1)
 
-        return learning.Predictor(learning.FeatureCache(it.unfinished / "features", digest, 1, encode).of, sample)
+        return learning.Predictor(FeatureCache(it.unfinished / "features", digest, 1, encode).of, sample)
 
     def request(self: SimulatedVolunteers, ids: Sequence[str], name: str, n_votes: int) -> dict[str, Any]:
         world.do("request", [name, list(ids), n_votes])

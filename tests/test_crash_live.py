@@ -11,11 +11,12 @@ from requests.adapters import HTTPAdapter
 
 from tests.crash import in_child
 from tests.faults import KILLED, Faults
-from tests.panoptes_server import PanoptesServer, read_truth
 from tests.test_crash import ALL
 from tests.test_live import LIVE, QUESTIONS, assert_asked_once, copy_of, pool, project
 from zoobot import folders
 from zoobot.folders import once
+from zoobot.oracles.rehearsal.__main__ import read_truth
+from zoobot.oracles.rehearsal.server import PanoptesServer
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, master_catalog
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 from zoobot.errors import SettingsError
 from zoobot.galaxies.tasks import Group
 from zoobot.models import encoders, mc_dropout
+from zoobot.models.features import forward
 from zoobot.settings import Model, checks
 
 PAIR = (Group("smooth", ("label", "not_label")),)
@@ -135,7 +136,7 @@ def test_values_that_changed_since_they_were_saved_are_refused(tmp_path: Path) -
 
 def test_the_mean_over_8_orientations_does_not_change_when_pictures_turn() -> None:
     encoder = two(CNN)[0]  # keeps where in the picture things are
-    compiled = {n: mc_dropout.forward(encoder, n) for n in (1, 8)}
+    compiled = {n: forward(encoder, n) for n in (1, 8)}
 
     def of(pictures: np.ndarray, orientations: int) -> np.ndarray:
         return np.asarray(compiled[orientations](pictures.copy()))

@@ -18,8 +18,7 @@ import pytest
 from zoobot import acquisition, folders
 from zoobot.errors import FolderError, InputError, SettingsError
 from zoobot.galaxies import tfrecords
-from zoobot.iterations import learning
-from zoobot.models import encoders, linear_head, losses, mc_dropout
+from zoobot.models import encoders, features, linear_head, losses, mc_dropout, training
 from zoobot.settings import Settings
 from zoobot.stages import instructions, iterate, simulate
 
@@ -81,7 +80,7 @@ def test_a_head_is_fitted_to_the_features_of_the_encoder_that_is_named(frozen: S
 def test_features_are_kept_and_deleting_them_changes_nothing(frozen: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     before = folders.digest_of(iteration(frozen, 2))
     encoded: list[Path] = []
-    compile_pass = learning._compile
+    compile_pass = features.encoder_pass
 
     def counted(*given: Any) -> Callable[[Path], Any]:
         features = compile_pass(*given)
@@ -92,8 +91,8 @@ def test_features_are_kept_and_deleting_them_changes_nothing(frozen: Settings, m
 
         return of
 
-    monkeypatch.setattr(learning, "_compile", counted)
-    learning._frozen_encoder.cache_clear()
+    monkeypatch.setattr(features, "encoder_pass", counted)
+    features._frozen_encoder.cache_clear()
     build = encoders.build
     monkeypatch.setattr(encoders, "build", lambda *_: pytest.fail("the encoder was built"))
     forget(iteration(frozen, 2))
@@ -115,7 +114,7 @@ def test_kept_features_are_those_of_the_encoder(frozen: Settings) -> None:
     pictures = np.stack([tfrecords.decode(record, "raw")[1] for record in tfrecords.read(path)])
     turned = [np.rot90(flipped, k, axes=(1, 2)) for flipped in (pictures, pictures[:, :, ::-1]) for k in range(4)]
     mean = np.mean([np.asarray(encoder(view.copy(), training=False)) for view in turned], axis=0)
-    assert learning.frozen_features(frozen, config).of(path) == pytest.approx(mean, abs=1e-4)
+    assert features.frozen(frozen, config).of(path) == pytest.approx(mean, abs=1e-4)
 
 
 def test_another_encoder_than_the_instructions_name_is_refused(frozen: Settings) -> None:
@@ -178,9 +177,9 @@ def test_an_encoder_of_another_shape_or_none_is_refused(frozen: Settings) -> Non
     config = tfrecords.load_config(frozen.shard_dir)
     other = replace(frozen, model=replace(frozen.model, blocks=[[5]]))
     with pytest.raises(SettingsError, match=r"another shape than the settings:\n  blocks: \[\[4\], \[8\]\] there"):
-        learning.frozen_features(other, config)
+        features.frozen(other, config)
     with pytest.raises(SettingsError, match=r"does not exist\. Name an encoder"):
-        learning.frozen_features(replace(frozen, model=replace(frozen.model, weights="nowhere")), config)
+        features.frozen(replace(frozen, model=replace(frozen.model, weights="nowhere")), config)
 
 
 @pytest.mark.parametrize("architecture", ["cnn", "pooled_cnn"])
@@ -199,7 +198,7 @@ def test_an_ensemble_learns_predicts_and_warm_starts_by_member(
     settings = beside(frozen, compose, "ensemble", *ENSEMBLE)
     started: list[str] = []
     candidates: list[acquisition.Candidates] = []
-    train, choose = mc_dropout.train, acquisition.choose
+    train, choose = training.train, acquisition.choose
 
     def note_start(network: mc_dropout.Network, *others: Any) -> Any:
         started.append(encoders.digest(network.encoder))
@@ -209,7 +208,7 @@ def test_an_ensemble_learns_predicts_and_warm_starts_by_member(
         candidates.append(of)
         return choose(name, of, *others, **named)
 
-    monkeypatch.setattr(mc_dropout, "train", note_start)
+    monkeypatch.setattr(training, "train", note_start)
     monkeypatch.setattr(acquisition, "choose", note_candidates)
     instructions.run(settings)
     for _ in range(2):
@@ -245,14 +244,14 @@ def test_an_iteration_killed_while_training_goes_on_to_the_same_folder(
     iterate.run(settings)
     whole = folders.digest_of(iteration(settings, 0))
     forget(iteration(settings, 0))
-    add = mc_dropout._TrainingState.add
+    add = training._TrainingState.add
 
     def then_die(state: Any, *losses: float) -> None:
         add(state, *losses)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(mc_dropout._TrainingState, "add", then_die)
+        patch.setattr(training._TrainingState, "add", then_die)
         with pytest.raises(Killed):
             iterate.run(settings)
     assert len(list(settings.experiment_dir.glob(".iteration_0.unfinished/training_0_*.npz"))) == 1

@@ -14,12 +14,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.panoptes_server import Fault, PanoptesServer, read_truth
 from zoobot import folders
 from zoobot.errors import InputError, ServiceError, SettingsError
 from zoobot.galaxies import database, tfrecords
 from zoobot.galaxies.questions import load_questions
 from zoobot.oracles.protocol import Asked
+from zoobot.oracles.rehearsal.__main__ import read_truth
+from zoobot.oracles.rehearsal.server import Fault, PanoptesServer
 from zoobot.oracles.zooniverse import LiveProject
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards

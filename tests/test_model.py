@@ -17,7 +17,8 @@ import tensorflow as tf
 from zoobot import settings
 from zoobot.errors import InputError, SettingsError
 from zoobot.galaxies.tasks import Group
-from zoobot.models import mc_dropout
+from zoobot.models import features, mc_dropout, training
+from zoobot.models.views import RandomView
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIR = (Group("smooth", ("label", "not_label")),)
@@ -49,7 +50,7 @@ def data(n: int = 64) -> tf.data.Dataset:
 
 def test_probabilities_sum_to_one_per_question() -> None:
     network = mc_dropout.build(TINY, TREE, 16, 3, seed=0)
-    hidden = mc_dropout.forward(network.encoder)(bright_or_dark(20)[0]).numpy()
+    hidden = features.forward(network.encoder)(bright_or_dark(20)[0]).numpy()
     samples = mc_dropout.sample([network], hidden, 7, np.random.default_rng(0))
     assert hidden.shape == (20, 8) and samples.shape == (20, 7, 5)
     assert samples[:, :, :3].sum(axis=2) == pytest.approx(np.ones((20, 7)), rel=1e-5)
@@ -62,9 +63,9 @@ def test_concentrations_train_and_differ_between_samples() -> None:
     images, votes = bright_or_dark(64)
     counts = np.concatenate([votes, 0 * votes[:, :1], 1e6 * votes], axis=1)  # many votes, and an answer without any
     trained_on = tf.data.Dataset.from_tensor_slices((images, counts)).batch(16)
-    history = mc_dropout.train(network, lambda epoch: trained_on, trained_on, chosen)
+    history = training.train(network, lambda epoch: trained_on, trained_on, chosen)
     assert history["eval_loss"][-1] < history["eval_loss"][0]
-    hidden = mc_dropout.forward(network.encoder)(images).numpy()
+    hidden = features.forward(network.encoder)(images).numpy()
     samples = mc_dropout.sample([network], hidden, 5, np.random.default_rng(0))
     assert (samples > 0).all() and samples.sum(axis=2).max() > 1 and samples.std(axis=1).max() > 0
 
@@ -73,7 +74,7 @@ def test_samples_are_full_passes_under_the_same_masks() -> None:
     """One pass of the encoder and K of the head give the numbers of K passes of the whole network."""
     network = mc_dropout.build(TINY, PAIR, 16, 3, seed=0)
     images = bright_or_dark(10)[0]
-    hidden = mc_dropout.forward(network.encoder)(images).numpy()
+    hidden = features.forward(network.encoder)(images).numpy()
     cheap = mc_dropout.sample([network], hidden, 3, np.random.default_rng(5))
     masks, keep = np.random.default_rng(5), 1 - TINY.dropout_rate
     for k in range(3):
@@ -84,7 +85,7 @@ def test_samples_are_full_passes_under_the_same_masks() -> None:
 
 def test_without_dropout_all_samples_are_the_mean_and_dropout_keeps_it_near() -> None:
     network = mc_dropout.build(replace(TINY, dropout_rate=0.0), PAIR, 16, 3, seed=0)
-    hidden = mc_dropout.forward(network.encoder)(bright_or_dark(8)[0]).numpy()
+    hidden = features.forward(network.encoder)(bright_or_dark(8)[0]).numpy()
     samples = mc_dropout.sample([network], hidden, 5, np.random.default_rng(0))
     assert (samples == samples[:, :1]).all()
 
@@ -92,10 +93,10 @@ def test_without_dropout_all_samples_are_the_mean_and_dropout_keeps_it_near() ->
 def test_training_learns_what_brightness_tells() -> None:
     chosen = replace(TINY, max_epochs=25, patience=25)
     network = mc_dropout.build(chosen, PAIR, 16, 3, seed=0)
-    history = mc_dropout.train(network, lambda epoch: data(), data(), chosen)
+    history = training.train(network, lambda epoch: data(), data(), chosen)
     assert history["eval_loss"][history["best_epoch"] - 1] == min(history["eval_loss"])
     images, votes = bright_or_dark(64)
-    hidden = mc_dropout.forward(network.encoder)(images).numpy()
+    hidden = features.forward(network.encoder)(images).numpy()
     predicted = mc_dropout.sample([network], hidden, 20, np.random.default_rng(0)).mean(axis=1)[:, 0]
     assert np.corrcoef(predicted, votes[:, 0])[0, 1] > 0.9
 
@@ -103,7 +104,7 @@ def test_training_learns_what_brightness_tells() -> None:
 def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_does_not() -> None:
     def digest(seed: int) -> str:
         network = mc_dropout.build(TINY, PAIR, 16, 3, seed)
-        mc_dropout.train(network, lambda epoch: data(), data(), TINY)
+        training.train(network, lambda epoch: data(), data(), TINY)
         return mc_dropout.weights_digest([network])
 
     assert digest(1) == digest(1) != digest(2)
@@ -134,7 +135,7 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
     bad = tf.data.Dataset.from_tensor_slices((images, votes)).batch(16)
     network = mc_dropout.build(TINY, PAIR, 16, 3, seed=0)
     with pytest.raises(InputError, match=r"Training diverged.*model\.learning_rate"):
-        mc_dropout.train(network, lambda epoch: bad, data(), TINY)
+        training.train(network, lambda epoch: bad, data(), TINY)
 
 
 def test_settings_for_a_gpu_are_ignored_here_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -145,7 +146,7 @@ def test_settings_for_a_gpu_are_ignored_here_with_one_warning(caplog: pytest.Log
     digests = []
     for chosen in (for_gpu, for_gpu, replace(TINY, max_epochs=1)):
         network = mc_dropout.build(chosen, PAIR, 16, 3, seed=0)
-        mc_dropout.train(network, lambda epoch: data(), data(), chosen)
+        training.train(network, lambda epoch: data(), data(), chosen)
         digests.append(mc_dropout.weights_digest([network]))
     assert caplog.messages == ["this machine has no GPU: model.mixed_precision, model.xla, model.all_gpus ignored"]
     assert len(set(digests)) == 1
@@ -194,12 +195,12 @@ def die_in_epoch_2(checkpoint: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return shuffled(epoch)
 
-    mc_dropout.train(mc_dropout.build(LONG, PAIR, 16, 3, seed=0), of_epoch, data(), LONG, Path(checkpoint))
+    training.train(mc_dropout.build(LONG, PAIR, 16, 3, seed=0), of_epoch, data(), LONG, Path(checkpoint))
 
 
 def test_training_that_was_killed_goes_on_to_the_same_weights_and_history(tmp_path: Path) -> None:
     whole = mc_dropout.build(LONG, PAIR, 16, 3, seed=0)
-    history = mc_dropout.train(whole, shuffled, data(), LONG)
+    history = training.train(whole, shuffled, data(), LONG)
     checkpoint = tmp_path / "unfinished" / "training.npz"
     code = f"from tests.test_model import die_in_epoch_2; die_in_epoch_2({str(checkpoint)!r})"
     killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
@@ -211,7 +212,7 @@ def test_training_that_was_killed_goes_on_to_the_same_weights_and_history(tmp_pa
         return shuffled(epoch)
 
     again = mc_dropout.build(LONG, PAIR, 16, 3, seed=0)
-    assert mc_dropout.train(again, noted, data(), LONG, checkpoint) == history and epochs == [2, 3]
+    assert training.train(again, noted, data(), LONG, checkpoint) == history and epochs == [2, 3]
     assert mc_dropout.weights_digest([again]) == mc_dropout.weights_digest([whole])
     for one, other in zip(again.trainer.variables, whole.trainer.variables, strict=True):
         assert (one.numpy() == other.numpy()).all(), one.path  # the random streams too
@@ -219,7 +220,7 @@ def test_training_that_was_killed_goes_on_to_the_same_weights_and_history(tmp_pa
 
 def test_a_checkpoint_holds_the_optimiser_and_the_random_streams() -> None:
     network = mc_dropout.build(TINY, PAIR, 16, 3, seed=0)
-    paths = [v.path for v in mc_dropout._TrainingState(network.trainer, None)._variables]
+    paths = [v.path for v in training._TrainingState(network.trainer, None)._variables]
     assert sum("seed_generator" in path for path in paths) == 2  # of views and of dropout
     n_weights = len(network.trainer.get_weights())
     assert sum(path.startswith("adam") for path in paths) == 2 + 2 * n_weights  # and iteration, learning rate
@@ -227,13 +228,13 @@ def test_a_checkpoint_holds_the_optimiser_and_the_random_streams() -> None:
 
 def test_a_checkpoint_of_finished_training_is_not_trained_further(tmp_path: Path) -> None:
     first = mc_dropout.build(TINY, PAIR, 16, 3, seed=0)
-    history = mc_dropout.train(first, shuffled, data(), TINY, tmp_path / "c.npz")
+    history = training.train(first, shuffled, data(), TINY, tmp_path / "c.npz")
     again = mc_dropout.build(TINY, PAIR, 16, 3, seed=0)
 
     def none(epoch: int) -> tf.data.Dataset:
         raise AssertionError("trained again")
 
-    assert mc_dropout.train(again, none, data(), TINY, tmp_path / "c.npz") == history
+    assert training.train(again, none, data(), TINY, tmp_path / "c.npz") == history
     assert mc_dropout.weights_digest([again]) == mc_dropout.weights_digest([first])
 
 
@@ -242,7 +243,7 @@ def test_a_checkpoint_of_finished_training_is_not_trained_further(tmp_path: Path
 
 def test_the_view_changes_training_images_only() -> None:
     images = tf.constant(np.random.default_rng(0).random((4, 9, 9, 1)), tf.float32)
-    view = mc_dropout.RandomView(rotate=True, zoom=0.2, seed=0)
+    view = RandomView(rotate=True, zoom=0.2, seed=0)
     assert (view(images, training=False).numpy() == images.numpy()).all()
     assert np.abs(view(images, training=True).numpy() - images.numpy()).max() > 0.1
 
@@ -252,7 +253,7 @@ def test_a_view_without_rotation_or_zoom_is_one_of_the_four_flips() -> None:
     seen = set()
     for before, after in zip(
         images.numpy(),
-        mc_dropout.RandomView(rotate=False, zoom=0.0, seed=3)(images, training=True).numpy(),
+        RandomView(rotate=False, zoom=0.0, seed=3)(images, training=True).numpy(),
         strict=True,
     ):
         flips = {"none": before, "up": before[::-1], "left": before[:, ::-1], "both": before[::-1, ::-1]}
@@ -265,7 +266,7 @@ def test_a_view_without_rotation_or_zoom_is_one_of_the_four_flips() -> None:
 def test_a_view_magnifies_and_never_shrinks() -> None:
     disc = np.hypot(*np.mgrid[-20:21, -20:21]) < 8
     images = tf.constant(np.repeat(disc[None, :, :, None], 20, axis=0), tf.float32)
-    area = mc_dropout.RandomView(rotate=True, zoom=0.5, seed=1)(images, training=True).numpy().sum(axis=(1, 2, 3))
+    area = RandomView(rotate=True, zoom=0.5, seed=1)(images, training=True).numpy().sum(axis=(1, 2, 3))
     assert (area > disc.sum() * 0.97).all() and (area < disc.sum() * 2.4).all() and area.max() > disc.sum() * 1.5
 
 

@@ -14,7 +14,8 @@ import pytest
 from zoobot import settings, votes
 from zoobot.errors import InputError
 from zoobot.galaxies.questions import load_questions
-from zoobot.oracles.protocol import Asked, KnownVotes, SimulatedVolunteers
+from zoobot.oracles.protocol import Asked
+from zoobot.oracles.simulated import KnownVotes, SimulatedVolunteers
 from zoobot.votes import classifications
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.panoptes_server import Fault, PanoptesServer
 from zoobot import settings
 from zoobot.errors import FolderError, InputError, ServiceError
 from zoobot.galaxies.questions import load_questions
 from zoobot.oracles import credentials, pull
 from zoobot.oracles.panoptes import Zooniverse
-from zoobot.oracles.protocol import classification
+from zoobot.oracles.rehearsal.server import Fault, PanoptesServer
+from zoobot.oracles.simulated import classification
 
 QUESTIONS = load_questions("demo")
 CHOSEN = settings.Oracle(

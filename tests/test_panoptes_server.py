@@ -13,8 +13,8 @@ from panoptes_client import Classification, Panoptes, Subject, SubjectSet, Workf
 from panoptes_client.panoptes import PanoptesAPIException
 from PIL import Image
 
-from tests.panoptes_server import Fault, PanoptesServer
 from zoobot.galaxies.questions import load_questions
+from zoobot.oracles.rehearsal.server import Fault, PanoptesServer
 
 QUESTIONS = load_questions("demo")
 TRUTH = {f"g{i}": {"smooth-or-featured_smooth": 0.75, "smooth-or-featured_artifact": 0.25} for i in range(3)}

@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tests.panoptes_server import Fault, PanoptesServer
 from zoobot import folders
 from zoobot.errors import FolderError, InputError, ServiceError, SettingsError
 from zoobot.galaxies.questions import load_questions
-from zoobot.oracles.protocol import classification
+from zoobot.oracles.rehearsal.server import Fault, PanoptesServer
+from zoobot.oracles.simulated import classification
 from zoobot.settings import Settings
 from zoobot.stages import reduce
 
@@ -118,7 +118,7 @@ def test_other_settings_and_damage_are_refused(pulling: Settings, server: Panopt
 def test_export_and_dump_give_the_same_and_are_written_once(
     settings: Build, server: PanoptesServer, tmp_path: Path, source: str, name: str
 ) -> None:
-    from tests.panoptes_api import Api
+    from zoobot.oracles.rehearsal.api import Api
 
     add(server, 1, 20)
     (tmp_path / "versions.json").write_text(json.dumps({"workflow_versions": server.world.versions}))

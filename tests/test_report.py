@@ -24,7 +24,7 @@ from PIL import Image
 from zoobot import folders
 from zoobot.errors import FolderError, InputError
 from zoobot.galaxies import database
-from zoobot.reports import efficiency
+from zoobot.reports import charts, efficiency, page
 from zoobot.reports.experiments import group, read_experiments
 from zoobot.settings import Report, Settings
 from zoobot.stages import report
@@ -345,7 +345,7 @@ def test_differences_that_are_drawn(tmp_path: Path) -> None:
     """Below zero is better than random, as the chart's title says."""
     write_pairs(tmp_path, [(3.0, 1.5, 1.0)], [(3.0, 2.0)])
     chosen, random = read_experiments(settings_for(tmp_path))[0]
-    assert report._differences(chosen, random) == [(100, 0.0), (110, -0.5)]
+    assert charts._differences(chosen, random) == [(100, 0.0), (110, -0.5)]
 
 
 def test_variants_of_one_acquisition_are_lines_of_their_own(tmp_path: Path) -> None:
@@ -476,7 +476,7 @@ def test_pictures_are_embedded_and_small(tmp_path: Path) -> None:
     for n, attributes in enumerate(pictures):
         content = base64.b64decode(str(attributes["src"]).removeprefix("data:image/png;base64,"))
         image = Image.open(io.BytesIO(content))
-        assert max(image.size) == report.PICTURE_PX
+        assert max(image.size) == page.PICTURE_PX
         assert image.getpixel((0, 0)) == (20 * (n % 2),) * 3  # the picture of this rank
 
 

@@ -20,7 +20,8 @@ from zoobot.galaxies.tasks import LABEL, TOTAL_VOTES
 from zoobot.iterations import pool
 from zoobot.iterations.iteration import Iteration
 from zoobot.iterations.pool import CHOSEN, CONTROL
-from zoobot.oracles.protocol import KnownVotes, Oracle, Received, SimulatedVolunteers
+from zoobot.oracles.protocol import Oracle, Received
+from zoobot.oracles.simulated import KnownVotes, SimulatedVolunteers
 from zoobot.oracles.zooniverse import LiveProject
 
 

@@ -6,13 +6,10 @@ TFRecord file, and posterior samples from features. Axes: N galaxies, K samples,
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
-import io
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +21,10 @@ import pandas as pd
 
 from zoobot import folders
 from zoobot.engine.seeds import number
-from zoobot.errors import FolderError, SettingsError
+from zoobot.errors import FolderError
 from zoobot.galaxies import tfrecords
 from zoobot.iterations.iteration import Iteration
-from zoobot.models import encoders, linear_head, mc_dropout
-from zoobot.settings import ENCODER_SHAPE, Model, Settings
+from zoobot.models import encoders, features, linear_head, mc_dropout, training
 
 Floats32 = npt.NDArray[np.float32]
 HEAD_FILE = "head.npz"
@@ -95,7 +91,7 @@ def _train(it: Iteration, network: mc_dropout.Network, member: int) -> dict[str,
     # Another start or other galaxies, such as labels that came in since a crash, make another training.
     content = [encoders.digest(network.encoder, network.head), *map(folders.digest_in, files.values())]
     key = hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]
-    return mc_dropout.train(network, of_epoch, eval_data, chosen, it.unfinished / f"training_{member}_{key}.npz")
+    return training.train(network, of_epoch, eval_data, chosen, it.unfinished / f"training_{member}_{key}.npz")
 
 
 def _load_networks(it: Iteration, folder: Path) -> Predictor:
@@ -104,12 +100,14 @@ def _load_networks(it: Iteration, folder: Path) -> Predictor:
     for member, network in enumerate(networks):
         mc_dropout.load_weights(network, folder, member)
 
-    passes = [_compile(network.encoder, it.shard_config, chosen) for network in networks]
+    passes = [features.encoder_pass(network.encoder, it.shard_config, chosen) for network in networks]
 
     def encode(path: Path) -> Floats32:
         return np.concatenate([one(path) for one in passes], axis=1)
 
-    cache = FeatureCache(it.unfinished / "features", mc_dropout.weights_digest(networks), chosen.orientations, encode)
+    cache = features.FeatureCache(
+        it.unfinished / "features", mc_dropout.weights_digest(networks), chosen.orientations, encode
+    )
     member_K = mc_dropout.members(chosen.ensemble, chosen.n_samples) if chosen.ensemble > 1 else None
     return Predictor(cache.of, functools.partial(mc_dropout.sample, networks), member_K)
 
@@ -118,16 +116,16 @@ def _load_networks(it: Iteration, folder: Path) -> Predictor:
 
 
 def _fit_head(it: Iteration) -> dict[str, Any]:
-    features = frozen_features(it.settings, it.shard_config)
+    frozen = features.frozen(it.settings, it.shard_config)
     files = it.train_files().values()
     counts = [it.task.counts(tfrecords.read_votes(path, it.task.stored_columns)) for path in files]
     fitted = linear_head.fit(
-        np.concatenate([features.of(path) for path in files]), np.concatenate(counts), it.task.groups, _at_random(it)
+        np.concatenate([frozen.of(path) for path in files]), np.concatenate(counts), it.task.groups, _at_random(it)
     )
     folder = it.folder / "model"
     folder.mkdir()
     fitted.save(folder / HEAD_FILE)
-    architecture = {"encoder": features.weights_sha256, "orientations": features.orientations, "head": "linear"}
+    architecture = {"encoder": frozen.weights_sha256, "orientations": frozen.orientations, "head": "linear"}
     folders.write_json(folder / "architecture.json", architecture)
     told = {g.question: {"prior_precision": q.prior_precision, "slope": q.slope, "votes_correlation": q.predicted_rho}
             for g, q in zip(it.task.groups, fitted.questions, strict=True)}  # fmt: skip
@@ -152,76 +150,12 @@ def _at_random(it: Iteration) -> npt.NDArray[np.bool_]:
 
 
 def _load_head(it: Iteration, folder: Path) -> Predictor:
-    features = frozen_features(it.settings, it.shard_config)
-    if folders.read_json(folder / "architecture.json")["encoder"] != features.weights_sha256:
+    frozen = features.frozen(it.settings, it.shard_config)
+    if folders.read_json(folder / "architecture.json")["encoder"] != frozen.weights_sha256:
         raise FolderError(
             f"{folder} has a head for another encoder than model.weights={it.settings.model.weights} is now."
         )
-    return Predictor(features.of, linear_head.load(folder / HEAD_FILE).sample)
-
-
-def frozen_features(settings: Settings, shard_config: Mapping[str, Any]) -> FeatureCache:
-    """The features of the encoder that ``model.weights`` names; it is built only if some are not in the cache.
-
-    Raises SettingsError if there is no such encoder, or if it has another shape than the settings say.
-    """
-    path, chosen = settings.weights_path, settings.model
-    images = {key: shard_config[key] for key in ("image_size_px", "channels", "encoding")}
-    build = functools.partial(_frozen_encoder, path, json.dumps([dataclasses.asdict(chosen), images]))
-    shape = {key: getattr(chosen, key) for key in ENCODER_SHAPE}
-    told = path / encoders.ENCODER_FILE if path else None
-    if told and told.is_file():
-        wanted = {**shape, "image_size_px": images["image_size_px"], "channels": images["channels"]}
-        differences = folders.differing_keys({k: v for k, v in folders.read_json(told).items() if k in wanted}, wanted)
-        if differences:
-            raise SettingsError(
-                "\n  ".join([f"the encoder in {path} has another shape than the settings:", *differences])
-            )
-        weights_sha256 = folders.read_json(told)["weights_sha256"]
-    else:
-        weights_sha256 = encoders.digest(build()[0])
-    return FeatureCache(settings.features_dir, weights_sha256, chosen.orientations, lambda file: build()[1](file))
-
-
-@functools.lru_cache(maxsize=1)
-def _frozen_encoder(path: Path | None, told: str) -> tuple[keras.Model, Callable[[Path], Floats32]]:
-    """The encoder, and its compiled pass: kept from iteration to iteration. ``told``: settings and images, as JSON."""
-    chosen, images = json.loads(told)
-    encoder = encoders.build(Model(**chosen), images["image_size_px"], images["channels"])
-    if path:
-        encoders.load(encoder, path)
-    return encoder, _compile(encoder, images, Model(**chosen))
-
-
-def _compile(encoder: keras.Model, shard_config: Mapping[str, Any], chosen: Model) -> Callable[[Path], Floats32]:
-    """The encoder's pass over a TFRecord file: the features N × H of its galaxies."""
-    decode = functools.partial(tfrecords.decode_images, shard_config=shard_config)
-    of_records = mc_dropout.forward_records(encoder, chosen.orientations, decode)
-    return lambda path: np.concatenate(
-        [of_records(batch).numpy() for batch in tfrecords.batches(path, chosen.predict_batch_size)]
-    )
+    return Predictor(frozen.of, linear_head.load(folder / HEAD_FILE).sample)
 
 
 # --------------------------------------------------------------- keep features
-
-
-@dataclass(frozen=True)
-class FeatureCache:
-    """Features kept by the digests of the encoder's weights and of the TFRecord file: any number of samples and
-    acquisition functions cost one pass of the encoder. A file of it is whole or not there; all may be deleted.
-    """
-
-    folder: Path
-    weights_sha256: str
-    orientations: int
-    encode: Callable[[Path], Floats32]
-
-    def of(self, path: Path) -> Floats32:
-        """The features N × H of the galaxies in a TFRecord file, mapped into memory."""
-        kept = self.folder / f"{self.weights_sha256[:16]}_{self.orientations}" / f"{folders.digest_in(path)[:16]}.npy"
-        if not kept.is_file():
-            content = io.BytesIO()
-            np.save(content, self.encode(path))
-            folders.publish_file(kept, content.getvalue())
-        features: Floats32 = np.load(kept, mmap_mode="r")
-        return features

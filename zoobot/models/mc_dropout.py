@@ -8,11 +8,9 @@ and K passes of the small head. Axes: N galaxies, K samples, H features, A answe
 from __future__ import annotations
 
 import functools
-import io
 import json
 import logging
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +23,9 @@ import tensorflow as tf
 
 from zoobot import folders, settings
 from zoobot.engine.seeds import number
-from zoobot.errors import InputError
 from zoobot.galaxies.tasks import Group
 from zoobot.models import encoders, losses
+from zoobot.models.views import RandomView
 
 log = logging.getLogger("zoobot")
 TRAINING_FILE = "training.json"
@@ -87,146 +85,12 @@ def _warn_once(text: str) -> None:
     log.warning("%s", text)  # not again for each network of an ensemble, nor when they are loaded
 
 
-class RandomView(keras.layers.Layer):
-    """Each training image flipped, turned and magnified at random: what a galaxy's votes survive.
-
-    All three are one affine transformation, so pixels are interpolated once. Beyond the border the image is reflected.
-    """
-
-    def __init__(self, rotate: bool, zoom: float, seed: int) -> None:
-        super().__init__()
-        self._rotate, self._zoom = rotate, zoom
-        self._random = keras.random.SeedGenerator(seed)
-
-    def call(self, images: Any, training: bool = False) -> Any:
-        """Images N × H × W × C, float; unchanged unless ``training``."""
-        if not training:
-            return images
-        n, size = keras.ops.shape(images)[0], images.shape[1]
-        angle_N = keras.random.uniform((n,), 0.0, 2 * math.pi if self._rotate else 0.0, seed=self._random)
-        scale_N = 1 / (1 + keras.random.uniform((n,), 0.0, self._zoom, seed=self._random))
-        flip_N = keras.ops.where(keras.random.uniform((n,), seed=self._random) < 0.5, -1.0, 1.0)
-        mirror_N = keras.ops.where(keras.random.uniform((n,), seed=self._random) < 0.5, -1.0, 1.0)
-        cos_N, sin_N = scale_N * keras.ops.cos(angle_N), scale_N * keras.ops.sin(angle_N)
-        a, b, c, d = cos_N * flip_N, -sin_N * mirror_N, sin_N * flip_N, cos_N * mirror_N
-        centre, zero_N = (size - 1) / 2, keras.ops.zeros_like(angle_N)
-        rows = [a, b, centre * (1 - a - b), c, d, centre * (1 - c - d), zero_N, zero_N]
-        return keras.ops.image.affine_transform(images, keras.ops.stack(rows, axis=1), fill_mode="reflect")
-
-
 def _build_head(n_features: int, likelihood: str, groups: Sequence[Group]) -> keras.Model:
     features = keras.Input((n_features,), name="features")
     of_question = losses.LIKELIHOODS[likelihood].outputs
     outputs = [of_question(features, len(g.answers), f"question_{i}") for i, g in enumerate(groups)]
     joined = keras.layers.Concatenate()(outputs) if len(outputs) > 1 else outputs[0]
     return keras.Model(features, joined, name="head")
-
-
-def train(
-    network: Network,
-    train_data: Callable[[int], tf.data.Dataset],
-    eval_data: tf.data.Dataset,
-    chosen: settings.Model,
-    checkpoint: Path | None = None,
-) -> dict[str, Any]:
-    """Train until the eval loss stops falling, and keep the best weights. Returns the history, a list per epoch for
-    each loss.
-
-    Args:
-        train_data: the data of an epoch, by its number; seeded by it, so that a later epoch needs no earlier one.
-        checkpoint: written after each epoch; where it is there, training goes on from it, to the same weights.
-
-    Raises:
-        InputError: the loss became NaN or infinite; nothing of such a network is worth keeping.
-    """
-    state = _TrainingState(network.trainer, checkpoint)
-    while state.epoch < chosen.max_epochs and state.epoch - state.best_epoch < chosen.patience:
-        fitted = network.trainer.fit(
-            train_data(state.epoch),
-            validation_data=eval_data,
-            initial_epoch=state.epoch,
-            epochs=state.epoch + 1,
-            shuffle=False,  # the data is shuffled already
-            verbose=0,
-        )
-        losses = [float(fitted.history[name][0]) for name in ("loss", "val_loss")]
-        if not all(map(math.isfinite, losses)):
-            raise InputError(
-                f"Training diverged: the loss was not finite in epoch {state.epoch + 1}. Nothing was published."
-                f" Lower model.learning_rate (now {chosen.learning_rate}) and start the iteration again."
-            )
-        state.add(*losses)
-    network.trainer.set_weights(state.best_weights)
-    return {
-        "epochs": state.epoch,
-        "best_epoch": state.best_epoch,
-        "train_loss": state.train_loss,
-        "eval_loss": state.eval_loss,
-    }
-
-
-class _TrainingState:
-    """What training needs to go on: all variables (weights, optimiser, random streams), and the best weights so far."""
-
-    def __init__(self, trainer: keras.Model, checkpoint: Path | None) -> None:
-        self.train_loss: list[float] = []
-        self.eval_loss: list[float] = []
-        self.best_weights = trainer.get_weights()
-        self._checkpoint = checkpoint
-        trainer.optimizer.build(trainer.trainable_variables)
-        self._trainer = trainer
-        self._variables = [*trainer.variables, *trainer.optimizer.variables]
-        if checkpoint and checkpoint.is_file():
-            self._read(checkpoint)
-            log.info("training goes on after epoch %d", self.epoch)
-
-    @property
-    def epoch(self) -> int:
-        return len(self.eval_loss)
-
-    @property
-    def best_epoch(self) -> int:
-        """From 1; 0 before the first."""
-        return int(np.argmin(self.eval_loss)) + 1 if self.eval_loss else 0
-
-    def add(self, train_loss: float, eval_loss: float) -> None:
-        self.train_loss.append(train_loss)
-        self.eval_loss.append(eval_loss)
-        if self.best_epoch == self.epoch:
-            self.best_weights = self._trainer.get_weights()
-        if self._checkpoint:
-            content = io.BytesIO()
-            arrays = {f"variable_{i}": v.numpy() for i, v in enumerate(self._variables)}
-            best = {f"best_{i}": values for i, values in enumerate(self.best_weights)}
-            np.savez(content, losses=np.array([self.train_loss, self.eval_loss]), **arrays, **best)
-            folders.publish_file(self._checkpoint, content.getvalue())
-
-    def _read(self, checkpoint: Path) -> None:
-        with np.load(checkpoint) as stored:
-            self.train_loss, self.eval_loss = stored["losses"].tolist()
-            for i, variable in enumerate(self._variables):
-                variable.assign(stored[f"variable_{i}"])
-            self.best_weights = [stored[f"best_{i}"] for i in range(len(self.best_weights))]
-
-
-def forward(encoder: keras.Model, orientations: int = 1) -> Callable[[Any], Any]:
-    """Compiled once: stored images → features N × H, without dropout or augmentation, their mean over 1 or 8
-    orientations.
-    """
-
-    def mean(batch: Any) -> Any:
-        views = [batch]
-        if orientations == 8:
-            views = [tf.image.rot90(v, k) for v in (batch, tf.image.flip_left_right(batch)) for k in range(4)]
-        return tf.cast(tf.add_n([encoder(view, training=False) for view in views]), tf.float32) / len(views)
-
-    return tf.function(mean, input_signature=[tf.TensorSpec(encoder.input_shape, tf.uint8)])  # type: ignore[no-any-return]
-
-
-def forward_records(encoder: keras.Model, orientations: int, decode: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Compiled once, with ``decode`` (serialised galaxies → stored images): serialised galaxies → features N × H."""
-    of_batch = forward(encoder, orientations)
-    return tf.function(lambda records: of_batch(decode(records)), input_signature=[tf.TensorSpec([None], tf.string)])  # type: ignore[no-any-return]
 
 
 def sample(

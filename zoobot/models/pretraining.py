@@ -13,7 +13,7 @@ import tensorflow as tf
 from zoobot.engine.seeds import number
 from zoobot.errors import InputError
 from zoobot.models import encoders
-from zoobot.models.mc_dropout import RandomView
+from zoobot.models.views import RandomView
 from zoobot.settings import Model, Pretrain
 
 # What a galaxy survives: brightness and colours change by factors e^(s n), n from the normal distribution.

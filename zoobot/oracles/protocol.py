@@ -1,4 +1,4 @@
-"""Who answers a request for labels: simulated volunteers, the hidden votes themselves, or Zooniverse (live.py).
+"""What an oracle is: it answers requests for labels.
 
 An oracle is asked for galaxies by ``request`` and gives what it has for them by ``receive``, one iteration later or
 more.
@@ -8,22 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-import numpy as np
 import pandas as pd
-
-from zoobot import settings, votes
-from zoobot.engine.seeds import stream
-from zoobot.errors import InputError
-from zoobot.galaxies.questions import QuestionTree
-from zoobot.votes import classifications
-
-WORKFLOW_ID, PROJECT_ID, WORKFLOW_VERSION = "1", "1", "1.1"
-_FIRST_SUBJECT_ID = 10_000_000
-_FIRST_DAY = datetime(2020, 1, 1, tzinfo=UTC)  # simulated time: one classification a second, the same in every run
-_VOLUNTEERS = 5_000
 
 
 @dataclass(frozen=True)
@@ -59,140 +46,3 @@ class Oracle(Protocol):
         self, waiting: Mapping[str, Asked], earlier: Iterable[Mapping[str, Any]], last_classification_id: int
     ) -> Received:
         """What has come in for galaxies that were asked about; ``earlier`` are the raw rows received before."""
-
-
-class KnownVotes:
-    """Gives the historical votes exactly, all at once; there are no raw classifications."""
-
-    def __init__(self, hidden: pd.DataFrame) -> None:
-        self._hidden = hidden
-
-    def request(self, ids: Sequence[str], name: str, n_votes: int) -> dict[str, Any]:
-        """Nothing to do: the votes are there."""
-        _require_hidden(self._hidden, ids)
-        return {"subject_set": name}
-
-    def receive(
-        self, waiting: Mapping[str, Asked], earlier: Iterable[Mapping[str, Any]], last_classification_id: int
-    ) -> Received:
-        """The hidden votes of these galaxies."""
-        return Received([], self._hidden.loc[list(waiting)], last_classification_id)
-
-
-class SimulatedVolunteers:
-    """Volunteers who answer with the hidden vote fractions, in the very JSON of the Zooniverse API.
-
-    Each classification goes down the question tree; a question whose hidden votes are none is left unanswered. A
-    galaxy gets as many classifications as were asked for; ``late_fraction`` of the galaxies get only some of them at
-    first and the rest the next time. What a galaxy gets depends on seed and galaxy alone, so strategies that choose the
-    same galaxy get the same votes.
-    """
-
-    def __init__(self, hidden: pd.DataFrame, questions: QuestionTree, chosen: settings.Oracle, seed: int) -> None:
-        self._hidden, self._questions, self._chosen, self._seed = hidden, questions, chosen, seed
-        self._workflow = classifications.workflow_of(questions, WORKFLOW_VERSION)
-        self._subject_ids = {id_str: str(_FIRST_SUBJECT_ID + row) for row, id_str in enumerate(hidden.index)}
-
-    def request(self, ids: Sequence[str], name: str, n_votes: int) -> dict[str, Any]:
-        """The receipt names the subject of each galaxy, as on Zooniverse."""
-        _require_hidden(self._hidden, ids)
-        return {"subject_set": name, "subjects": {id_str: self._subject_ids[id_str] for id_str in ids}}
-
-    def receive(
-        self, waiting: Mapping[str, Asked], earlier: Iterable[Mapping[str, Any]], last_classification_id: int
-    ) -> Received:
-        """The classifications that came in since, reduced to votes together with the earlier ones."""
-        subjects = {self._subject_ids[id_str]: id_str for id_str in waiting}
-        earlier = [row for row in earlier if row["links"]["subjects"][0] in subjects]
-        seen: dict[str, int] = {}
-        for row in earlier:
-            subject_id = row["links"]["subjects"][0]
-            seen[subject_id] = seen.get(subject_id, 0) + 1
-        new: list[dict[str, Any]] = []
-        for subject_id, id_str in subjects.items():
-            for volunteer, answers in self._delivery(id_str, waiting[id_str].votes, seen.get(subject_id, 0)):
-                new.append(classification(last_classification_id + len(new) + 1, subject_id, volunteer, answers))
-        reduction = votes.reduce_all([*earlier, *new], self._questions, [self._workflow])
-        if len(reduction.rejected):
-            raise AssertionError(
-                f"simulated volunteers gave answers that are rejected: {reduction.rejected.iloc[0].to_dict()}"
-            )
-        by_galaxy = reduction.votes.rename(index=subjects)
-        return Received(new, by_galaxy.reindex(list(waiting), fill_value=0), last_classification_id + len(new))
-
-    def _delivery(self, id_str: str, n: int, n_seen: int) -> list[tuple[int | None, list[dict[str, Any]]]]:
-        """Who classifies a galaxy now, and their answers: ``(volunteer, annotations)``; a volunteer who is not logged
-        in is None.
-        """
-        random = stream(self._seed, "volunteers", id_str)
-        late = random.random() < self._chosen.late_fraction
-        at_first = int(random.integers(n)) if late else n
-        volunteers = random.choice(_VOLUNTEERS, size=n, replace=n > _VOLUNTEERS)
-        anonymous = random.random(n) < self._chosen.anonymous_fraction
-        hidden = self._hidden.loc[id_str].to_dict()
-        everything = [
-            (None if anonymous[i] else int(volunteers[i]), walk_down_the_tree(self._questions, hidden, random))
-            for i in range(n)
-        ]
-        return everything[:at_first] if n_seen == 0 and at_first > 0 else everything[n_seen:]
-
-
-def walk_down_the_tree(
-    questions: QuestionTree, hidden: Mapping[Any, int], random: np.random.Generator
-) -> list[dict[str, Any]]:
-    """One volunteer's answers, drawn in proportion to the ``hidden`` votes; a question without any is left out."""
-    given: set[str] = set()
-    annotations = []
-    for question in questions:
-        counts = [int(hidden.get(column, 0)) for column in question.columns]
-        if (question.after and not given & set(question.after)) or sum(counts) == 0:
-            continue
-        answer = int(random.choice(len(counts), p=[count / sum(counts) for count in counts]))
-        given.add(question.columns[answer])
-        annotations.append({"task": question.task, "value": answer})
-    return annotations
-
-
-def classification(
-    id_: int,
-    subject_id: str,
-    volunteer: int | None,
-    annotations: list[dict[str, Any]],
-    project_id: str = PROJECT_ID,
-    workflow_id: str = WORKFLOW_ID,
-) -> dict[str, Any]:
-    """One row as GET /classifications/project gives it; a ``volunteer`` who is not logged in is None."""
-    finished = (_FIRST_DAY + timedelta(seconds=id_)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {
-        "id": str(id_),
-        "annotations": annotations,
-        "created_at": finished,
-        "updated_at": finished,
-        "metadata": {
-            "source": "simulated",
-            "session": f"{id_ if volunteer is None else volunteer:064x}",
-            "started_at": finished,
-            "finished_at": finished,
-            "live_project": True,
-            "user_language": "en",
-            "subject_selection_state": {"retired": False, "already_seen": False, "selection_state": "normal"},
-            "workflow_version": WORKFLOW_VERSION,
-        },
-        "href": f"/classifications/{id_}",
-        "links": {
-            "project": project_id,
-            "user": None if volunteer is None else str(volunteer + 1),
-            "user_group": None,
-            "workflow": workflow_id,
-            "subjects": [subject_id],
-        },
-    }
-
-
-def _require_hidden(hidden: pd.DataFrame, ids: Sequence[str]) -> None:
-    unknown = [id_str for id_str in ids if id_str not in hidden.index]
-    if unknown:
-        raise InputError(
-            f"The oracle knows no votes of {len(unknown)} galaxies asked for, for example {unknown[0]}."
-            " Were shards and catalogs made together?"
-        )

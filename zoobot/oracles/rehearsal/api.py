@@ -1,4 +1,4 @@
-"""What the stand-in for Zooniverse knows (``World``), and how it answers each request (``Api``)."""
+"""How the stand-in for Zooniverse answers each request."""
 
 from __future__ import annotations
 
@@ -10,27 +10,19 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from email.message import Message
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from zoobot.engine.seeds import stream
-from zoobot.galaxies.questions import QuestionTree
-from zoobot.oracles.protocol import WORKFLOW_VERSION, classification, walk_down_the_tree
-from zoobot.votes import classifications
+from zoobot.oracles.rehearsal.world import EXPORT_HEADER, PROJECT, WORKFLOW, Json, World
+from zoobot.oracles.simulated import WORKFLOW_VERSION
 
-Json = dict[str, Any]
-PROJECT, WORKFLOW = "1", "1"
 ACCEPT = "application/vnd.api+json; version=1"
 CLIENTS = {"rehearsal": "rehearsal-secret"}
 USERS = {"volunteer-wrangler": "rehearsal-password"}
 PAGE_SIZE, LARGEST_PAGE = 20, 100
-SCALE = 10_000  # vote fractions as whole numbers
-EXPORT_HEADER = ["classification_id", "user_name", "user_id", "user_ip", "workflow_id", "workflow_name",
-                 "workflow_version", "created_at", "gold_standard", "expert", "metadata", "annotations",
-                 "subject_data", "subject_ids"]  # fmt: skip
 
 
 class Refused(Exception):
@@ -56,96 +48,13 @@ class Answer:
         return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
 
 
-class World:
-    """Everything there is, kept in a file if ``state`` names one."""
-
-    def __init__(
-        self, questions: QuestionTree, fractions: Mapping[str, Mapping[str, float]], seed: int, state: Path | None
-    ) -> None:
-        self.questions, self.seed, self.state = questions, seed, state
-        self.fractions = {
-            id_str: {column: round(SCALE * share) for column, share in row.items()} for id_str, row in fractions.items()
-        }
-        version = classifications.workflow_of(questions, WORKFLOW_VERSION)
-        self.versions = [{"id": "11", "href": "/workflow_versions/11", **version, "links": {"workflow": WORKFLOW}}]
-        self.workflows: dict[str, Json] = {WORKFLOW: {"subject_sets": [], "retired": []}}
-        self.sets: dict[str, Json] = {}
-        self.subjects: dict[str, Json] = {}
-        self.media: dict[str, str] = {}  # key -> base64
-        self.rows: list[Json] = []
-        self.late: list[str] = []  # ids of rows that cannot be seen yet
-        self.tokens: dict[str, float] = {}
-        self.lifetime_s = 7200
-        self.last_number = 1000
-        self.last_row = 500_000_000
-        if state and state.is_file():
-            vars(self).update(json.loads(state.read_text(encoding="utf-8")))
-
-    def save(self) -> None:
-        """Write what has to survive a restart."""
-        if self.state:
-            names = ("workflows", "sets", "subjects", "media", "rows", "late", "last_number", "last_row")
-            self.state.write_text(json.dumps({name: getattr(self, name) for name in names}), encoding="utf-8")
-
-    def number(self) -> str:
-        """A new id."""
-        self.last_number += 1
-        return str(self.last_number)
-
-    def reveal(self) -> None:
-        """What was late can be seen now."""
-        self.late = []
-
-    def linked(self) -> list[str]:
-        """The subjects that the workflow shows, each once."""
-        sets = self.workflows[WORKFLOW]["subject_sets"]
-        return sorted({subject for set_id in sets for subject in self.sets[set_id]["members"]}, key=int)
-
-    def has_image(self, subject_id: str) -> bool:
-        """Whether volunteers have something to look at."""
-        return self.subjects[subject_id]["media"] in self.media
-
-    def classify(self) -> int:
-        """Volunteers classify every linked subject: up to half its retirement limit at first, then all of it.
-
-        What a galaxy gets depends on seed and galaxy alone, so that two runs with other ids get the same votes.
-        """
-        before = len(self.rows)
-        seen: dict[str, int] = {}
-        for row in self.rows:
-            seen[row["links"]["subjects"][0]] = seen.get(row["links"]["subjects"][0], 0) + 1
-        for subject in self.linked():
-            limit, n_seen = int(self.subjects[subject]["metadata"].get("#retirement_limit", 40)), seen.get(subject, 0)
-            if not self.has_image(subject) or subject in self.workflows[WORKFLOW]["retired"]:
-                continue
-            until = limit if n_seen else (limit + 1) // 2
-            for volunteer, answers in self._volunteers(subject, limit)[n_seen:until]:
-                self.last_row += 3  # other projects' classifications lie in between
-                row = classification(self.last_row, subject, volunteer, answers, PROJECT, WORKFLOW)
-                self.rows.append(row)
-            if until >= limit:
-                self.workflows[WORKFLOW]["retired"].append(subject)
-        self.save()
-        return len(self.rows) - before
-
-    def _volunteers(self, subject: str, limit: int) -> list[tuple[int | None, list[Json]]]:
-        id_str = self.subjects[subject]["metadata"].get("id_str", "")
-        random = stream(self.seed, "volunteers", id_str)
-        everybody = random.choice(5000, size=limit, replace=False)
-        shares = self.fractions.get(id_str) or {c: 1 for q in self.questions for c in q.columns}
-        return [
-            (None if random.random() < 0.2 else int(v), walk_down_the_tree(self.questions, shares, random))
-            for v in everybody
-        ]
-
-
 class Api:
     """Answers one request; ``fault`` is the kind of fault that it must build in ("" for none)."""
 
     def __init__(self, world: World, endpoint: str, fault: str) -> None:
         self.world, self.endpoint, self.fault = world, endpoint, fault
 
-    def answer(self, method: str, path: str, query: Json, headers: Mapping[str, str], body: bytes) -> Answer:
+    def answer(self, method: str, path: str, query: Json, headers: Message, body: bytes) -> Answer:
         """Find who answers, and check what Panoptes checks first: headers and token."""
         if path.startswith("/api/"):
             if headers.get("Accept") != ACCEPT:
@@ -189,10 +98,10 @@ class Api:
 
     # ----------------------------------------------------------- who is asking
 
-    def _csrf(self, query: Json, headers: Mapping[str, str], body: bytes) -> Answer:
+    def _csrf(self, query: Json, headers: Message, body: bytes) -> Answer:
         return Answer(200, {}, {"X-CSRF-Token": "csrf-1", "Set-Cookie": "_Panoptes_session=new; path=/"})
 
-    def _sign_in(self, query: Json, headers: Mapping[str, str], body: bytes) -> Answer:
+    def _sign_in(self, query: Json, headers: Message, body: bytes) -> Answer:
         given = json.loads(body)
         user = given["user"]
         if given["authenticity_token"] != "csrf-1" or "_Panoptes_session=" not in headers.get("Cookie", ""):
@@ -201,7 +110,7 @@ class Api:
             return Answer(401, {"error": "Invalid email or password."})
         return Answer(200, {"users": [{"id": "7"}]}, {"Set-Cookie": "_Panoptes_session=in; path=/"})
 
-    def _token(self, query: Json, headers: Mapping[str, str], body: bytes) -> Answer:
+    def _token(self, query: Json, headers: Message, body: bytes) -> Answer:
         form = dict(parse_qsl(body.decode()))
         signed_in = "_Panoptes_session=in" in headers.get("Cookie", "")
         allowed = {
@@ -272,7 +181,7 @@ class Api:
             self._set(str(set_id))["members"].append(subject_id)
         return Answer(201, {"subjects": [self._subject(subject_id, put=True)]})
 
-    def _update_subject(self, subject_id: str, headers: Mapping[str, str], body: bytes, **_: Any) -> Answer:
+    def _update_subject(self, subject_id: str, headers: Message, body: bytes, **_: Any) -> Answer:
         if subject_id not in self.world.subjects:
             raise Refused(404, f"Could not find subject with id='{subject_id}'")
         self._check_etag(headers, self._subject(subject_id))
@@ -285,7 +194,7 @@ class Api:
     def _new_media(self, subject_id: str, locations: list[str]) -> None:
         self.world.subjects[subject_id] |= {"mime": locations[0], "media": secrets.token_hex(8)}
 
-    def _store(self, key: str, query: Json, headers: Mapping[str, str], body: bytes) -> Answer:
+    def _store(self, key: str, query: Json, headers: Message, body: bytes) -> Answer:
         if query.get("sig") != hashlib.sha256(key.encode()).hexdigest()[:16]:
             raise Refused(403, "Signature did not match")
         if headers.get("x-ms-blob-type") != "BlockBlob":
@@ -428,7 +337,7 @@ class Api:
         body = {slug: found[(page - 1) * size : page * size], "links": {}, "meta": {slug: meta}}
         return Answer(200, body, {"ETag": _etag(found[0])} if etag else {})
 
-    def _check_etag(self, headers: Mapping[str, str], now: Json) -> None:
+    def _check_etag(self, headers: Message, now: Json) -> None:
         if "If-Match" not in headers:
             raise Refused(428, "Request requires If-Match header to be present")
         if headers["If-Match"] != _etag(now):

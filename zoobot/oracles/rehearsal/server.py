@@ -1,32 +1,30 @@
 """A stand-in for Zooniverse: a real HTTP server on this machine that the unmodified panoptes_client talks to.
 
-    python -m tests.panoptes_server --truth data/demo/galaxies/truth.csv --questions demo --state /tmp/zooniverse.json
+    python -m zoobot.oracles.rehearsal --truth data/demo/galaxies/truth.csv --state /tmp/zooniverse.json
 
 It keeps Panoptes' rules as its source has them (zooniverse/panoptes): headers, OAuth both ways, paging by last_id,
 ETags, one bad id fails a whole link, names of subject sets unique in a project. Simulated volunteers classify what is
-linked to the workflow, and ``Fault`` makes it misbehave. tests/panoptes_api.py holds the answers; this file the
+linked to the workflow, and ``Fault`` makes it misbehave. api.py holds the answers; this file the
 transport.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import socket
-import sys
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-import pandas as pd
-
-from tests.panoptes_api import Answer, Api, Refused, World
-from zoobot.galaxies.questions import QuestionTree, load_questions
+from zoobot.galaxies.questions import QuestionTree
+from zoobot.oracles.rehearsal.api import Answer, Api, Refused
+from zoobot.oracles.rehearsal.world import World
 
 Fractions = Mapping[str, Mapping[str, float]]  # id_str -> answer column -> share of the votes
 
@@ -91,7 +89,7 @@ class PanoptesServer:
         """How many requests ("METHOD /path?query") matched."""
         return sum(bool(re.fullmatch(pattern, request)) for request in self.requests)
 
-    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> tuple[Answer, str]:
+    def answer(self, method: str, target: str, headers: Message, body: bytes) -> tuple[Answer, str]:
         """The answer to one request, and the kind of fault that spoils its way back ("" for none)."""
         url = urlsplit(target)
         with self._lock:
@@ -147,42 +145,3 @@ class PanoptesServer:
                 return
 
         return Handler
-
-
-def read_truth(path: Path, questions: QuestionTree) -> dict[str, dict[str, float]]:
-    """Vote fractions, or counts, of each galaxy in a CSV with id_str and a column per answer."""
-    table = pd.read_csv(path, dtype={"id_str": "string"}).set_index("id_str")
-    columns = [column for question in questions for column in question.columns if column in table.columns]
-    rows = table[columns].fillna(0).to_dict("index")
-    return {str(id_str): {str(c): float(share) for c, share in row.items()} for id_str, row in rows.items()}
-
-
-def main(arguments: list[str]) -> None:
-    """Serve for a rehearsal: every line that comes in lets the volunteers classify; an end of input, or q, stops it."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--truth", type=Path, required=True, help="CSV: id_str and the vote fraction of each answer")
-    parser.add_argument("--questions", default="demo", help="a question set of configs/questions, or a YAML file")
-    parser.add_argument("--port", type=int, default=8099)
-    parser.add_argument("--state", type=Path, help="a file that keeps everything between two starts")
-    parser.add_argument(
-        "--every-s", type=float, default=0, help="volunteers classify every so many seconds by themselves"
-    )
-    chosen = parser.parse_args(arguments)
-    questions = load_questions(chosen.questions)
-    with PanoptesServer(questions, read_truth(chosen.truth, questions), chosen.state, chosen.port) as server:
-        print(
-            f"Panoptes stand-in at {server.endpoint}: project 1, workflow 1.",
-            "Its client is called rehearsal, the secret is rehearsal-secret.",
-            "Press return and volunteers classify what is linked; q ends it.", sep="\n", flush=True,
-        )  # fmt: skip
-        while chosen.every_s:
-            time.sleep(chosen.every_s)
-            server.classify()
-        for line in sys.stdin:
-            if line.strip() == "q":
-                break
-            print(f"{server.classify()} classifications", flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

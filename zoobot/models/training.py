@@ -1,0 +1,107 @@
+"""Training of one network, with a checkpoint after each epoch."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from zoobot import folders, settings
+from zoobot.errors import InputError
+from zoobot.models.mc_dropout import Network
+
+log = logging.getLogger("zoobot")
+
+
+def train(
+    network: Network,
+    train_data: Callable[[int], tf.data.Dataset],
+    eval_data: tf.data.Dataset,
+    chosen: settings.Model,
+    checkpoint: Path | None = None,
+) -> dict[str, Any]:
+    """Train until the eval loss stops falling, and keep the best weights. Returns the history, a list per epoch for
+    each loss.
+
+    Args:
+        train_data: the data of an epoch, by its number; seeded by it, so that a later epoch needs no earlier one.
+        checkpoint: written after each epoch; where it is there, training goes on from it, to the same weights.
+
+    Raises:
+        InputError: the loss became NaN or infinite; nothing of such a network is worth keeping.
+    """
+    state = _TrainingState(network.trainer, checkpoint)
+    while state.epoch < chosen.max_epochs and state.epoch - state.best_epoch < chosen.patience:
+        fitted = network.trainer.fit(
+            train_data(state.epoch),
+            validation_data=eval_data,
+            initial_epoch=state.epoch,
+            epochs=state.epoch + 1,
+            shuffle=False,  # the data is shuffled already
+            verbose=0,
+        )
+        losses = [float(fitted.history[name][0]) for name in ("loss", "val_loss")]
+        if not all(map(math.isfinite, losses)):
+            raise InputError(
+                f"Training diverged: the loss was not finite in epoch {state.epoch + 1}. Nothing was published."
+                f" Lower model.learning_rate (now {chosen.learning_rate}) and start the iteration again."
+            )
+        state.add(*losses)
+    network.trainer.set_weights(state.best_weights)
+    return {
+        "epochs": state.epoch,
+        "best_epoch": state.best_epoch,
+        "train_loss": state.train_loss,
+        "eval_loss": state.eval_loss,
+    }
+
+
+class _TrainingState:
+    """What training needs to go on: all variables (weights, optimiser, random streams), and the best weights so far."""
+
+    def __init__(self, trainer: keras.Model, checkpoint: Path | None) -> None:
+        self.train_loss: list[float] = []
+        self.eval_loss: list[float] = []
+        self.best_weights = trainer.get_weights()
+        self._checkpoint = checkpoint
+        trainer.optimizer.build(trainer.trainable_variables)
+        self._trainer = trainer
+        self._variables = [*trainer.variables, *trainer.optimizer.variables]
+        if checkpoint and checkpoint.is_file():
+            self._read(checkpoint)
+            log.info("training goes on after epoch %d", self.epoch)
+
+    @property
+    def epoch(self) -> int:
+        return len(self.eval_loss)
+
+    @property
+    def best_epoch(self) -> int:
+        """From 1; 0 before the first."""
+        return int(np.argmin(self.eval_loss)) + 1 if self.eval_loss else 0
+
+    def add(self, train_loss: float, eval_loss: float) -> None:
+        self.train_loss.append(train_loss)
+        self.eval_loss.append(eval_loss)
+        if self.best_epoch == self.epoch:
+            self.best_weights = self._trainer.get_weights()
+        if self._checkpoint:
+            content = io.BytesIO()
+            arrays = {f"variable_{i}": v.numpy() for i, v in enumerate(self._variables)}
+            best = {f"best_{i}": values for i, values in enumerate(self.best_weights)}
+            np.savez(content, losses=np.array([self.train_loss, self.eval_loss]), **arrays, **best)
+            folders.publish_file(self._checkpoint, content.getvalue())
+
+    def _read(self, checkpoint: Path) -> None:
+        with np.load(checkpoint) as stored:
+            self.train_loss, self.eval_loss = stored["losses"].tolist()
+            for i, variable in enumerate(self._variables):
+                variable.assign(stored[f"variable_{i}"])
+            self.best_weights = [stored[f"best_{i}"] for i in range(len(self.best_weights))]

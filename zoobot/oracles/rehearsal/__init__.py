@@ -1,0 +1,1 @@
+"""A stand-in for Zooniverse on this machine: ``python -m zoobot.oracles.rehearsal --help``."""
