@@ -25,7 +25,7 @@ from scipy.stats import binom
 from zoobot import acquisition
 from zoobot.galaxies.questions import load_questions
 from zoobot.galaxies.tasks import Group, build_task
-from zoobot.settings import Task
+from zoobot.settings import ModelSettings, TaskSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 POOL, BATCH, LABELLED, FEATURES, SAMPLES, VOTES = 350_000, 1000, 1000, 128, 20, 40
@@ -128,7 +128,7 @@ def binomial(random: np.random.Generator) -> None:
 def tree(random: np.random.Generator) -> None:
     """Mutual information over the ten questions of GZ DECaLS, Dirichlet-multinomial and multinomial."""
     questions = load_questions(str(ROOT / "configs" / "questions" / "decals.yaml"))
-    groups = build_task(Task(name="tree", questions=[q.name for q in questions]), questions).groups
+    groups = build_task(TaskSettings(name="tree", questions=[q.name for q in questions]), questions).groups
     samples = softmax_samples(2000, groups, random)
     ids = [str(i) for i in range(len(samples))]
     score = acquisition.ACQUISITIONS["mutual_information"].choose
@@ -161,10 +161,9 @@ def batches(pool: int, random: np.random.Generator) -> None:
 
 def end_to_end(pool: int, random: np.random.Generator) -> None:
     """From features to the choice: the network's head under 20 dropout masks, then mutual information."""
-    from zoobot import settings
     from zoobot.models import mc_dropout
 
-    chosen = settings.Model(name="bench", blocks=[[4]], hidden=FEATURES, final_size_px=16)
+    chosen = ModelSettings(name="bench", blocks=[[4]], hidden=FEATURES, final_size_px=16)
     groups = (Group("bar", ("label", "not_label")),)
     network = mc_dropout.build(chosen, groups, 16, 3, seed=0)
     features = np.maximum(random.standard_normal((pool, FEATURES), dtype=np.float32), 0)

@@ -16,16 +16,16 @@ from zoobot.errors import SettingsError
 from zoobot.galaxies.tasks import Group
 from zoobot.models import encoders, mc_dropout
 from zoobot.models.features import forward
-from zoobot.settings import Model, checks
+from zoobot.settings import ModelSettings, checks
 
 PAIR = (Group("smooth", ("label", "not_label")),)
-POOLED = Model(name="pooled", architecture="pooled_cnn", blocks=[[4], [6]], colour=True, final_size_px=32)
+POOLED = ModelSettings(name="pooled", architecture="pooled_cnn", blocks=[[4], [6]], colour=True, final_size_px=32)
 CNN = replace(POOLED, name="cnn", architecture="cnn", hidden=16)
 PICTURES = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
 
 
-def of_applications(name: str) -> Model:
-    return Model(name=name, architecture=name, blocks=[], colour=True, final_size_px=32)
+def of_applications(name: str) -> ModelSettings:
+    return ModelSettings(name=name, architecture=name, blocks=[], colour=True, final_size_px=32)
 
 
 def features(encoder: keras.Model, pictures: Any = PICTURES) -> np.ndarray:
@@ -40,9 +40,9 @@ def test_every_architecture_is_an_own_one_or_of_keras_applications() -> None:
     ("chosen", "n_features"),
     [(CNN, 16), (replace(CNN, colour=False), 16), (POOLED, 12), (replace(POOLED, colour=False), 12)]
     + [(of_applications(name), 768 if "convnext" in name else 1280) for name in encoders.APPLICATIONS],
-    ids=lambda value: value.name if isinstance(value, Model) else str(value),
+    ids=lambda value: value.name if isinstance(value, ModelSettings) else str(value),
 )
-def test_each_builds_and_takes_a_step(chosen: Model, n_features: int) -> None:
+def test_each_builds_and_takes_a_step(chosen: ModelSettings, n_features: int) -> None:
     network = mc_dropout.build(replace(chosen, dropout_rate=0.0), PAIR, 32, 3, seed=0)
     assert features(network.encoder).shape == (4, n_features) and np.isfinite(features(network.encoder)).all()
     before = encoders.digest(network.encoder)
@@ -61,14 +61,14 @@ def test_a_grey_network_sees_the_mean_of_the_colours() -> None:
 # --------------------------------------------------------------- weights come in
 
 
-def two(chosen: Model) -> tuple[keras.Model, keras.Model]:
+def two(chosen: ModelSettings) -> tuple[keras.Model, keras.Model]:
     """An encoder and another with other weights."""
     keras.utils.set_random_seed(1)
     return encoders.build(chosen, 32, 3), encoders.build(chosen, 32, 3)
 
 
 @pytest.mark.parametrize("chosen", [POOLED, CNN], ids=["pooled_cnn", "cnn"])
-def test_from_a_folder_of_an_encoder(chosen: Model, tmp_path: Path) -> None:
+def test_from_a_folder_of_an_encoder(chosen: ModelSettings, tmp_path: Path) -> None:
     there, here = two(chosen)
     encoders.save(there, chosen, tmp_path)
     assert encoders.digest(there) != encoders.digest(here)
@@ -105,7 +105,7 @@ def test_from_a_file_that_the_network_of_keras_applications_wrote(tmp_path: Path
         CNN,
     ],
 )
-def test_weights_of_another_shape_are_refused_and_change_nothing(other: Model, tmp_path: Path) -> None:
+def test_weights_of_another_shape_are_refused_and_change_nothing(other: ModelSettings, tmp_path: Path) -> None:
     encoders.save(encoders.build(other, 32, 3), other, tmp_path)
     encoder = two(POOLED)[0]
     before = encoders.digest(encoder)
@@ -149,7 +149,7 @@ def test_the_mean_over_8_orientations_does_not_change_when_pictures_turn() -> No
 
 
 def test_a_first_block_of_equal_layers_halves_once() -> None:
-    chosen = Model(name="equal", architecture="pooled_cnn", blocks=[[4, 4], [8]], final_size_px=16)
+    chosen = ModelSettings(name="equal", architecture="pooled_cnn", blocks=[[4, 4], [8]], final_size_px=16)
     convolutions = encoders.build(chosen, 16, 3).get_layer("convolutions")
     sizes = [layer.output.shape[1] for layer in convolutions.layers if isinstance(layer, keras.layers.Conv2D)]
     assert sizes == [8, 8, 8]

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from zoobot import settings
 from zoobot.errors import InputError, SettingsError
 from zoobot.galaxies.tasks import Group
 from zoobot.models import features, mc_dropout, training
 from zoobot.models.views import RandomView
+from zoobot.settings import ModelSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIR = (Group("smooth", ("label", "not_label")),)
 TREE = (Group("a", ("a1", "a2", "a3")), Group("b", ("b1", "b2"), after=("a2",)))
-TINY = settings.Model(
+TINY = ModelSettings(
     name="tiny",
     blocks=[[4], [8]],
     hidden=8,
@@ -271,7 +271,7 @@ def test_a_view_magnifies_and_never_shrinks() -> None:
 
 
 def test_the_paper_network_has_its_size() -> None:
-    paper = settings.Model(name="cnn", blocks=[[32, 32], [64, 64], [128], [128]], hidden=128, final_size_px=64)
+    paper = ModelSettings(name="cnn", blocks=[[32, 32], [64, 64], [128], [128]], hidden=128, final_size_px=64)
     network = mc_dropout.build(paper, PAIR, 64, 3, seed=0)
     convolutions = sum(9 * a * b + b for a, b in ((1, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128)))
     assert network.encoder.count_params() == convolutions + 4 * 4 * 128 * 128 + 128

@@ -11,17 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from zoobot import settings, votes
+from zoobot import votes
 from zoobot.errors import InputError
 from zoobot.galaxies.questions import load_questions
 from zoobot.oracles.protocol import Asked
 from zoobot.oracles.simulated import KnownVotes, SimulatedVolunteers
+from zoobot.settings import OracleSettings
 from zoobot.votes import classifications
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 QUESTIONS = load_questions("demo")
-PROMPT = settings.Oracle(kind="simulated", late_fraction=0.0)
-LATE = settings.Oracle(kind="simulated", late_fraction=1.0)
+PROMPT = OracleSettings(kind="simulated", late_fraction=0.0)
+LATE = OracleSettings(kind="simulated", late_fraction=1.0)
 
 
 def hidden_votes(n: int = 30) -> pd.DataFrame:
@@ -37,7 +38,7 @@ def hidden_votes(n: int = 30) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("id_str")
 
 
-def volunteers(chosen: settings.Oracle = PROMPT, seed: int = 0) -> SimulatedVolunteers:
+def volunteers(chosen: OracleSettings = PROMPT, seed: int = 0) -> SimulatedVolunteers:
     return SimulatedVolunteers(hidden_votes(), QUESTIONS, chosen, seed)
 
 

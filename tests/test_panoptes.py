@@ -16,16 +16,16 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from zoobot import settings
 from zoobot.errors import FolderError, InputError, ServiceError
 from zoobot.galaxies.questions import load_questions
 from zoobot.oracles import credentials, pull
 from zoobot.oracles.panoptes import Zooniverse
 from zoobot.oracles.rehearsal.server import Fault, PanoptesServer
 from zoobot.oracles.simulated import classification
+from zoobot.settings import OracleSettings
 
 QUESTIONS = load_questions("demo")
-CHOSEN = settings.Oracle(
+CHOSEN = OracleSettings(
     kind="panoptes", project_id="1", workflow_ids=["1"], timeout_s=5, tries=3, retry_wait_s=0.01, overlap_ids=0
 )
 PAGES = "/api/classifications/project"
@@ -38,7 +38,7 @@ def server() -> Iterator[PanoptesServer]:
 
 
 @pytest.fixture
-def chosen(server: PanoptesServer, tmp_path: Path) -> settings.Oracle:
+def chosen(server: PanoptesServer, tmp_path: Path) -> OracleSettings:
     return replace(CHOSEN, endpoint=server.endpoint, credentials_file=str(login(tmp_path)))
 
 
@@ -98,14 +98,14 @@ def test_credentials_come_from_the_environment_and_are_never_shown(monkeypatch: 
     "wrong", [{"client_id": "who", "client_secret": "hunter2"}, {"username": "who", "password": "hunter2"}]
 )
 def test_wrong_credentials_say_so_without_showing_them(
-    chosen: settings.Oracle, tmp_path: Path, wrong: dict[str, str]
+    chosen: OracleSettings, tmp_path: Path, wrong: dict[str, str]
 ) -> None:
     with pytest.raises(InputError, match="refused the credentials of") as raised:
         Zooniverse(replace(chosen, credentials_file=str(login(tmp_path, **wrong)))).workflow_versions()
     assert "hunter2" not in str(raised.value) and raised.value.__suppress_context__
 
 
-def test_a_user_name_and_password_work(chosen: settings.Oracle, tmp_path: Path) -> None:
+def test_a_user_name_and_password_work(chosen: OracleSettings, tmp_path: Path) -> None:
     login(tmp_path, username="volunteer-wrangler", password="rehearsal-password")
     assert len(Zooniverse(chosen).workflow_versions()) == 1
 
@@ -127,7 +127,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_a_pull_survives(server: PanoptesServer, chosen: settings.Oracle, tmp_path: Path, fault: Fault) -> None:
+def test_a_pull_survives(server: PanoptesServer, chosen: OracleSettings, tmp_path: Path, fault: Fault) -> None:
     expected = fill(server, 250)
     server.faults = [replace(fault)]
     assert pull.pull(Zooniverse(replace(chosen, timeout_s=0.3)), tmp_path / "raw", chosen, 0) == 250
@@ -135,7 +135,7 @@ def test_a_pull_survives(server: PanoptesServer, chosen: settings.Oracle, tmp_pa
     assert [json.dumps(row) for row in pull.rows(tmp_path / "raw")] == [json.dumps(row) for row in server.world.rows]
 
 
-def test_retry_after_is_honoured_and_a_day_is_too_long(server: PanoptesServer, chosen: settings.Oracle) -> None:
+def test_retry_after_is_honoured_and_a_day_is_too_long(server: PanoptesServer, chosen: OracleSettings) -> None:
     service = Zooniverse(chosen)
     server.faults = [Fault("status", PAGES, status=429, retry_after="1")]
     start = time.monotonic()
@@ -147,7 +147,7 @@ def test_retry_after_is_honoured_and_a_day_is_too_long(server: PanoptesServer, c
 
 
 def test_a_service_that_stays_away_is_an_error_that_says_try_later(
-    server: PanoptesServer, chosen: settings.Oracle
+    server: PanoptesServer, chosen: OracleSettings
 ) -> None:
     server.faults = [Fault("status", PAGES, status=503, times=99)]
     with pytest.raises(ServiceError, match=r"cannot be reached: HTTP status 503 .*run the same command") as raised:
@@ -157,7 +157,7 @@ def test_a_service_that_stays_away_is_an_error_that_says_try_later(
         Zooniverse(replace(chosen, endpoint="http://127.0.0.1:9")).classifications_after(0)
 
 
-def test_a_refusal_is_not_repeated_and_gives_the_reason(server: PanoptesServer, chosen: settings.Oracle) -> None:
+def test_a_refusal_is_not_repeated_and_gives_the_reason(server: PanoptesServer, chosen: OracleSettings) -> None:
     with pytest.raises(ServiceError, match="HTTP status 404: Could not find workflow with id='2'") as raised:
         Zooniverse(replace(chosen, workflow_ids=["2"])).show_set("5")
     assert raised.value.exit_status == 2 and server.count("GET /api/workflows/2") == 1
@@ -165,7 +165,7 @@ def test_a_refusal_is_not_repeated_and_gives_the_reason(server: PanoptesServer, 
         Zooniverse(replace(chosen, workflow_ids=["2"])).workflow_versions()
 
 
-def test_another_thread_reaches_the_same_server(server: PanoptesServer, chosen: settings.Oracle) -> None:
+def test_another_thread_reaches_the_same_server(server: PanoptesServer, chosen: OracleSettings) -> None:
     service, found = Zooniverse(chosen), []
     fill(server, 3)
     thread = threading.Thread(target=lambda: found.extend(service.classifications_after(0)))
@@ -174,7 +174,7 @@ def test_another_thread_reaches_the_same_server(server: PanoptesServer, chosen: 
     assert len(found) == 3  # the environment's endpoint, http://127.0.0.1:9, would have refused
 
 
-def test_a_dry_run_cannot_send(chosen: settings.Oracle) -> None:
+def test_a_dry_run_cannot_send(chosen: OracleSettings) -> None:
     service = Zooniverse(replace(chosen, dry_run=True))
     for send in (
         lambda: service.create_set("a"),
@@ -184,7 +184,7 @@ def test_a_dry_run_cannot_send(chosen: settings.Oracle) -> None:
             send()
 
 
-def test_two_subject_sets_never_have_one_name(server: PanoptesServer, chosen: settings.Oracle) -> None:
+def test_two_subject_sets_never_have_one_name(server: PanoptesServer, chosen: OracleSettings) -> None:
     service = Zooniverse(chosen)
     server.faults = [Fault("lost_answer", "/api/subject_sets", "POST")]
     made = service.create_set("first")
@@ -195,7 +195,7 @@ def test_two_subject_sets_never_have_one_name(server: PanoptesServer, chosen: se
 # --------------------------------------------------------------- pull
 
 
-def test_only_what_is_new_is_stored(server: PanoptesServer, chosen: settings.Oracle, tmp_path: Path) -> None:
+def test_only_what_is_new_is_stored(server: PanoptesServer, chosen: OracleSettings, tmp_path: Path) -> None:
     first = fill(server, 120, first=11)
     service, folder = Zooniverse(chosen), tmp_path / "raw"
     assert pull.pull(service, folder, chosen, 20) == 110  # those up to 20 are from before the experiment
@@ -208,9 +208,7 @@ def test_only_what_is_new_is_stored(server: PanoptesServer, chosen: settings.Ora
     assert versions == {"workflow_versions": server.world.versions}
 
 
-def test_ids_that_become_visible_late_are_found(
-    server: PanoptesServer, chosen: settings.Oracle, tmp_path: Path
-) -> None:
+def test_ids_that_become_visible_late_are_found(server: PanoptesServer, chosen: OracleSettings, tmp_path: Path) -> None:
     expected = fill(server, 250)
     careful, folder = replace(chosen, overlap_ids=100), tmp_path / "raw"
     server.faults = [Fault("late", PAGES, skip=2)]
@@ -220,9 +218,7 @@ def test_ids_that_become_visible_late_are_found(
     assert sorted(ids(folder), key=int) == expected and pull.last_id(folder) == 250
 
 
-def test_a_broken_walk_goes_on_where_it_stopped(
-    server: PanoptesServer, chosen: settings.Oracle, tmp_path: Path
-) -> None:
+def test_a_broken_walk_goes_on_where_it_stopped(server: PanoptesServer, chosen: OracleSettings, tmp_path: Path) -> None:
     expected = fill(server, 350)
     folder = tmp_path / "raw"
     server.faults = [Fault("status", PAGES, skip=2, times=99)]
@@ -239,7 +235,7 @@ def test_a_broken_walk_goes_on_where_it_stopped(
 
 
 def test_files_end_and_begin(
-    server: PanoptesServer, chosen: settings.Oracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: PanoptesServer, chosen: OracleSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pull, "MAX_ROWS", 150)
     expected = fill(server, 500)
@@ -248,7 +244,7 @@ def test_files_end_and_begin(
 
 
 def test_another_project_and_changed_files_are_refused(
-    server: PanoptesServer, chosen: settings.Oracle, tmp_path: Path
+    server: PanoptesServer, chosen: OracleSettings, tmp_path: Path
 ) -> None:
     fill(server, 5)
     folder = tmp_path / "raw"
@@ -260,7 +256,7 @@ def test_another_project_and_changed_files_are_refused(
         pull.pull(Zooniverse(chosen), folder, chosen, 0)
 
 
-def test_ids_of_more_digits_and_odd_text_pass(server: PanoptesServer, chosen: settings.Oracle, tmp_path: Path) -> None:
+def test_ids_of_more_digits_and_odd_text_pass(server: PanoptesServer, chosen: OracleSettings, tmp_path: Path) -> None:
     expected = fill(server, 150, first=999_999_950)
     server.world.rows[0]["metadata"]["session"] = "half a pair \ud800, a line end \u2028 and é"
     pull.pull(Zooniverse(chosen), tmp_path / "raw", chosen, 0)
@@ -298,7 +294,7 @@ def test_every_row_is_stored_once_however_walks_break_and_ids_appear(
         assert sorted(map(int, ids(folder))) == sorted(visible)
 
 
-def test_no_secret_is_logged(server: PanoptesServer, chosen: settings.Oracle, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_secret_is_logged(server: PanoptesServer, chosen: OracleSettings, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     service = Zooniverse(chosen)
     server.faults = [Fault("status", "/storage/.*", "PUT", times=99)]

@@ -20,10 +20,10 @@ from zoobot import folders
 from zoobot.errors import FolderError, InputError
 from zoobot.galaxies import demo, tfrecords
 from zoobot.models import encoders, pretraining
-from zoobot.settings import Model, Pretrain, Settings
+from zoobot.settings import ModelSettings, PretrainSettings, Settings
 from zoobot.stages import catalogs, master_catalog, pretrain, shards
 
-TINY = Model(name="tiny", architecture="pooled_cnn", blocks=[[8], [16]], colour=True, final_size_px=32)
+TINY = ModelSettings(name="tiny", architecture="pooled_cnn", blocks=[[8], [16]], colour=True, final_size_px=32)
 
 
 def reference(projected: np.ndarray, temperature: float) -> tuple[float, float]:
@@ -94,7 +94,7 @@ def trained(epochs: int) -> tuple[str, dict[str, list[float]]]:
     encoder = encoders.build(TINY, 32, 3)
     pictures = np.stack([galaxy.image for galaxy in demo.survey(48, seed=0, size_px=32)])
     images = tf.data.Dataset.from_tensor_slices(pictures).batch(24)
-    chosen = Pretrain(epochs=epochs, batch_size=24, learning_rate=0.01)
+    chosen = PretrainSettings(epochs=epochs, batch_size=24, learning_rate=0.01)
     curves = pretraining.train(encoder, images, 2, TINY, chosen)
     return encoders.digest(encoder), curves
 

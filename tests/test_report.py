@@ -26,7 +26,7 @@ from zoobot.errors import FolderError, InputError
 from zoobot.galaxies import database
 from zoobot.reports import charts, efficiency, page
 from zoobot.reports.experiments import group, read_experiments
-from zoobot.settings import Report, Settings
+from zoobot.settings import ReportSettings, Settings
 from zoobot.stages import report
 
 QUESTIONS = {
@@ -50,7 +50,7 @@ Votes = Mapping[str, Mapping[str, int]]
 
 
 def settings_for(data_dir: Path, *patterns: str, galaxies: int = 4) -> Settings:
-    chosen = Report(list(patterns) or ["*"], output=str(data_dir / "out"), galaxies=galaxies)
+    chosen = ReportSettings(list(patterns) or ["*"], output=str(data_dir / "out"), galaxies=galaxies)
     return Settings(stage="report", data_dir=str(data_dir), report=chosen)
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoobot.iterations import stopping
-from zoobot.settings import Settings, Stop
+from zoobot.settings import Settings, StopSettings
 from zoobot.stages import iterate, simulate
 
 
@@ -27,7 +27,7 @@ def iteration(folder: Path, loss: float, **summary: Any) -> Path:
 def test_costs_by_hand(tmp_path: Path) -> None:
     before = [iteration(tmp_path / "0", 1.0, classifications_received=10, train_galaxies=60)]
     now = {"classifications_received": 30, "train_galaxies": 100}
-    spent = stopping.costs(before, now, 0.9, Stop(minutes_per_vote=0.25))
+    spent = stopping.costs(before, now, 0.9, StopSettings(minutes_per_vote=0.25))
     assert spent == {"votes_spent": 40, "volunteer_minutes": 10.0, "next_100_labels_buy": None}
 
 
@@ -50,15 +50,15 @@ def test_a_curve_that_does_not_fall_promises_nothing_and_a_short_one_is_none() -
 @pytest.mark.parametrize(
     "stop, said",
     [
-        (Stop(votes=400), "400 votes were spent"),
-        (Stop(labels=100), "100 galaxies are labelled"),
-        (Stop(eval_loss=0.9), "the eval loss is 0.900"),
-        (Stop(next_100_labels_buy=0.01), "by 0.0050"),
-        (Stop(votes=401, labels=101, eval_loss=0.89, next_100_labels_buy=0.004), None),
-        (Stop(), None),
+        (StopSettings(votes=400), "400 votes were spent"),
+        (StopSettings(labels=100), "100 galaxies are labelled"),
+        (StopSettings(eval_loss=0.9), "the eval loss is 0.900"),
+        (StopSettings(next_100_labels_buy=0.01), "by 0.0050"),
+        (StopSettings(votes=401, labels=101, eval_loss=0.89, next_100_labels_buy=0.004), None),
+        (StopSettings(), None),
     ],
 )
-def test_rules(tmp_path: Path, stop: Stop, said: str | None) -> None:
+def test_rules(tmp_path: Path, stop: StopSettings, said: str | None) -> None:
     last = iteration(tmp_path / "0", 0.9, votes_spent=400, train_galaxies=100, next_100_labels_buy=0.005)
     why = stopping.reason([last], stop)
     assert said in why if said and why else why is None and said is None

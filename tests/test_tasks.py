@@ -17,10 +17,11 @@ from zoobot import settings
 from zoobot.errors import InputError, SettingsError
 from zoobot.galaxies.questions import load_questions, parse_questions
 from zoobot.galaxies.tasks import Group, Task, asked_probability, build_task, check_columns
+from zoobot.settings import TaskSettings
 
-SMOOTH = settings.Task("smooth", ["smooth-or-featured"], ["smooth"])
-BAR = settings.Task("bar", ["bar"], ["yes", "strong", "weak"])
-TREE = settings.Task("some_tree", ["bar", "smooth-or-featured", "disk-edge-on"])
+SMOOTH = TaskSettings("smooth", ["smooth-or-featured"], ["smooth"])
+BAR = TaskSettings("bar", ["bar"], ["yes", "strong", "weak"])
+TREE = TaskSettings("some_tree", ["bar", "smooth-or-featured", "disk-edge-on"])
 ROOT = ("smooth-or-featured_smooth", "smooth-or-featured_featured-or-disk", "smooth-or-featured_artifact")
 
 
@@ -52,7 +53,7 @@ def test_a_bar_is_yes_in_gz2_and_strong_or_weak_in_decals() -> None:
 
 
 def test_an_answer_named_twice_counts_once() -> None:
-    twice = settings.Task("bar", ["bar"], ["yes", "yes"])
+    twice = TaskSettings("bar", ["bar"], ["yes", "yes"])
     labelled = build_task(twice, load_questions("gz2")).add_label(catalog(bar_yes=[3], bar_no=[1]))
     assert labelled["label"].tolist() == [3]
 
@@ -72,11 +73,11 @@ def test_a_tree_learns_the_offered_answers_in_the_order_of_the_tree() -> None:
 
 
 def test_a_retired_answer_is_not_learnt() -> None:
-    merging = build_task(settings.Task("merging", ["merging"]), load_questions("decals"))
+    merging = build_task(TaskSettings("merging", ["merging"]), load_questions("decals"))
     assert merging.answers == tuple(
         f"merging_{a}" for a in ["none", "minor-disturbance", "major-disturbance", "merger"]
     )
-    label = build_task(settings.Task("merging", ["merging"], ["merger"]), load_questions("decals"))
+    label = build_task(TaskSettings("merging", ["merging"], ["merger"]), load_questions("decals"))
     votes = {c: [n] for n, c in enumerate(load_questions("decals")["merging"].all_columns, start=1)}
     labelled = label.add_label(pd.DataFrame(votes))
     assert labelled[["label", "total_votes"]].to_numpy().tolist() == [[4, 1 + 2 + 3 + 4]]
@@ -141,18 +142,18 @@ def test_a_filter_that_is_none(expression: str, message: str) -> None:
     ("task", "survey", "message"),
     [
         (
-            settings.Task("decals_tree", ["smooth-or-featured", "edge-on-bulge", "spiral-arm-count"]),
+            TaskSettings("decals_tree", ["smooth-or-featured", "edge-on-bulge", "spiral-arm-count"]),
             "gz2",
             "Task decals_tree does not fit the survey: it has no question edge-on-bulge, spiral-arm-count."
             " Its questions are bar, bulge-shape,",
         ),
-        (settings.Task("t", ["bar", "bulge-size"], ["yes"]), "gz2", "only for a task of one question, task t has 2"),
-        (settings.Task("t", ["bar"], ["strong"]), "gz2", "must be some, not all, of the answers to bar: yes, no"),
-        (settings.Task("t", ["bar"], ["yes", "no"]), "gz2", "must be some, not all, of the answers to bar: yes, no"),
-        (settings.Task("t", ["merging"], ["both-v1"]), "decals", "must be some, not all, of the answers to merging"),
+        (TaskSettings("t", ["bar", "bulge-size"], ["yes"]), "gz2", "only for a task of one question, task t has 2"),
+        (TaskSettings("t", ["bar"], ["strong"]), "gz2", "must be some, not all, of the answers to bar: yes, no"),
+        (TaskSettings("t", ["bar"], ["yes", "no"]), "gz2", "must be some, not all, of the answers to bar: yes, no"),
+        (TaskSettings("t", ["merging"], ["both-v1"]), "decals", "must be some, not all, of the answers to merging"),
     ],
 )
-def test_a_task_that_does_not_fit(task: settings.Task, survey: str, message: str) -> None:
+def test_a_task_that_does_not_fit(task: TaskSettings, survey: str, message: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(message)):
         build_task(task, load_questions(survey))
 
@@ -245,5 +246,5 @@ def test_a_subset_task_asks_what_it_no_longer_knows_the_parents_of() -> None:
         },
         "here",
     )
-    task = build_task(settings.Task("bars", ["bar"]), questions)
+    task = build_task(TaskSettings("bars", ["bar"]), questions)
     assert asked_probability(task.groups, by_answer(bar_yes=0.5, bar_no=0.5))["bar"].tolist() == [1.0]

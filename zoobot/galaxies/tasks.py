@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from zoobot import settings
 from zoobot.errors import InputError, SettingsError
 from zoobot.galaxies.questions import QuestionTree
+from zoobot.settings import TaskSettings
 
 LABEL, NOT_LABEL, TOTAL_VOTES = "label", "not_label", "total_votes"
 
@@ -87,7 +87,7 @@ class Task:
         return catalog, lost
 
 
-def build_task(chosen: settings.Task, questions: QuestionTree) -> Task:
+def build_task(chosen: TaskSettings, questions: QuestionTree) -> Task:
     """The task over a survey's questions. Raises SettingsError if the survey does not ask them."""
     known = {q.name for q in questions}
     absent = [name for name in chosen.questions if name not in known]

@@ -16,13 +16,15 @@ import numpy.typing as npt
 from scipy.optimize import OptimizeWarning, curve_fit
 
 from zoobot import folders
-from zoobot.settings import Stop
+from zoobot.settings import StopSettings
 
 MIN_POINTS = 4  # of a curve that has three parameters
 NEXT_LABELS = 100
 
 
-def costs(before: Sequence[Path], now: dict[str, Any], eval_loss: float, stop: Stop) -> dict[str, float | int | None]:
+def costs(
+    before: Sequence[Path], now: dict[str, Any], eval_loss: float, stop: StopSettings
+) -> dict[str, float | int | None]:
     """What the iterations ``before`` and this one took, for iteration.json.
 
     ``votes_spent``: classifications received so far; ``volunteer_minutes`` that took; ``next_100_labels_buy``: how
@@ -62,7 +64,7 @@ def expected_gain(labels: Sequence[int], losses: Sequence[float]) -> float | Non
     return float(now - then)
 
 
-def reason(before: Sequence[Path], stop: Stop) -> str | None:
+def reason(before: Sequence[Path], stop: StopSettings) -> str | None:
     """Why no further iteration is to be made, or None: the first of the rules of ``stop`` that holds."""
     if not before:
         return None

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from zoobot.errors import SettingsError
-from zoobot.settings import ENCODER_SHAPE, Model
+from zoobot.settings import ENCODER_SHAPE, ModelSettings
 
 ENCODER_FILE = "encoder.json"
 # Sky comes near -1 and the brightest pixels near 4: trains several times faster than pixels between 0 and 1.
@@ -32,20 +32,20 @@ APPLICATIONS: dict[str, Callable[..., keras.Model]] = {
 }
 
 
-def build(chosen: Model, image_size_px: int, channels: int) -> keras.Model:
+def build(chosen: ModelSettings, image_size_px: int, channels: int) -> keras.Model:
     """Stored images → features, with random weights (imagenet ones if the settings say so)."""
     images = keras.Input((image_size_px, image_size_px, channels), dtype="uint8", name="images")
     convolutions = _build_convolutions(chosen, image_size_px)
     return keras.Model(images, convolutions(prepare(images, chosen)), name="encoder")
 
 
-def prepare(images: Any, chosen: Model) -> Any:
+def prepare(images: Any, chosen: ModelSettings) -> Any:
     """Stored images N × H × W × C, uint8, as scaled floats: of three colours, or one grey channel."""
     scaled = keras.layers.Rescaling(SCALE, offset=OFFSET)(images)
     return scaled if chosen.colour else keras.ops.mean(scaled, axis=-1, keepdims=True)
 
 
-def _build_convolutions(chosen: Model, image_size_px: int) -> keras.Model:
+def _build_convolutions(chosen: ModelSettings, image_size_px: int) -> keras.Model:
     """Scaled floats of the stored size → features."""
     inputs = keras.Input((image_size_px, image_size_px, 3 if chosen.colour else 1), name="scaled")
     values: Any = inputs
@@ -55,7 +55,7 @@ def _build_convolutions(chosen: Model, image_size_px: int) -> keras.Model:
     return keras.Model(inputs, build(chosen, values), name="convolutions")
 
 
-def _cnn(chosen: Model, values: Any) -> Any:
+def _cnn(chosen: ModelSettings, values: Any) -> Any:
     """The network of Walmsley et al. 2020 (MNRAS 491, 1554): its last layer keeps where in the picture things are."""
     for block in chosen.blocks:
         for filters in block:
@@ -64,7 +64,7 @@ def _cnn(chosen: Model, values: Any) -> Any:
     return keras.layers.Dense(chosen.hidden, activation="relu", name="hidden")(keras.layers.Flatten()(values))
 
 
-def _pooled_cnn(chosen: Model, values: Any) -> Any:
+def _pooled_cnn(chosen: ModelSettings, values: Any) -> Any:
     """Convolutions with batch normalisation, then each channel's mean and maximum over the picture."""
     for number, block in enumerate(chosen.blocks):
         for position, filters in enumerate(block):
@@ -78,7 +78,7 @@ def _pooled_cnn(chosen: Model, values: Any) -> Any:
     return keras.layers.Concatenate(name="features")(pooled)
 
 
-def _application(chosen: Model, values: Any) -> Any:
+def _application(chosen: ModelSettings, values: Any) -> Any:
     """A network of keras.applications, which scales pixels of 0 to 255 itself."""
     pixels = keras.layers.Rescaling(1 / SCALE, offset=-OFFSET / SCALE)(values)
     if not chosen.colour:
@@ -93,7 +93,7 @@ def _application(chosen: Model, values: Any) -> Any:
     return network(pixels)
 
 
-def save(encoder: keras.Model, chosen: Model, folder: Path, name: str = "encoder") -> None:
+def save(encoder: keras.Model, chosen: ModelSettings, folder: Path, name: str = "encoder") -> None:
     """Write ``{name}.weights.h5``, and encoder.json: what its shape depends on, and the digest of its weights."""
     encoder.save_weights(folder / f"{name}.weights.h5")
     shape = {key: getattr(chosen, key) for key in ENCODER_SHAPE}

@@ -23,7 +23,7 @@ from zoobot import folders
 from zoobot.errors import SettingsError
 from zoobot.galaxies import tfrecords
 from zoobot.models import encoders
-from zoobot.settings import ENCODER_SHAPE, Model, Settings
+from zoobot.settings import ENCODER_SHAPE, ModelSettings, Settings
 
 Floats32 = npt.NDArray[np.float32]
 
@@ -55,13 +55,15 @@ def frozen(settings: Settings, shard_config: Mapping[str, Any]) -> FeatureCache:
 def _frozen_encoder(path: Path | None, told: str) -> tuple[keras.Model, Callable[[Path], Floats32]]:
     """The encoder, and its compiled pass: kept from iteration to iteration. ``told``: settings and images, as JSON."""
     chosen, images = json.loads(told)
-    encoder = encoders.build(Model(**chosen), images["image_size_px"], images["channels"])
+    encoder = encoders.build(ModelSettings(**chosen), images["image_size_px"], images["channels"])
     if path:
         encoders.load(encoder, path)
-    return encoder, encoder_pass(encoder, images, Model(**chosen))
+    return encoder, encoder_pass(encoder, images, ModelSettings(**chosen))
 
 
-def encoder_pass(encoder: keras.Model, shard_config: Mapping[str, Any], chosen: Model) -> Callable[[Path], Floats32]:
+def encoder_pass(
+    encoder: keras.Model, shard_config: Mapping[str, Any], chosen: ModelSettings
+) -> Callable[[Path], Floats32]:
     """The encoder's pass over a TFRecord file: the features N × H of its galaxies."""
     decode = functools.partial(tfrecords.decode_images, shard_config=shard_config)
     of_records = forward_records(encoder, chosen.orientations, decode)

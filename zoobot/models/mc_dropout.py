@@ -21,11 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from zoobot import folders, settings
+from zoobot import folders
 from zoobot.engine.seeds import number
 from zoobot.galaxies.tasks import Group
 from zoobot.models import encoders, losses
 from zoobot.models.views import RandomView
+from zoobot.settings import ModelSettings
 
 log = logging.getLogger("zoobot")
 TRAINING_FILE = "training.json"
@@ -46,7 +47,7 @@ class Network:
     dropout_rate: float
 
 
-def build(chosen: settings.Model, groups: Sequence[Group], image_size_px: int, channels: int, seed: int) -> Network:
+def build(chosen: ModelSettings, groups: Sequence[Group], image_size_px: int, channels: int, seed: int) -> Network:
     """A network with new weights. The same seed gives the same weights, dropout and augmentation."""
     keras.utils.set_random_seed(number(seed, "network"))
     tf.config.experimental.enable_op_determinism()
@@ -70,7 +71,7 @@ def build(chosen: settings.Model, groups: Sequence[Group], image_size_px: int, c
     return Network(encoder, head, trainer, chosen.dropout_rate)
 
 
-def _use_gpus(chosen: settings.Model) -> bool:
+def _use_gpus(chosen: ModelSettings) -> bool:
     """Set the precision, and say what of the settings a machine without GPU ignores."""
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     wanted = [key for key in ("mixed_precision", "xla", "all_gpus") if getattr(chosen, key)]
@@ -121,7 +122,7 @@ def members(n_networks: int, n_samples: int) -> npt.NDArray[np.int64]:
     return np.arange(n_samples) * n_networks // n_samples
 
 
-def save(networks: Sequence[Network], chosen: settings.Model, folder: Path, history: dict[str, Any]) -> dict[str, Any]:
+def save(networks: Sequence[Network], chosen: ModelSettings, folder: Path, history: dict[str, Any]) -> dict[str, Any]:
     """Write weights, architecture and history; returns the history with the digest of the weights."""
     folder.mkdir()
     for i, network in enumerate(networks):

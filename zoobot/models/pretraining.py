@@ -14,7 +14,7 @@ from zoobot.engine.seeds import number
 from zoobot.errors import InputError
 from zoobot.models import encoders
 from zoobot.models.views import RandomView
-from zoobot.settings import Model, Pretrain
+from zoobot.settings import ModelSettings, PretrainSettings
 
 # What a galaxy survives: brightness and colours change by factors e^(s n), n from the normal distribution.
 ZOOM, BRIGHTNESS, COLOUR = 0.4, 0.25, 0.1
@@ -24,7 +24,7 @@ WEIGHT_DECAY, WARM_UP_STEPS = 1e-4, 50
 
 
 def train(
-    encoder: keras.Model, images: tf.data.Dataset, steps_per_epoch: int, model: Model, chosen: Pretrain
+    encoder: keras.Model, images: tf.data.Dataset, steps_per_epoch: int, model: ModelSettings, chosen: PretrainSettings
 ) -> dict[str, list[float]]:
     """Train the encoder on batches of stored images (N × H × W × C, uint8), each passed once per epoch.
 
@@ -47,7 +47,7 @@ def train(
     return {name: [float(value) for value in history[name]] for name in ("loss", "accuracy")}
 
 
-def _build_trainer(encoder: keras.Model, model: Model, chosen: Pretrain) -> keras.Model:
+def _build_trainer(encoder: keras.Model, model: ModelSettings, chosen: PretrainSettings) -> keras.Model:
     images = keras.Input(encoder.input_shape[1:], dtype="uint8")
     scaled = encoders.prepare(images, model)
     views = []

@@ -13,9 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from zoobot import folders, settings
+from zoobot import folders
 from zoobot.errors import InputError
 from zoobot.models.mc_dropout import Network
+from zoobot.settings import ModelSettings
 
 log = logging.getLogger("zoobot")
 
@@ -24,7 +25,7 @@ def train(
     network: Network,
     train_data: Callable[[int], tf.data.Dataset],
     eval_data: tf.data.Dataset,
-    chosen: settings.Model,
+    chosen: ModelSettings,
     checkpoint: Path | None = None,
 ) -> dict[str, Any]:
     """Train until the eval loss stops falling, and keep the best weights. Returns the history, a list per epoch for

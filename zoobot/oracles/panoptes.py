@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 
-from zoobot import settings
 from zoobot.errors import InputError, ServiceError
 from zoobot.oracles import credentials
+from zoobot.settings import OracleSettings
 
 log = logging.getLogger("zoobot")
 Json = dict[str, Any]
@@ -84,7 +84,7 @@ class Zooniverse:
     forgot to connect would reach the public service. With ``dry_run`` nothing but reading is possible.
     """
 
-    def __init__(self, chosen: settings.Oracle) -> None:
+    def __init__(self, chosen: OracleSettings) -> None:
         for name in ("urllib3", "panoptes_client"):  # at DEBUG they log upload addresses with their signatures
             logging.getLogger(name).setLevel(logging.WARNING)
         try:

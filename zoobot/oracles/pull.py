@@ -18,9 +18,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoobot import folders, settings
+from zoobot import folders
 from zoobot.errors import FolderError, ServiceError
 from zoobot.folders import disk
+from zoobot.settings import OracleSettings
 from zoobot.votes import classifications
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ MAX_ROWS = 100_000
 STATE, VERSIONS = "state.json", "workflow_versions.json"
 
 
-def pull(service: Zooniverse, folder: Path, chosen: settings.Oracle, since_id: int) -> int:
+def pull(service: Zooniverse, folder: Path, chosen: OracleSettings, since_id: int) -> int:
     """Bring ``folder`` up to date; how many rows are new. ``since_id`` is where a new folder begins.
 
     ServiceError: Zooniverse could not be reached; what came before is stored. FolderError: the folder is another
@@ -87,7 +88,7 @@ def rows(folder: Path) -> Iterator[Json]:
     return chain.from_iterable(map(classifications.read_api_dump, row_files(folder)))
 
 
-def _open(folder: Path, chosen: settings.Oracle, since_id: int) -> Json:
+def _open(folder: Path, chosen: OracleSettings, since_id: int) -> Json:
     """The state of a folder, without what a broken walk wrote after its last checkpoint."""
     about = {"endpoint": chosen.endpoint, "project_id": chosen.project_id, "workflow_ids": list(chosen.workflow_ids)}
     if not (folder / STATE).is_file():

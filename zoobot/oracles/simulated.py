@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from zoobot import settings, votes
+from zoobot import votes
 from zoobot.engine.seeds import stream
 from zoobot.errors import InputError
 from zoobot.galaxies.questions import QuestionTree
 from zoobot.oracles.protocol import Asked, Received
+from zoobot.settings import OracleSettings
 from zoobot.votes import classifications
 
 WORKFLOW_ID, PROJECT_ID, WORKFLOW_VERSION = "1", "1", "1.1"
@@ -49,7 +50,7 @@ class SimulatedVolunteers:
     same galaxy get the same votes.
     """
 
-    def __init__(self, hidden: pd.DataFrame, questions: QuestionTree, chosen: settings.Oracle, seed: int) -> None:
+    def __init__(self, hidden: pd.DataFrame, questions: QuestionTree, chosen: OracleSettings, seed: int) -> None:
         self._hidden, self._questions, self._chosen, self._seed = hidden, questions, chosen, seed
         self._workflow = classifications.workflow_of(questions, WORKFLOW_VERSION)
         self._subject_ids = {id_str: str(_FIRST_SUBJECT_ID + row) for row, id_str in enumerate(hidden.index)}

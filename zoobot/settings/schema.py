@@ -15,7 +15,7 @@ MISSING: Any = "???"  # a value that the config must give, as OmegaConf writes i
 
 
 @dataclass(frozen=True)
-class Survey:
+class SurveySettings:
     """Which galaxies there are, where their images and tables lie, and what volunteers are asked."""
 
     name: str = MISSING  # also the name of its folder below data_dir
@@ -35,7 +35,7 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class Task:
+class TaskSettings:
     """What the model learns from the survey's questions."""
 
     name: str = MISSING  # also part of the names of catalogs, shards and experiments
@@ -47,7 +47,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Catalogs:
+class CatalogsSettings:
     """Who is labelled, and which labels a simulation hides."""
 
     name: str = MISSING  # of their folder
@@ -57,7 +57,7 @@ class Catalogs:
 
 
 @dataclass(frozen=True)
-class Shards:
+class ShardsSettings:
     """How galaxies are stored for training and prediction."""
 
     name: str = MISSING  # of their folder
@@ -72,7 +72,7 @@ class Shards:
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelSettings:
     """The network, its training and its posterior samples."""
 
     name: str = MISSING  # of the option in configs/model
@@ -104,7 +104,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Pretrain:
+class PretrainSettings:
     """How stage=pretrain teaches an encoder galaxies without any votes."""
 
     name: str = "galaxies"  # of the encoder's folder
@@ -117,7 +117,7 @@ class Pretrain:
 
 
 @dataclass(frozen=True)
-class Acquisition:
+class AcquisitionSettings:
     """How the galaxies to ask about are chosen."""
 
     name: str = MISSING  # of the function, as in configs/acquisition; docs/acquisition.md explains them
@@ -128,7 +128,7 @@ class Acquisition:
 
 
 @dataclass(frozen=True)
-class Iterate:
+class IterateSettings:
     """What one iteration does."""
 
     previous: str = ""  # iteration to continue from, e.g. iteration_3; empty: the newest
@@ -139,7 +139,7 @@ class Iterate:
 
 
 @dataclass(frozen=True)
-class Stop:
+class StopSettings:
     """When an experiment makes no further iteration. Each rule is off at 0."""
 
     votes: int = 0  # so many classifications were received
@@ -150,14 +150,14 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Simulate:
+class SimulateSettings:
     """How long a simulation runs."""
 
     iterations: int = 4  # in all, those that are there already included
 
 
 @dataclass(frozen=True)
-class Oracle:
+class OracleSettings:
     """Who answers a request for labels."""
 
     kind: str = (
@@ -183,7 +183,7 @@ class Oracle:
 
 
 @dataclass(frozen=True)
-class Tracking:
+class TrackingSettings:
     """Weights & Biases."""
 
     mode: str = "offline"  # offline, online (needs WANDB_API_KEY in the environment) or disabled
@@ -193,7 +193,7 @@ class Tracking:
 
 
 @dataclass(frozen=True)
-class Reduce:
+class ReduceSettings:
     """Where raw classifications come from: one of the first three."""
 
     pull: bool = False  # what is new in the project of oracle=panoptes
@@ -206,7 +206,7 @@ class Reduce:
 
 
 @dataclass(frozen=True)
-class Report:
+class ReportSettings:
     """What the report shows, and where it goes."""
 
     experiments: list[str] = field(default_factory=lambda: ["*"])  # names or patterns below {data_dir}/experiments
@@ -215,7 +215,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Verify:
+class VerifySettings:
     """What to check."""
 
     path: str = ""  # a folder with a manifest, or an experiment
@@ -232,21 +232,21 @@ class Settings:
     max_dropped_fraction: float = 0.01  # more bad rows or images than this are an error
     verify_inputs: str = "sizes"  # what a stage checks of the folders it reads: sizes of files, or digests of all bytes
     experiment_name: str = MISSING  # of its folder; the group of its W&B runs
-    survey: Survey = field(default_factory=Survey)
-    task: Task = field(default_factory=Task)
-    reduce: Reduce = field(default_factory=Reduce)
-    catalogs: Catalogs = field(default_factory=Catalogs)
-    shards: Shards = field(default_factory=Shards)
-    pretrain: Pretrain = field(default_factory=Pretrain)
-    model: Model = field(default_factory=Model)
-    acquisition: Acquisition = field(default_factory=Acquisition)
-    oracle: Oracle = field(default_factory=Oracle)
-    iterate: Iterate = field(default_factory=Iterate)
-    stop: Stop = field(default_factory=Stop)
-    simulate: Simulate = field(default_factory=Simulate)
-    tracking: Tracking = field(default_factory=Tracking)
-    report: Report = field(default_factory=Report)
-    verify: Verify = field(default_factory=Verify)
+    survey: SurveySettings = field(default_factory=SurveySettings)
+    task: TaskSettings = field(default_factory=TaskSettings)
+    reduce: ReduceSettings = field(default_factory=ReduceSettings)
+    catalogs: CatalogsSettings = field(default_factory=CatalogsSettings)
+    shards: ShardsSettings = field(default_factory=ShardsSettings)
+    pretrain: PretrainSettings = field(default_factory=PretrainSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    acquisition: AcquisitionSettings = field(default_factory=AcquisitionSettings)
+    oracle: OracleSettings = field(default_factory=OracleSettings)
+    iterate: IterateSettings = field(default_factory=IterateSettings)
+    stop: StopSettings = field(default_factory=StopSettings)
+    simulate: SimulateSettings = field(default_factory=SimulateSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)
+    verify: VerifySettings = field(default_factory=VerifySettings)
 
     @property
     def survey_dir(self) -> Path:
