@@ -5,7 +5,6 @@ Hydra composes configs/ into one checked ``Settings``; the stage is imported onl
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import sys
@@ -39,7 +38,7 @@ Every key is explained in zoobot/settings/schema.py; the guide is README.md."""
 
 
 class Stopped(Exception):
-    """A stage ended with an error that the user cannot mend."""
+    """A stage ended with an error that the user cannot fix."""
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")
@@ -47,11 +46,13 @@ def main(cfg: DictConfig) -> None:
     """Check the settings and run one stage."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow is imported later, and talks a lot
     try:
-        checked = compose.from_config(cfg)
+        from zoobot import stages  # late: it loads all rooms, which help need not wait for
+
+        settings = stages.check(compose.from_config(cfg))
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            sweep.run_job(checked, HydraConfig.get().job.num, HydraConfig.get().runtime.cwd)
+            sweep.run_job(settings, HydraConfig.get().job.num, HydraConfig.get().runtime.cwd)
         else:
-            importlib.import_module(f"zoobot.stages.{checked.stage}").run(checked)
+            stages.run(settings)
     except ZoobotError as error:
         log.error("%s", error)
         logged.append(error)
@@ -71,7 +72,7 @@ def help_text() -> str:
 
 
 def cli() -> int:
-    """Run, and turn what went wrong into an exit status: 2 the user can mend it, 1 anything else."""
+    """Run, and turn what went wrong into an exit status: 2 the user can fix it, 1 anything else."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would end every failure with status 1
     if {"--help", "-h"} & set(sys.argv):
         print(help_text())

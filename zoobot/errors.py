@@ -1,10 +1,11 @@
 """What can go wrong, as one tree.
 
-    ZoobotError            one message, no traceback; the user can mend it: exit status 2
+    ZoobotError            one message, no traceback; the user can fix it: exit status 2
     ├── SettingsError      a setting is missing, unknown or out of range, or two do not fit together
     ├── InputError         a table, image, classification or question file is not what it should be
     ├── FolderError        a folder exists with other settings, is unfinished, changed or missing
     ├── ServiceError       Zooniverse refused a request, or (exit status 1: try again later) cannot be reached
+    ├── ChangedError       stage=verify found what differs from its manifest (exit status 1)
     └── ProcessError       a process of ours was killed (exit status 1: the same command goes on)
 
 Every message says what, where, why and what to do. Anything else that is raised is a bug of ours: a traceback, exit
@@ -39,7 +40,13 @@ class ServiceError(ZoobotError):
         self.exit_status = 2 if 400 <= http_status < 500 and http_status != 429 else 1
 
 
+class ChangedError(ZoobotError):
+    """Files differ from what was written; the message lists all of them."""
+
+    exit_status = 1
+
+
 class ProcessError(ZoobotError):
-    """A process of ours was killed from outside, by hand or for want of memory."""
+    """A process of ours was killed from outside, by hand or because memory ran out."""
 
     exit_status = 1

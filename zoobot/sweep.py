@@ -1,11 +1,10 @@
-"""The simulations of a sweep: each in a process of its own, those that are finished left alone.
+"""The simulations of a sweep: each in a process of its own, one that is finished has nothing to do.
 
 ``python run.py -m …`` runs all combinations of its overrides. The same command again goes on where it was ended.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 import multiprocessing
@@ -18,9 +17,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
-from zoobot import folders
 from zoobot.engine import process
-from zoobot.reports import dashboard
 from zoobot.settings import Settings
 
 log = logging.getLogger("zoobot")
@@ -48,33 +45,18 @@ class PrepareJobs(Callback):
 
 
 def run_job(settings: Settings, number: int, folder: str) -> None:
-    """Run the stage of job ``number`` (from 0) in the working ``folder`` of the sweep, unless it is finished.
+    """Run the stage of job ``number`` (from 0) in the working ``folder`` of the sweep, in a process of its own.
 
-    Raises what the stage raises; FolderError: a finished simulation was made with other settings.
+    Raises what the stage raises.
     """
     os.chdir(folder)  # a worker of a Ray that runs already is where Ray was started: relative paths would lead there
-    which = f"{number + 1} of {os.environ.get(_COUNT, '?')}: {settings.survey.name} {settings.experiment_name}"
-    if _is_finished(settings):
-        log.info("%s is finished already", which)
-        dashboard.log_iterations(settings, folders.list_numbered(settings.experiment_dir, "iteration"))
-        return
-    log.info("%s", which)
+    count = os.environ.get(_COUNT, "?")
+    log.info("%d of %s: %s %s", number + 1, count, settings.survey.name, settings.experiment_name)
     multiprocessing.set_start_method("spawn", force=True)  # joblib's workers have another, unknown to their children
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the linear head's small matrices: threads only wait for others
     process.call(_run_stage, settings, settings.experiment_name)
 
 
-def _is_finished(settings: Settings) -> bool:
-    if settings.stage != "simulate":
-        return False
-    from zoobot.iterations.iteration import fixed_settings  # loads pandas, which `run.py --help` need not wait for
-
-    instructions = settings.experiment_dir / "instructions"
-    return (
-        folders.exists_with(instructions, fixed_settings(settings), inputs=None)
-        and len(folders.list_numbered(settings.experiment_dir, "iteration")) >= settings.simulate.iterations
-    )
-
-
 def _run_stage(settings: Settings) -> None:
-    importlib.import_module(f"zoobot.stages.{settings.stage}").run(settings)
+    from zoobot import stages  # late: it loads all rooms
+
+    stages.run(settings)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoobot.acquisition.batches import badge, k_center, lcmd, typiclust
-from zoobot.acquisition.candidates import Candidates, Floats, Question, Rows, Strategy, by_score
+from zoobot.acquisition.candidates import Candidates, ExpectedVotes, Floats, Rows, Strategy, by_score
 from zoobot.acquisition.information import (
     binomial_mutual_information,
     dirichlet_multinomial_mutual_information,
@@ -37,7 +37,7 @@ __all__ = [
     "ACQUISITIONS",
     "Candidates",
     "Choice",
-    "Question",
+    "ExpectedVotes",
     "Strategy",
     "binomial_mutual_information",
     "by_score",
@@ -104,7 +104,7 @@ def choose(
         SettingsError: no function has this name.
         InputError: a score is not finite; the message names the galaxies.
     """
-    chosen = strategy(name)
+    function = strategy(name)
     # Sorted, then shuffled: neither the order of the candidates nor a tie without a seed can decide.
     order = np.argsort(np.asarray(candidates.ids_N, dtype=np.str_), kind="stable")[random.permutation(len(candidates))]
     shuffled = candidates.take(order)
@@ -114,7 +114,7 @@ def choose(
     if skip_confident < 1 and len(order):
         free_N &= confidence(shuffled) <= skip_confident
     n_picks = min(n - n_at_random, int(free_N.sum()))
-    picks, scores_N = chosen.choose(replace(shuffled, allowed_N=free_N), n_picks, random)
+    picks, scores_N = function.choose(replace(shuffled, allowed_N=free_N), n_picks, random)
     assert len(set(picks)) == n_picks and free_N[picks].all(), f"{name} must pick {n_picks} different free galaxies"
     shuffled.check_finite(scores_N, "scores")
     if n_picks + n_at_random < min(n, len(order)):

@@ -64,7 +64,7 @@ def badge(candidates: Candidates, n: int, random: np.random.Generator) -> tuple[
     features_N_H = _features(candidates)
     parts = []
     for question in candidates.questions():
-        mean_N_A = question.probabilities_N_K_A.mean(axis=1)
+        mean_N_A = question.predicted.probabilities_N_K_A.mean(axis=1)
         likeliest_N_A = np.eye(mean_N_A.shape[1], dtype=np.float32)[mean_N_A.argmax(axis=1)]
         parts.append(question.votes_N[:, None].astype(np.float32) * (mean_N_A - likeliest_N_A))
     gradient_N_A = np.concatenate(parts, axis=1)

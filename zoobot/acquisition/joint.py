@@ -22,10 +22,10 @@ def batch_mutual_information(candidates: Candidates, n: int, random: np.random.G
     one adds never grows (submodular), so only galaxies that could be the next are computed anew.
     """
     scale_N_A = _noise_scale(candidates)
-    n_samples = candidates.samples_N_K_A.shape[1]
+    n_samples = candidates.n_samples
     picked_K_K: Floats = np.eye(n_samples)
     free_N = candidates.free_N
-    step = max(1, _CHUNK_ELEMENTS // int(np.prod(candidates.samples_N_K_A.shape[1:])))
+    step = max(1, _CHUNK_ELEMENTS // int(np.prod(candidates.predicted.samples_N_K_A.shape[1:])))
 
     def gains(rows: Rows) -> Floats:
         parts = [rows[start : start + step] for start in range(0, len(rows), step)]
@@ -60,10 +60,10 @@ def _noise_scale(candidates: Candidates) -> Floats:
     parts = []
     for question in candidates.questions():
         votes_N = question.votes_N.astype(np.float64)
-        if question.dirichlet:
-            sum_N = question.samples_N_K_A.sum(axis=2, dtype=np.float64).mean(axis=1)
+        if question.predicted.has_concentrations:
+            sum_N = question.predicted.samples_N_K_A.sum(axis=2, dtype=np.float64).mean(axis=1)
             votes_N *= (sum_N + 1) / (sum_N + votes_N)
-        mean_N_A = question.probabilities_N_K_A.mean(axis=1, dtype=np.float64)
+        mean_N_A = question.predicted.probabilities_N_K_A.mean(axis=1, dtype=np.float64)
         parts.append(np.sqrt(votes_N[:, None] / np.maximum(mean_N_A, 1e-12)))
     return np.concatenate(parts, axis=1)
 
@@ -71,7 +71,7 @@ def _noise_scale(candidates: Candidates) -> Floats:
 def _deviations(candidates: Candidates, scale_N_A: Floats, rows: Rows) -> Floats:
     """How the expected votes of some galaxies differ between samples, in units of their noise: R × A × K."""
     some = candidates.take(rows)
-    samples_R_K_A = np.concatenate([question.probabilities_N_K_A for question in some.questions()], axis=2)
+    samples_R_K_A = np.concatenate([question.predicted.probabilities_N_K_A for question in some.questions()], axis=2)
     deviations = samples_R_K_A - samples_R_K_A.mean(axis=1, keepdims=True, dtype=np.float64)
     scaled: Floats = deviations.transpose(0, 2, 1) * (scale_N_A[rows] / samples_R_K_A.shape[1] ** 0.5)[:, :, None]
     return scaled

@@ -43,12 +43,12 @@ def mutual_information(candidates: Candidates) -> Floats:
 
 def variance(candidates: Candidates) -> Floats:
     """Variance of the answers' probabilities over samples, summed over answers, weighted by asked."""
-    return _sum_of_variances(candidates, np.arange(candidates.samples_N_K_A.shape[1]))
+    return _sum_of_variances(candidates, np.arange(candidates.n_samples))
 
 
 def ensemble_disagreement(candidates: Candidates) -> Floats:
     """Variance between the members of an ensemble, each the mean of its own samples; else as ``variance``."""
-    n_samples = candidates.samples_N_K_A.shape[1]
+    n_samples = candidates.n_samples
     return _sum_of_variances(candidates, np.arange(n_samples) if candidates.member_K is None else candidates.member_K)
 
 
@@ -57,7 +57,7 @@ def _sum_of_variances(candidates: Candidates, member_K: npt.NDArray[np.int64]) -
     member_K_E = np.unique(member_K)[None, :] == member_K[:, None]
     mean_K_E = (member_K_E / member_K_E.sum(axis=0)).astype(np.float32)  # samples → means of the members
     for question in candidates.questions():
-        members_N_A_E = question.probabilities_N_K_A.transpose(0, 2, 1) @ mean_K_E
+        members_N_A_E = question.predicted.probabilities_N_K_A.transpose(0, 2, 1) @ mean_K_E
         scores_N += question.asked_N * members_N_A_E.var(axis=2, dtype=np.float64).sum(axis=1)
     return scores_N
 
@@ -88,6 +88,8 @@ def confidence(candidates: Candidates) -> Floats:
     """
     least_N = np.ones(len(candidates))
     for question in candidates.questions():
-        agreed_N = agreement_probability(question.samples_N_K_A, question.dirichlet, _SURE_VOTES, _OF_VOTES)
+        agreed_N = agreement_probability(
+            question.predicted.samples_N_K_A, question.predicted.has_concentrations, _SURE_VOTES, _OF_VOTES
+        )
         least_N = np.where(question.asked_N >= _ASKED, np.minimum(least_N, agreed_N), least_N)
     return least_N

@@ -3,6 +3,7 @@
 Nothing here knows what is in a folder: names, settings and files come from the callers.
 """
 
+from zoobot.folders.files import Record, parse, publish_file, read_json, read_record, to_text, write_json, write_record
 from zoobot.folders.manifest import MANIFEST, digest_file
 from zoobot.folders.write_once import (
     create,
@@ -10,38 +11,40 @@ from zoobot.folders.write_once import (
     digest_in,
     digest_of,
     exists_with,
+    is_done,
     list_numbered,
-    publish_file,
-    read_json,
     read_manifest,
     remove_unfinished,
     require,
-    require_version,
     step,
     unfinished,
     verify,
     with_inputs,
-    write_json,
 )
 
 __all__ = [
     "MANIFEST",
+    "Record",
     "create",
     "differing_keys",
     "digest_file",
     "digest_in",
     "digest_of",
     "exists_with",
+    "is_done",
     "list_numbered",
+    "parse",
     "publish_file",
     "read_json",
     "read_manifest",
+    "read_record",
     "remove_unfinished",
     "require",
-    "require_version",
     "step",
+    "to_text",
     "unfinished",
     "verify",
     "with_inputs",
     "write_json",
+    "write_record",
 ]

@@ -11,6 +11,7 @@ import fcntl
 import os
 import platform
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,18 +19,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from zoobot.errors import FolderError
+from zoobot.errors import FolderError, ZoobotError
 
-_MEND = {
+_FIX = {
     errno.ENOSPC: "Free some space",
     errno.EDQUOT: "Free some space of your quota",
-    errno.EIO: "Look at the health of the disk (dmesg)",
+    errno.EIO: "Check the health of the disk (dmesg)",
     errno.EROFS: "Make the file system writable",
     errno.EACCES: "Make the folder writable",
 }
-# What SQLite says instead. The writers of TensorFlow and HDF5 give no number, but the system's own words.
+# What SQLite says instead of a number. The writers of TensorFlow and HDF5 give the system's own words.
 _SQLITE = {"database or disk is full": errno.ENOSPC, "disk I/O error": errno.EIO, "readonly database": errno.EROFS}
-_WORDS = {os.strerror(number): number for number in _MEND} | _SQLITE
+_SYSTEM = {os.strerror(number): number for number in _FIX}
 
 
 # --------------------------------------------------------------- flush
@@ -157,30 +158,43 @@ def _holder(file: IO[str]) -> str:
 
 @contextmanager
 def clear_errors(path: Path) -> Iterator[None]:
-    """Turn an error of the disk, from whichever library, into a FolderError that says what to do."""
+    """Turn an error of the disk below the folder of ``path`` into a FolderError that says what to do.
+
+    Every other error passes: a server's answer may hold the same words.
+    """
     try:
         yield
-    except FolderError:
-        raise
     except Exception as error:
-        number = _error_number(error)
+        number = _disk_error(error, path.absolute().parent)
         if number is None:
             raise
         raise FolderError(
             f"{path} cannot be written: {os.strerror(number)} ({error}). Nothing was published, and the steps that were"
-            f" finished are kept. {_MEND[number]}, then run the same command again."
+            f" finished are kept. {_FIX[number]}, then run the same command again."
         ) from error
 
 
-def _error_number(error: BaseException | None) -> int | None:
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _MEND:
-            return error.errno
-        found = [number for words, number in _WORDS.items() if words in str(error)]
+def _disk_error(error: BaseException | None, folder: Path) -> int | None:
+    """The number of a disk's error, whichever library raised it; None: it is another error, or elsewhere."""
+    while error is not None and not isinstance(error, ZoobotError):
+        if isinstance(error, OSError) and error.errno in _FIX:
+            return error.errno if _is_below(error.filename, folder) else None
+        words = _SQLITE if isinstance(error, sqlite3.Error) else _SYSTEM if _is_of_a_writer(error) else {}
+        found = [number for text, number in words.items() if text in str(error)]
         if found:
             return found[0]
         error = error.__cause__
     return None
+
+
+def _is_of_a_writer(error: BaseException) -> bool:
+    """Whether TensorFlow or HDF5 raised it. HDF5 raises OSError itself, without a number."""
+    return type(error) is OSError or type(error).__module__.startswith("tensorflow")
+
+
+def _is_below(name: object, folder: Path) -> bool:
+    """Whether a file lies below ``folder``; an error that names no file is taken to."""
+    return not isinstance(name, str | os.PathLike) or Path(name).absolute().is_relative_to(folder)
 
 
 def require_space(path: Path, n_bytes: int) -> None:

@@ -8,17 +8,47 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from zoobot.errors import InputError
-from zoobot.folders.provenance import provenance
+from zoobot.folders.files import read_json
+from zoobot.folders.provenance import Provenance, provenance
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 2
-READS_VERSIONS = (1, 2)  # 1 had no seal
-_KEYS = ("files", "varying", "inputs", "settings", "digest")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file of the folder."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Input:
+    """What was read: a folder by the digest of its manifest, a file by that of its content. ``path`` is relative."""
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a manifest says. ``digest`` is the folder's identity; ``seal`` is over all the rest of the manifest."""
+
+    FORMAT: ClassVar = ("format_version", FORMAT_VERSION)
+    files: dict[str, Listed]
+    varying: list[str]
+    inputs: dict[str, Input]
+    settings: dict[str, object]
+    provenance: Provenance
+    digest: str
+    seal: str
 
 
 def digest_file(path: Path) -> str:
@@ -27,96 +57,69 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def text(value: object) -> str:
-    """JSON that is the same for the same value."""
-    return json.dumps(value, indent=1, sort_keys=False, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """A value as it comes back from JSON."""
-    return json.loads(json.dumps(value))
-
-
-def missing_keys(content: Mapping[str, Any]) -> list[str]:
-    """What a manifest needs and this one lacks."""
-    missing = [key for key in _KEYS if key not in content]
-    for group, needed in (("files", ("bytes", "sha256")), ("inputs", ("path", "digest"))):
-        for name, entry in dict(content.get(group, {})).items():
-            missing += [f"{key} of {name}" for key in needed if key not in entry]
-    return missing
+    found: object = json.loads(json.dumps(value))
+    return found
 
 
 def build(
     staging: Path,
     path: Path,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     inputs: Mapping[str, Path],
     read: Mapping[str, str],
     varying: Sequence[str],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The manifest of what is staged and will be ``path``; ``read`` are the digests of the inputs."""
     names = _list_files(staging)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        files = dict(zip(names, pool.map(_describe, (staging / name for name in names)), strict=True))
-    content: dict[str, Any] = {
+        listed = pool.map(_describe, (staging / name for name in names))
+        files = {name: asdict(entry) for name, entry in zip(names, listed, strict=True)}
+    sources = {name: {"path": os.path.relpath(source, path), "digest": read[name]} for name, source in inputs.items()}
+    identity = {
         "format_version": FORMAT_VERSION,
-        "files": files,
+        "files": {name: None if name in varying else entry for name, entry in files.items()},
         "varying": sorted(varying),
-        "inputs": {
-            name: {"path": os.path.relpath(source, path), "digest": read[name]} for name, source in inputs.items()
-        },
+        "inputs": read,
         "settings": plain(settings),
-        "provenance": provenance(),
-        "run": {"finished_at": datetime.now(UTC).isoformat(timespec="seconds"), "host": platform.node()},
+        "provenance": asdict(provenance()),
     }
-    content["digest"] = _digest(content)
-    return content | {"seal": _seal(content)}
+    run = {"finished_at": datetime.now(UTC).isoformat(timespec="seconds"), "host": platform.node()}
+    content = {**identity, "files": files, "inputs": sources, "run": run, "digest": _sha256(identity)}
+    return content | {"seal": _sha256(content)}
 
 
-def _digest(manifest: Mapping[str, Any]) -> str:
-    """Over all of a manifest but itself, the run, and the content of the files that vary."""
-    content = {key: value for key, value in manifest.items() if key not in ("digest", "seal", "run")}
-    content["files"] = {
-        name: None if name in manifest["varying"] else entry for name, entry in manifest["files"].items()
-    }
-    content["inputs"] = {name: entry["digest"] for name, entry in manifest["inputs"].items()}
+def _sha256(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _seal(manifest: Mapping[str, Any]) -> str:
-    """Over all of a manifest but itself."""
-    content = {key: value for key, value in manifest.items() if key != "seal"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _is_sealed(path: Path) -> bool:
+    """Whether every value in the manifest is what it was when it was written."""
+    content = read_json(path / MANIFEST)
+    return bool(content.pop("seal") == _sha256(content))
 
 
-def _broken_seal(file: Path, manifest: Mapping[str, Any]) -> list[str]:
-    if _digest(manifest) != manifest["digest"]:
-        return [f"{file}: its digest does not fit its content"]
-    sealed = manifest["format_version"] == 1 or manifest.get("seal") == _seal(manifest)
-    same_text = file.read_bytes() == text(manifest).encode()  # a space may have become another
-    return [] if sealed and same_text else [f"{file}: its content has changed"]
-
-
-def compare(path: Path, manifest: Mapping[str, Any], *, digests: bool) -> list[str]:
-    """How the files of a folder differ from its manifest, by size or by content too, and that from its own digests."""
-    listed: Mapping[str, Mapping[str, Any]] = manifest["files"]
+def compare(path: Path, manifest: Manifest, *, digests: bool) -> list[str]:
+    """How the files of a folder differ from its manifest: by size, or by content too, and whether the seal is whole."""
     present = set(_list_files(path)) - {MANIFEST}
-    problems = {name: "missing" for name in listed if name not in present}
-    for name in present & set(listed):
+    problems = {name: "missing" for name in manifest.files if name not in present}
+    for name in present & set(manifest.files):
         size = (path / name).stat().st_size
-        if size != listed[name]["bytes"]:
-            problems[name] = f"{size} bytes, should be {listed[name]['bytes']}"
+        if size != manifest.files[name].bytes:
+            problems[name] = f"{size} bytes, should be {manifest.files[name].bytes}"
     if digests:
-        left = [name for name in listed if name not in problems]
+        left = [name for name in manifest.files if name not in problems]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = pool.map(_digest_or_problem, (path / name for name in left))
             digest_of_file = dict(zip(left, found, strict=True))
         for name, digest in digest_of_file.items():
-            if digest != listed[name]["sha256"]:
+            if digest != manifest.files[name].sha256:
                 problems[name] = "its content has changed" if " " not in digest else digest
-    problems |= dict.fromkeys(sorted(present - set(listed)), "not in the manifest")
-    told = [f"{path / name}: {problem}" for name, problem in problems.items()]
-    return told + (_broken_seal(path / MANIFEST, manifest) if digests else [])
+    problems |= dict.fromkeys(sorted(present - set(manifest.files)), "not in the manifest")
+    if digests and not _is_sealed(path):
+        problems[MANIFEST] = "its content has changed"
+    return [f"{path / name}: {problem}" for name, problem in problems.items()]
 
 
 def _digest_or_problem(path: Path) -> str:
@@ -137,22 +140,5 @@ def _list_files(path: Path) -> list[str]:
     return sorted(files)
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    entry = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
-    return entry | ({"weights_sha256": _digest_weights(path)} if path.name.endswith(".weights.h5") else {})
-
-
-def _digest_weights(path: Path) -> str:
-    """SHA-256 over the arrays in a file: their names, types, shapes and values, however HDF5 lays them out."""
-    import h5py  # late: only stages with a network have such files
-
-    found = hashlib.sha256()
-
-    def add(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            found.update(f"{name} {item.dtype}{item.shape}".encode())
-            found.update(item[()].tobytes())
-
-    with h5py.File(path) as file:
-        file.visititems(add)
-    return found.hexdigest()
+def _describe(path: Path) -> Listed:
+    return Listed(path.stat().st_size, digest_file(path))

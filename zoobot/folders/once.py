@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from zoobot import folders
-from zoobot.folders import manifest
+from zoobot.folders.files import publish_file, read_json, to_text
+
+Intent = TypeVar("Intent")
+Receipt = TypeVar("Receipt")
 
 
-def send(kept: Path, intent: Any, call: Callable[[Any], Any]) -> dict[str, Any]:
-    """Make ``call`` with ``intent``, or with the one in the file ``kept``. Returns ``{"intent": …, "receipt": …}``."""
-    entry: dict[str, Any] = folders.read_json(kept) if kept.is_file() else {"intent": intent}
+def send(kept: Path, intent: Intent, call: Callable[[Intent], Receipt]) -> tuple[Intent, Receipt]:
+    """Make ``call`` with ``intent``, or with the one in the file ``kept``. Returns the intent and the receipt, both as
+    they come back from JSON.
+    """
+    entry: Any = read_json(kept) if kept.is_file() else {"intent": intent}
     if "receipt" not in entry:
-        folders.publish_file(kept, manifest.text(entry).encode())
+        publish_file(kept, to_text(entry).encode())
         entry["receipt"] = call(entry["intent"])
-        folders.publish_file(kept, manifest.text(entry).encode())
-    return entry
+        publish_file(kept, to_text(entry).encode())
+    return entry["intent"], entry["receipt"]

@@ -7,16 +7,35 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
 
-_PACKAGES = ("numpy", "pandas", "astropy", "scipy", "pillow", "pyarrow", "keras", "tensorflow-cpu", "tensorflow",
-             "hydra-core")  # fmt: skip
+from zoobot.settings.paths import REPOSITORY
+
+_PACKAGES = ("numpy", "pandas", "astropy", "scipy", "pillow", "pyarrow", "duckdb", "h5py", "keras", "tensorflow-cpu",
+             "tensorflow", "hydra-core")  # fmt: skip
 
 
-def provenance() -> dict[str, Any]:
+@dataclass(frozen=True)
+class Git:
+    """The commit of the program, and whether files differed from it."""
+
+    commit: str
+    dirty: bool
+
+
+@dataclass(frozen=True)
+class Provenance:
     """What a result depends on besides settings and inputs: sums of floats may differ with the number of threads."""
+
+    versions: dict[str, str]
+    git: Git | None  # None: not a checkout, or no git
+    platform: str
+    threads: int | None
+
+
+def provenance() -> Provenance:
+    """What runs now."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -24,18 +43,16 @@ def provenance() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    here = f"{sys.platform} {platform.machine()}"
-    return {"versions": versions, "git": _git_state(), "platform": here, "threads": threads}
+    return Provenance(versions, _git_state(), f"{sys.platform} {platform.machine()}", threads)
 
 
 @cache
-def _git_state() -> dict[str, Any] | None:
-    here = Path(__file__).resolve().parent
-
+def _git_state() -> Git | None:
     def git(*args: str) -> str:
-        return subprocess.run(["git", *args], cwd=here, check=True, capture_output=True, text=True).stdout.strip()
+        done = subprocess.run(["git", *args], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        return Git(git("rev-parse", "HEAD"), bool(git("status", "--porcelain")))
     except (OSError, subprocess.CalledProcessError):
-        return None  # not a checkout, or no git: an installed copy
+        return None

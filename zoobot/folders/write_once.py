@@ -11,70 +11,26 @@ outlive a crash.
 
 from __future__ import annotations
 
-import json
-import os
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from zoobot.errors import FolderError, InputError
 from zoobot.folders import disk, manifest
-from zoobot.folders.manifest import MANIFEST as MANIFEST
-from zoobot.folders.manifest import digest_file as digest_file
+from zoobot.folders.files import publish_file, read_json, read_record, to_text, write_json
+from zoobot.folders.manifest import MANIFEST, Manifest, digest_file
+from zoobot.settings import DEFAULTS
 
 BEGUN = "begun.json"
-
-
-# --------------------------------------------------------------- single files
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write ``value`` as JSON that is the same for the same value."""
-    path.write_text(manifest.text(value), encoding="utf-8")
-
-
-def read_json(path: Path) -> Any:
-    """The value in a JSON file of ours."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FolderError(f"{path} is missing: its folder was not finished, or files were taken away.") from error
-    except ValueError as error:
-        raise FolderError(f"{path} is not valid JSON ({error}): it was changed by hand or damaged.") from error
-
-
-def publish_file(path: Path, content: bytes) -> None:
-    """Write a single file so that a reader sees the old content or the new, never a part."""
-    with disk.clear_errors(path):
-        disk.make_folder(path.parent)
-        _remove_leftovers(path)
-        staged = path.with_name(f".{path.name}.{os.getpid()}")
-        with staged.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-        disk.flush_folder(path.parent)
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove what processes that are gone had staged for a file."""
-    prefix = f".{path.name}."
-    for staged in path.parent.iterdir():
-        process = staged.name.removeprefix(prefix)
-        if staged.name.startswith(prefix) and process.isdecimal() and not disk.is_alive(int(process)):
-            staged.unlink(missing_ok=True)
-
-
-# --------------------------------------------------------------- write-once folders
+log = logging.getLogger("zoobot")
 
 
 @contextmanager
 def create(
     path: Path,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     inputs: Mapping[str, Path],
     varying: Sequence[str] = (),
     *,
@@ -103,7 +59,7 @@ def create(
             disk.remove(unfinished(path))
         if resumes:
             begun = {"settings": manifest.plain(settings), "inputs": read}
-            publish_file(unfinished(path) / BEGUN, manifest.text(begun).encode())
+            publish_file(unfinished(path) / BEGUN, to_text(begun).encode())
         disk.make_folder(staging)
         yield staging
         (staging / MANIFEST).unlink(missing_ok=True)
@@ -139,73 +95,74 @@ def step(path: Path) -> Iterator[Path]:
     disk.flush_folder(path.parent)
 
 
-def _is_begun(path: Path, settings: Mapping[str, Any], read: Mapping[str, str]) -> bool:
+def _is_begun(path: Path, settings: Mapping[str, object], read: Mapping[str, str]) -> bool:
     """Whether steps of ``path`` were left to go on from; those of other settings or inputs are refused."""
     if not (unfinished(path) / BEGUN).is_file():
         return False
     begun = read_json(unfinished(path) / BEGUN)
-    differences = differing_keys(begun["settings"], settings) + _changed_inputs(begun["inputs"], read)
+    differences = differing_keys(begun["settings"], settings) + changed_inputs(begun["inputs"], read)
     if differences:
         raise FolderError(
-            "\n  ".join([f"{path} was begun, but is to go on differently:", *differences])
+            "\n  ".join([f"{path} was begun with other settings or inputs:", *differences])
             + f"\nUse those settings, or give up what was begun: remove {unfinished(path)}."
         )
     return True
 
 
-def _changed_inputs(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+def changed_inputs(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Each input whose digest differs."""
     changed = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
     return [f"input {name}: it has changed since" for name in changed]
 
 
-def exists_with(path: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path] | None) -> bool:
+def exists_with(path: Path, settings: Mapping[str, object], inputs: Mapping[str, Path] | None) -> bool:
     """Whether ``path`` is finished with just these settings (and inputs, unless None); with others it is refused,
     naming what differs.
     """
     if not path.exists():
         return False
-    content = read_manifest(path)
-    differences = differing_keys(content["settings"], settings)
+    made = read_manifest(path)
+    differences = differing_keys(made.settings, settings)
     if inputs is not None:
-        then = {name: entry["digest"] for name, entry in content["inputs"].items()}
-        differences += _changed_inputs(then, {name: digest_of(source) for name, source in inputs.items()})
+        then = {name: entry.digest for name, entry in made.inputs.items()}
+        differences += changed_inputs(then, {name: digest_of(source) for name, source in inputs.items()})
     if differences:
         raise FolderError(
-            "\n  ".join([f"{path} exists, but was made differently:", *differences])
+            "\n  ".join([f"{path} already exists, made with other settings or inputs:", *differences])
             + "\nUse those settings, or choose another name for the folder; it is never overwritten."
         )
     remove_unfinished(path)
     return True
 
 
-def differing_keys(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Each key whose value differs, with both values; a long one is cut."""
-    keys = [key for key in sorted({*there, *now}) if there.get(key) != manifest.plain(now.get(key))]
-    return [f"{key}: {_short(there.get(key))} there, {_short(now.get(key))} now" for key in keys]
+def is_done(path: Path, settings: Mapping[str, object], inputs: Mapping[str, Path] | None) -> bool:
+    """As ``exists_with``, for a stage: says that there is nothing to do."""
+    done = exists_with(path, settings, inputs)
+    if done:
+        log.info("%s exists with these settings: nothing to do", path)
+    return done
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def differing_keys(there: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Each key whose value differs, with both values; a long one is cut.
+
+    A setting that is newer than the folder is absent there. At its default it is what the folder was made with.
+    """
+    differing = []
+    for key in sorted({*there, *now}):
+        before, after = there.get(key, DEFAULTS.get(key)), now.get(key)
+        if manifest.plain(before) != manifest.plain(after):
+            differing.append(f"{key}: {_short(before)} there, {_short(after)} now")
+    return differing
+
+
+def read_manifest(path: Path) -> Manifest:
     """The manifest of a finished folder."""
     if not path.is_dir():
         raise FolderError(f"{path} does not exist.")
     if not (path / MANIFEST).is_file():
         raise FolderError(f"{path} has no {MANIFEST}, so it was not finished by this program.")
-    content: dict[str, Any] = read_json(path / MANIFEST)
-    require_version(path / MANIFEST, content, "format_version", manifest.READS_VERSIONS)
-    missing = manifest.missing_keys(content)
-    if missing:
-        raise FolderError(f"{path / MANIFEST} has no {', '.join(missing)}: it was changed by hand or damaged.")
-    return content
-
-
-def require_version(path: Path, content: Any, key: str, reads: Sequence[int]) -> None:
-    """Refuse the JSON of a file whose format this program does not read."""
-    version = content.get(key) if isinstance(content, dict) else None
-    if version not in reads:
-        raise FolderError(
-            f"{path} has format version {version}; this program reads {' and '.join(map(str, reads))}. Use the program"
-            " that wrote it, or make the folder again under another name."
-        )
+    return read_record(path / MANIFEST, Manifest)
 
 
 def list_numbered(parent: Path, name: str) -> list[Path]:
@@ -221,7 +178,7 @@ def list_numbered(parent: Path, name: str) -> list[Path]:
 
 def digest_of(path: Path) -> str:
     """The digest in a folder's manifest, or of a single file."""
-    return digest_file(path) if path.is_file() else str(read_manifest(path)["digest"])
+    return digest_file(path) if path.is_file() else read_manifest(path).digest
 
 
 def digest_in(path: Path) -> str:
@@ -229,7 +186,7 @@ def digest_in(path: Path) -> str:
     folder = path.parent.parent
     if not (folder / MANIFEST).is_file():
         return digest_file(path)
-    return str(read_manifest(folder)["files"][path.relative_to(folder).as_posix()]["sha256"])
+    return read_manifest(folder).files[path.relative_to(folder).as_posix()].sha256
 
 
 def require(path: Path, made_by: str, check: str = "sizes") -> None:
@@ -261,13 +218,13 @@ def verify(path: Path) -> list[str]:
         problems = manifest.compare(path, content, digests=True)
     except (FolderError, InputError) as error:
         return [str(error)]
-    for name, entry in content["inputs"].items():
+    for name, entry in content.inputs.items():
         try:
-            same = digest_of(path / entry["path"]) == entry["digest"]
+            same = digest_of(path / entry.path) == entry.digest
         except FolderError as error:
             problems.append(f"{path}: its input {name} cannot be checked: {error}")
         else:
-            problems += [] if same else [f"{path}: its input {name} ({entry['path']}) is not the one that was read"]
+            problems += [] if same else [f"{path}: its input {name} ({entry.path}) is not the one that was read"]
     return problems
 
 
@@ -282,10 +239,10 @@ def with_inputs(paths: Sequence[Path]) -> list[Path]:
         if path not in found and (path / MANIFEST).is_file():
             found[path] = None
             with suppress(FolderError):  # `verify` tells of it
-                left += [(path / entry["path"]).resolve() for entry in read_manifest(path)["inputs"].values()]
+                left += [(path / entry.path).resolve() for entry in read_manifest(path).inputs.values()]
     return list(found)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "…"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from zoobot.errors import FolderError
@@ -70,14 +70,49 @@ def add_labels(
     )
 
 
-def labelled_ids(connection: sqlite3.Connection) -> set[str]:
-    """The galaxies with a label."""
-    return {id_str for (id_str,) in connection.execute("SELECT id_str FROM labels")}
+def read_votes(
+    connection: sqlite3.Connection, split: str, *, control: bool = False
+) -> tuple[list[str], list[dict[str, int]]]:
+    """The ids and votes of the labelled galaxies of one split, by iteration, shard and position: the order in which
+    their records are written.
+    """
+    table = "control_labels" if control else "labels"
+    rows = connection.execute(
+        f"SELECT id_str, votes FROM {table} JOIN galaxies USING (id_str) JOIN shard_index USING (id_str)"
+        " WHERE split = ? ORDER BY iteration, shard, position",
+        (split,),
+    ).fetchall()
+    return [id_str for id_str, _ in rows], [json.loads(votes) for _, votes in rows]
+
+
+def read_new_votes(path: Path) -> dict[str, dict[str, int]]:
+    """The votes of the galaxies that were labelled since the first iteration, from an index that nobody may change."""
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    with closing(connection):
+        rows = connection.execute("SELECT id_str, votes FROM labels WHERE iteration > ?", (INITIAL,))
+        return {id_str: json.loads(votes) for id_str, votes in rows}
+
+
+def labelled_ids(connection: sqlite3.Connection, split: str) -> set[str]:
+    """The galaxies of one split with a label."""
+    query = "SELECT id_str FROM labels JOIN galaxies USING (id_str) WHERE split = ?"
+    return {id_str for (id_str,) in connection.execute(query, (split,))}
 
 
 def control_ids(connection: sqlite3.Connection) -> set[str]:
     """The galaxies of the control sample whose votes are in."""
     return {id_str for (id_str,) in connection.execute("SELECT id_str FROM control_labels")}
+
+
+def ids_by_shard(connection: sqlite3.Connection, split: str) -> dict[str, list[str]]:
+    """The galaxies in each shard of one split, in the order of its records."""
+    found: dict[str, list[str]] = {}
+    query = (
+        "SELECT shard, id_str FROM shard_index JOIN galaxies USING (id_str) WHERE split = ? ORDER BY shard, position"
+    )
+    for shard, id_str in connection.execute(query, (split,)):
+        found.setdefault(shard, []).append(id_str)
+    return found
 
 
 def ids_in_split(connection: sqlite3.Connection, split: str) -> set[str]:

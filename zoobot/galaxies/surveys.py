@@ -8,7 +8,8 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -60,10 +61,18 @@ _GZ2_VOTES = {
 }
 
 
-def read_survey(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, dict[str, int], list[Path]]:
-    """The survey's galaxies, the rows left out by design ``{reason: rows}``, and the files that were read."""
-    reader = {"demo": _read_demo, "gz2": _read_gz2, "decals": _read_decals, "custom": _read_custom}[s.survey.kind]
-    return reader(s, questions)
+@dataclass(frozen=True)
+class SurveyTable:
+    """A survey's own table: a row per galaxy, how many rows were left out by design and why, and the files it is of."""
+
+    rows: pd.DataFrame
+    excluded: dict[str, int]
+    sources: list[Path]
+
+
+def read_survey(settings: Settings, questions: QuestionTree) -> SurveyTable:
+    """The survey's own table, with ``id_str``, ``file_loc`` and vote columns."""
+    return SURVEYS[settings.survey.kind](settings, questions)
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -118,13 +127,13 @@ def require_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> 
         )
 
 
-def _read_demo(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, dict[str, int], list[Path]]:
+def _read_demo(s: Settings, questions: QuestionTree) -> SurveyTable:
     galaxies_dir = s.survey_dir / "galaxies"
     drawn_with = {k: v for k, v in stage_settings(s, "master_catalog").items() if k.startswith("survey.")}
     if not folders.exists_with(galaxies_dir, drawn_with, inputs={}):
         with folders.create(galaxies_dir, drawn_with, inputs={}) as staging:
             _draw_galaxies(s, staging)
-    return read_table(galaxies_dir / "votes.csv"), {}, [galaxies_dir / "votes.csv"]
+    return SurveyTable(read_table(galaxies_dir / "votes.csv"), {}, [galaxies_dir / "votes.csv"])
 
 
 def _draw_galaxies(s: Settings, folder: Path) -> None:
@@ -144,7 +153,7 @@ def _draw_galaxies(s: Settings, folder: Path) -> None:
     log.info("drew %d galaxies", len(votes))
 
 
-def _read_gz2(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, dict[str, int], list[Path]]:
+def _read_gz2(s: Settings, questions: QuestionTree) -> SurveyTable:
     path = s.source_dir / s.survey.catalog
     table = read_table(path)
     votes = {f"{source}_count": ours for source, ours in _GZ2_VOTES.items()}
@@ -166,10 +175,10 @@ def _read_gz2(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, dict[
     unwanted = [c for c in table.columns if str(c).startswith("t08_")]
     unwanted += [new for old, new in ours.items() if {old, new} <= set(table.columns)]
     table = table.drop(columns=unwanted).rename(columns=ours)
-    return table.assign(id_str="dr7objid_" + table["dr7objid"]), excluded, [path]
+    return SurveyTable(table.assign(id_str="dr7objid_" + table["dr7objid"]), excluded, [path])
 
 
-def _read_decals(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, dict[str, int], list[Path]]:
+def _read_decals(s: Settings, questions: QuestionTree) -> SurveyTable:
     path = s.source_dir / s.survey.catalog
     table = read_table(path)
     require_columns(table, ["iauname"], path)
@@ -207,7 +216,7 @@ def _read_decals(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, di
         empty = pd.DataFrame(index=table.index, columns=list(questions.columns), dtype="float64")
         table = pd.concat([table, empty], axis=1)
         files = [path]
-    return table.assign(id_str=table["iauname"]), excluded, files
+    return SurveyTable(table.assign(id_str=table["iauname"]), excluded, files)
 
 
 def _join_votes(table: pd.DataFrame, path: Path, questions: QuestionTree) -> tuple[pd.DataFrame, int]:
@@ -250,11 +259,20 @@ def _one_row_per_subject(votes: pd.DataFrame, path: Path) -> pd.DataFrame:
     return votes
 
 
-def _read_custom(s: Settings, questions: QuestionTree) -> tuple[pd.DataFrame, dict[str, int], list[Path]]:
+def _read_custom(s: Settings, questions: QuestionTree) -> SurveyTable:
     path = s.source_dir / s.survey.catalog
     table = read_table(path)
     require_columns(table, ["id_str", "file_loc"], path)
-    return table, {}, [path]
+    return SurveyTable(table, {}, [path])
+
+
+# How each kind of survey is read. To add one, put its reader here; docs/extending.md shows how.
+SURVEYS: dict[str, Callable[[Settings, QuestionTree], SurveyTable]] = {
+    "demo": _read_demo,
+    "gz2": _read_gz2,
+    "decals": _read_decals,
+    "custom": _read_custom,
+}
 
 
 def read_subjects(path: Path) -> pd.DataFrame:

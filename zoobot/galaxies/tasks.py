@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from zoobot.errors import InputError, SettingsError
 from zoobot.galaxies.questions import QuestionTree
 from zoobot.settings import TaskSettings
 
+Array = TypeVar("Array", npt.NDArray[np.float32], Any)  # or a tensor
 LABEL, NOT_LABEL, TOTAL_VOTES = "label", "not_label", "total_votes"
 
 
@@ -59,10 +61,15 @@ class Task:
 
     def counts(self, columns: Mapping[str, npt.ArrayLike]) -> npt.NDArray[np.float32]:
         """Vote counts N × A, float32 whole numbers, from ``stored_columns``."""
-        values = [np.asarray(columns[name], dtype=np.float32) for name in self.stored_columns]
-        if self.label_columns:
-            values[1] = values[1] - values[0]
-        return np.stack(values, axis=-1)
+        stored = [np.asarray(columns[name], dtype=np.float32) for name in self.stored_columns]
+        return np.stack(self.count_answers(stored), axis=-1)
+
+    def count_answers(self, stored: Sequence[Array]) -> list[Array]:
+        """The counts of each answer from those of ``stored_columns``, arrays or tensors: k of N become k and N - k."""
+        if not self.label_columns:
+            return list(stored)
+        label, total = stored
+        return [label, total - label]
 
     def add_label(self, catalog: pd.DataFrame) -> pd.DataFrame:
         """A catalog with ``label`` and ``total_votes`` (k of N) for a single question; a tree's is unchanged."""
@@ -87,29 +94,29 @@ class Task:
         return catalog, lost
 
 
-def build_task(chosen: TaskSettings, questions: QuestionTree) -> Task:
+def build_task(task: TaskSettings, questions: QuestionTree) -> Task:
     """The task over a survey's questions. Raises SettingsError if the survey does not ask them."""
     known = {q.name for q in questions}
-    absent = [name for name in chosen.questions if name not in known]
+    absent = [name for name in task.questions if name not in known]
     if absent:
         raise SettingsError(
-            f"Task {chosen.name} does not fit the survey: it has no question {', '.join(absent)}."
+            f"Task {task.name} does not fit the survey: it has no question {', '.join(absent)}."
             f" Its questions are {', '.join(sorted(known))}. Choose another task, or set survey.questions."
         )
-    tree = questions.subset(chosen.questions)
-    if not chosen.label:
-        return Task(chosen.name, tree, (), tuple(chosen.filters))
+    tree = questions.subset(task.questions)
+    if not task.label:
+        return Task(task.name, tree, (), tuple(task.filters))
     if len(tree) != 1:
         raise SettingsError(
-            f"task.label={chosen.label}: only for a task of one question, task {chosen.name} has {len(tree)}"
+            f"task.label={task.label}: only for a task of one question, task {task.name} has {len(tree)}"
         )
-    columns = tuple(c for c in tree.root.columns if c in {tree.root.column(a) for a in chosen.label})
+    columns = tuple(c for c in tree.root.columns if c in {tree.root.column(a) for a in task.label})
     if not columns or len(columns) == len(tree.root.columns):
         offered = ", ".join(a.name for a in tree.root.answers)
         raise SettingsError(
-            f"task.label={chosen.label}: must be some, not all, of the answers to {tree.root.name}: {offered}"
+            f"task.label={task.label}: must be some, not all, of the answers to {tree.root.name}: {offered}"
         )
-    return Task(chosen.name, tree, columns, tuple(chosen.filters))
+    return Task(task.name, tree, columns, tuple(task.filters))
 
 
 def asked_probability(

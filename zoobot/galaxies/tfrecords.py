@@ -1,211 +1,222 @@
-"""Galaxies as TFRecords: both directions in one file. Axes: N galaxies, H W C pixels, A answers."""
+"""Galaxies as TFRecord files of tf.train.Example, in both directions and without TensorFlow.
+
+A file is a sequence of records: length, checksum of the length, content, checksum of the content (TensorFlow's
+lib/io/record_writer.h). The content is an Example, a map from names to lists of bytes or of whole numbers
+(tensorflow/core/example/feature.proto), in the protocol buffers' wire format. Axes: H W C pixels.
+"""
 
 from __future__ import annotations
 
-import functools
+import io
+import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
+from PIL import Image
 
 from zoobot import folders
 from zoobot.errors import FolderError
-from zoobot.galaxies.tasks import Task
 
 Pixels = npt.NDArray[np.uint8]
-FORMAT_VERSION = 1  # of shard_config.json
-SHUFFLE_BUFFER = 4096  # records
-READ_BATCH = 256  # records
-_NO_VOTES = {"id_str", "image", "height", "width", "channels"}
+ENCODINGS = ("raw", "png", "jpeg")  # of pixels
+SHARD_CONFIG = "shard_config.json"
+_JPEG_QUALITY = 95
+_SHAPE = ("height", "width", "channels")  # the other numbers are votes
+_VARINT, _BYTES = 0, 2  # wire types
+_BYTES_LIST, _INT64_LIST = 1, 3  # fields of a Feature
 
 
-def load_config(folder: Path) -> dict[str, Any]:
-    """The shard_config.json of a finished folder; refuses a version that this program does not read."""
-    config = folders.read_json(folder / "shard_config.json")
-    if not isinstance(config, dict) or config.get("version") != FORMAT_VERSION:
-        raise FolderError(
-            f"{folder}/shard_config.json has a version this program does not read; it reads version"
-            f" {FORMAT_VERSION}. Run stage=shards under a new shards.name."
-        )
-    return config
+@dataclass(frozen=True)
+class Dropped:
+    """A galaxy of the catalog that is in no shard."""
+
+    id_str: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ShardConfig:
+    """shard_config.json: what the shards of a folder hold. File names are relative to the folder."""
+
+    FORMAT: ClassVar = ("version", 1)
+    survey: str
+    task: str
+    image_size_px: int
+    channels: int
+    encoding: str
+    shard_size: int
+    seed: int
+    splits: dict[str, list[str]]
+    galaxies: dict[str, int]
+    dropped: list[Dropped]
+    database: str
+
+
+def load_config(folder: Path) -> ShardConfig:
+    """The shard_config.json of a finished folder."""
+    return folders.read_record(folder / SHARD_CONFIG, ShardConfig)
+
+
+# --------------------------------------------------------------- galaxies
 
 
 def encode(id_str: str, pixels: Pixels, votes: Mapping[str, int], encoding: str) -> bytes:
-    """One galaxy as a serialised tf.train.Example. ``pixels`` uint8 H × W × C; ``votes`` empty for an unlabelled
-    galaxy.
-    """
+    """One galaxy as a serialised Example. ``pixels`` uint8 H × W × C; ``votes`` empty for an unlabelled galaxy."""
     height, width, channels = pixels.shape
-    return bytes(
-        _example(
-            {
-                "id_str": id_str.encode(),
-                "image": _encode_pixels(pixels, encoding),
-                "height": height,
-                "width": width,
-                "channels": channels,
-                **votes,
-            }
-        ).SerializeToString(deterministic=True)
-    )
+    shape = {"height": height, "width": width, "channels": channels}
+    return _to_example({"id_str": id_str.encode(), "image": _encode_pixels(pixels, encoding)}, {**shape, **votes})
 
 
 def add_votes(record: bytes, votes: Mapping[str, int]) -> bytes:
     """The record of an unlabelled galaxy, with its votes; the pixels stay as they are."""
-    example = tf.train.Example.FromString(record)
-    example.MergeFrom(_example(dict(votes)))
-    return bytes(example.SerializeToString(deterministic=True))
+    texts, numbers = _from_example(record)
+    return _to_example(texts, {**numbers, **votes})
 
 
 def decode(record: bytes, encoding: str) -> tuple[str, Pixels, dict[str, int]]:
     """``id_str``, pixels H × W × C and votes of one record."""
-    features = tf.train.Example.FromString(record).features.feature
-    shape = [features[name].int64_list.value[0] for name in ("height", "width", "channels")]
-    raw = features["image"].bytes_list.value[0]
+    texts, numbers = _from_example(record)
+    shape = tuple(numbers[name] for name in _SHAPE)
     if encoding == "raw":
-        pixels = np.frombuffer(raw, np.uint8).reshape(shape)
+        pixels = np.frombuffer(texts["image"], np.uint8)
     else:
-        pixels = tf.io.decode_image(raw, channels=shape[2]).numpy()
-    return features["id_str"].bytes_list.value[0].decode(), pixels, _votes(features)
-
-
-def write(path: Path, records: Sequence[bytes]) -> None:
-    """Write one shard."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for record in records:
-            writer.write(record)
-
-
-def read(path: Path) -> Iterator[bytes]:
-    """The records of one shard, in order."""
-    try:
-        for batch in tf.data.TFRecordDataset(str(path)).batch(READ_BATCH).as_numpy_iterator():
-            yield from batch  # one by one, each would cost more than the galaxy it holds
-    except tf.errors.OpError as error:
-        raise FolderError(
-            f"{path} cannot be read as TFRecords ({error.message}): it was changed or damaged."
-        ) from error
+        with Image.open(io.BytesIO(texts["image"])) as picture:
+            pixels = np.asarray(picture)
+    votes = {name: number for name, number in numbers.items() if name not in _SHAPE}
+    return texts["id_str"].decode(), pixels.reshape(shape), votes
 
 
 def read_ids(path: Path) -> list[str]:
-    """The ids in one shard, in order."""
-    return list(_read_labels(path, *_state(path))[0])
+    """The ids in one file, in order."""
+    return [_from_example(record)[0]["id_str"].decode() for record in read(path)]
 
 
-def read_votes(path: Path, columns: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
-    """The votes of the labelled galaxies in one shard, in order: an array for each of these columns."""
-    votes = _read_labels(path, *_state(path))[1]
-    return {name: votes[name].copy() for name in columns}
-
-
-def _state(path: Path) -> tuple[int, int]:
-    try:
-        state = path.stat()
-    except OSError as error:
-        raise FolderError(f"{path} cannot be read: {error.strerror}.") from error
-    return state.st_mtime_ns, state.st_size
-
-
-@functools.lru_cache(maxsize=256)  # each iteration asks again, and TensorFlow takes 20 ms to begin with a file
-def _read_labels(path: Path, _mtime_ns: int, _size: int) -> tuple[list[str], dict[str, npt.NDArray[np.int64]]]:
-    """Ids and votes alone: a part of a record would keep all of it, with its pixels, in memory."""
-    ids: list[str] = []
-    votes: dict[str, list[int]] = {}
-    for record in read(path):
-        features = tf.train.Example.FromString(record).features.feature
-        ids.append(features["id_str"].bytes_list.value[0].decode())
-        for name, values in _votes(features).items():
-            votes.setdefault(name, []).append(values)
-    return ids, {name: np.array(values, np.int64) for name, values in votes.items()}
-
-
-def _votes(features: Mapping[str, Any]) -> dict[str, int]:
-    return {name: values.int64_list.value[0] for name, values in features.items() if name not in _NO_VOTES}
-
-
-def dataset(
-    paths: Sequence[Path],
-    n_galaxies: int,
-    task: Task | None,
-    shard_config: Mapping[str, Any],
-    batch_size: int,
-    shuffle_seed: int | None = None,
-    passes: int = 1,
-) -> tf.data.Dataset:
-    """Batches of ``(images N × H × W × C uint8, counts N × A float32)``; without a ``task`` only the images.
-
-    ``n_galaxies`` is how many there are, all files together; another number is an error when they have been read.
-    Records come in the order of ``paths``; with ``shuffle_seed`` they are shuffled anew in each epoch, the same way
-    in each run, and passed ``passes`` times.
-    """
-    names = [str(path) for path in paths]
-    if shuffle_seed is None:
-        records = tf.data.TFRecordDataset(names)
-    else:  # files in a new order, several read in turn, and a buffer over what they give
-        files = tf.data.Dataset.from_tensor_slices(names)
-        files = files.shuffle(len(names), seed=shuffle_seed, reshuffle_each_iteration=True)
-        records = files.interleave(tf.data.TFRecordDataset, cycle_length=8, num_parallel_calls=2, deterministic=True)
-        records = records.shuffle(SHUFFLE_BUFFER, seed=shuffle_seed, reshuffle_each_iteration=True).repeat(passes)
-    shape = [shard_config["image_size_px"], shard_config["image_size_px"], shard_config["channels"]]
-    spec = {"image": tf.io.FixedLenFeature([], tf.string)}
-    if task is not None:
-        spec |= {name: tf.io.FixedLenFeature([], tf.int64) for name in task.stored_columns}
-
-    def parse(batch: tf.Tensor) -> Any:
-        features = tf.io.parse_example(batch, spec)
-        images = _decode_batch(features["image"], shape, shard_config["encoding"])
-        return images if task is None else (images, _counts(features, task))
-
-    batched = records.batch(batch_size).map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    n_batches = -(-n_galaxies * passes // batch_size)
-    return batched.apply(tf.data.experimental.assert_cardinality(n_batches)).prefetch(2)
-
-
-def batches(path: Path, batch_size: int) -> tf.data.Dataset:
-    """Batches of the serialised galaxies in one shard, in order."""
-    return tf.data.TFRecordDataset(str(path)).batch(batch_size).prefetch(2)
-
-
-def decode_images(records: tf.Tensor, shard_config: Mapping[str, Any]) -> tf.Tensor:
-    """Serialised galaxies → their images N × H × W × C, uint8; for compiled code, so that no shard costs a pipeline."""
-    image = tf.io.parse_example(records, {"image": tf.io.FixedLenFeature([], tf.string)})["image"]
-    size = shard_config["image_size_px"]
-    return _decode_batch(image, [size, size, shard_config["channels"]], shard_config["encoding"])
-
-
-def _counts(features: Mapping[str, tf.Tensor], task: Task) -> tf.Tensor:
-    """As ``Task.counts``, on tensors."""
-    values = [tf.cast(features[name], tf.float32) for name in task.stored_columns]
-    if task.label_columns:
-        values[1] = values[1] - values[0]
-    return tf.stack(values, axis=-1)
-
-
-def _decode_batch(images: tf.Tensor, shape: Sequence[int], encoding: str) -> tf.Tensor:
-    if encoding == "raw":
-        return tf.reshape(tf.io.decode_raw(images, tf.uint8), [-1, *shape])
-
-    def one(image: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(tf.io.decode_image(image, channels=shape[2], expand_animations=False), shape)
-
-    return tf.map_fn(one, images, fn_output_signature=tf.TensorSpec(shape, tf.uint8))
+def read_images(path: Path, encoding: str) -> Pixels:
+    """The images in one file, N × H × W × C."""
+    return np.stack([decode(record, encoding)[1] for record in read(path)])
 
 
 def _encode_pixels(pixels: Pixels, encoding: str) -> bytes:
     if encoding == "raw":
         return pixels.tobytes()
-    writer = tf.io.encode_png if encoding == "png" else tf.io.encode_jpeg
-    return bytes(writer(pixels).numpy())
+    content = io.BytesIO()
+    Image.fromarray(pixels.squeeze()).save(content, encoding.upper(), quality=_JPEG_QUALITY)
+    return content.getvalue()
 
 
-def _example(values: Mapping[str, bytes | int]) -> tf.train.Example:
-    features = {
-        name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-        if isinstance(value, bytes)
-        else tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-        for name, value in values.items()
-    }
-    return tf.train.Example(features=tf.train.Features(feature=features))
+# --------------------------------------------------------------- files
+
+
+def write(path: Path, records: Sequence[bytes]) -> None:
+    """Write one file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        for record in records:
+            length = struct.pack("<Q", len(record))
+            file.write(length + _checksum(length) + record + _checksum(record))
+
+
+def read(path: Path) -> Iterator[bytes]:
+    """The records of one file, in order. FolderError: it cannot be read, or a checksum does not fit."""
+    try:
+        with path.open("rb") as file:
+            while header := file.read(12):
+                (length,) = struct.unpack("<Q", header[:8]) if _checksum(header[:8]) == header[8:] else (-1,)
+                record = file.read(length) if length >= 0 else b""
+                if len(record) != length or file.read(4) != _checksum(record):
+                    raise FolderError(f"{path} is damaged: the checksums of its records do not fit.")
+                yield record
+    except OSError as error:
+        raise FolderError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _checksum(content: bytes) -> bytes:
+    """CRC-32C, rotated and shifted, as TensorFlow has it."""
+    crc = google_crc32c.value(content)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+# --------------------------------------------------------------- tf.train.Example
+
+
+def _to_example(texts: Mapping[str, bytes], numbers: Mapping[str, int]) -> bytes:
+    """Each entry of the map in the order of its name, so that equal values give equal bytes: those of TensorFlow, which
+    puts a longer name before one that it begins with.
+    """
+    features = {name: _field(_BYTES_LIST, _field(1, text)) for name, text in texts.items()}
+    for name, number in numbers.items():
+        features[name] = _field(_INT64_LIST, _field(1, _to_varint(number & 0xFFFF_FFFF_FFFF_FFFF)))
+    entries = [
+        _field(1, _field(1, name.encode()) + _field(2, features[name]))
+        for name in sorted(features, key=lambda name: name.encode() + b"\xff")
+    ]
+    return _field(1, b"".join(entries))
+
+
+def _from_example(record: bytes) -> tuple[dict[str, bytes], dict[str, int]]:
+    """The first value of each list: texts and numbers."""
+    texts: dict[str, bytes] = {}
+    numbers: dict[str, int] = {}
+    (features,) = _fields(record).values()
+    for entry in _every_field(features):
+        parts = _fields(entry)
+        ((kind, content),) = _fields(parts[2]).items()
+        first = next(_every_field(content))
+        if kind == _BYTES_LIST:
+            texts[parts[1].decode()] = first
+        else:
+            numbers[parts[1].decode()] = _signed(_from_varint(first, 0)[0])
+    return texts, numbers
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _to_varint(number << 3 | _BYTES) + _to_varint(len(content)) + content
+
+
+def _fields(message: bytes) -> dict[int, bytes]:
+    """The last content of each field of a message."""
+    found, at = {}, 0
+    while at < len(message):
+        tag, at = _from_varint(message, at)
+        length, at = _from_varint(message, at)
+        found[tag >> 3] = message[at : at + length]
+        at += length
+    return found
+
+
+def _every_field(message: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(message):
+        _, at = _from_varint(message, at)
+        length, at = _from_varint(message, at)
+        yield message[at : at + length]
+        at += length
+
+
+def _to_varint(value: int) -> bytes:
+    parts = bytearray()
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def _from_varint(message: bytes, at: int) -> tuple[int, int]:
+    """The number that begins there, and where the next thing begins."""
+    value = shift = 0
+    while True:
+        byte = message[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value

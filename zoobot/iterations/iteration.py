@@ -1,4 +1,4 @@
-"""What one iteration works with: its settings, its place, and the files it trains on, tests on and chooses from."""
+"""What one iteration works with: its settings, its place, and the galaxies that it learns from and is tested on."""
 
 from __future__ import annotations
 
@@ -7,13 +7,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from zoobot import folders
 from zoobot.galaxies import database
 from zoobot.galaxies.questions import QuestionTree, load_questions
 from zoobot.galaxies.tasks import Task
+from zoobot.galaxies.tfrecords import ShardConfig
+from zoobot.iterations.files import ACQUIRED, CONTROL, IterationFolder
 from zoobot.settings import Settings, stage_settings
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Galaxies with votes, in the order of the records in ``files``."""
+
+    files: dict[str, Path]  # by their names relative to the shards or to the experiment
+    ids: list[str]
+    counts_N_A: npt.NDArray[np.float32]
 
 
 @dataclass
@@ -25,22 +38,12 @@ class Iteration:
     questions: QuestionTree
     task: Task
     shard_dir: Path
-    shard_config: dict[str, Any]
+    shard_config: ShardConfig
     catalog_dir: Path
-    before: list[Path]  # folders of the iterations before, in order
-    folder: Path  # where this one is being written
+    before: list[IterationFolder]  # in order
+    folder: IterationFolder  # where this one is being written
+    unfinished: Path  # a hidden folder that outlives a crash, until the iteration is finished
     timings_s: dict[str, float] = field(default_factory=dict)
-    temperature: float = 1.0  # of the posterior samples, once the network is trained
-
-    @property
-    def db(self) -> Path:
-        """The shards' index, with all labels so far."""
-        return self.folder / "iteration.db"
-
-    @property
-    def unfinished(self) -> Path:
-        """A hidden folder beside this one that outlives a crash, until the iteration is finished."""
-        return folders.unfinished(self.settings.experiment_dir / f"iteration_{self.number}")
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -49,30 +52,47 @@ class Iteration:
         yield
         self.timings_s[step] = round(time.perf_counter() - start, 3)
 
-    def split_files(self, split: str) -> list[Path]:
-        """The shards of one split."""
-        return [self.shard_dir / name for name in self.shard_config["splits"][split]]
+    def split_files(self, split: str) -> dict[str, Path]:
+        """The shards of one split, by name."""
+        return {name: self.shard_dir / name for name in self.shard_config.splits[split]}
 
-    def labelled_files(self, name: str) -> list[tuple[int, Path]]:
-        """The files of galaxies labelled so far (``acquired`` or ``control``), each with the iteration's number."""
-        folders = enumerate([*self.before, self.folder])
-        return [(number, path) for number, folder in folders for path in sorted((folder / name).glob("*.tfrecord"))]
+    def labelled(self, split: str) -> Labelled:
+        """The galaxies of a split that have votes; those of ``train`` with all that were labelled since."""
+        with database.connect(self.folder.database) as connection:
+            if split == CONTROL:
+                files = self._files_since(CONTROL)
+                ids, votes = database.read_votes(connection, "pool", control=True)
+            else:
+                files = self.split_files(split)
+                ids, votes = database.read_votes(connection, split)
+            if split == "train":
+                files |= self._files_since(ACQUIRED)
+                since = database.read_votes(connection, "pool")
+                ids, votes = ids + since[0], votes + since[1]
+        columns = {name: [counts[name] for counts in votes] for name in self.task.stored_columns}
+        return Labelled(files, ids, self.task.counts(columns))
 
-    def train_files(self) -> dict[str, Path]:
-        """Every file to train on, by its name relative to the shards or to the experiment."""
-        files = {name: self.shard_dir / name for name in self.shard_config["splits"]["train"]}
-        acquired = {
-            f"iteration_{number}/acquired/{path.name}": path for number, path in self.labelled_files("acquired")
+    def _files_since(self, kind: str) -> dict[str, Path]:
+        """The files of galaxies labelled in each iteration so far."""
+        made = enumerate([*self.before, self.folder])
+        return {
+            f"iteration_{number}/{kind}/{path.name}": path
+            for number, folder in made
+            for path in folder.labelled_files(kind)
         }
-        return files | acquired
-
-    def count_train(self) -> int:
-        """How many galaxies there are to train on."""
-        with database.connect(self.db) as connection:
-            acquired = database.labelled_ids(connection) & database.ids_in_split(connection, "pool")
-        return int(self.shard_config["galaxies"]["train"]) + len(acquired)
 
 
-def fixed_settings(settings: Settings) -> dict[str, Any]:
-    """What an experiment never changes: the settings that its instructions depend on, and its questions."""
-    return stage_settings(settings, "instructions") | {"questions": load_questions(settings.survey.questions).as_dict()}
+def fixed_settings(settings: Settings) -> dict[str, object]:
+    """What an experiment never changes: the settings that its instructions depend on, its questions, and the files of
+    extensions that it uses.
+    """
+    used = stage_settings(settings, "instructions")
+    used["questions"] = load_questions(settings.survey.questions).as_dict()
+    if settings.extensions:
+        used["extensions"] = extension_digests(settings)
+    return used
+
+
+def extension_digests(settings: Settings) -> dict[str, str]:
+    """The name and the digest of each file of extensions."""
+    return {Path(path).name: folders.digest_file(Path(path)) for path in settings.extensions}

@@ -1,53 +1,85 @@
-"""The two streams of galaxies that are asked about, as the finished iterations tell them.
+"""Where each galaxy of the pool stands at one moment of an iteration.
 
-``chosen`` galaxies get many votes and train the model; the ``control`` sample is drawn at random, gets few, and only
-tests it. A galaxy is in one stream or the other.
+Galaxies are asked about in two streams: ``chosen`` ones get many votes and train the model; the ``control`` sample is
+drawn at random, gets few, and only tests it. A galaxy is in one stream or the other.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from zoobot import folders
 from zoobot.galaxies import database
+from zoobot.iterations.files import IterationFolder
 from zoobot.oracles.protocol import Asked
 
-CHOSEN, CONTROL = "chosen", "control"
+
+@dataclass(frozen=True)
+class Pool:
+    """Who is where, what was asked, and who is labelled."""
+
+    ids: dict[str, list[str]]  # of each shard, in the order of its records
+    chosen: dict[str, Asked]  # all that were asked about to train on, labelled since or not
+    control: dict[str, Asked]  # all that were drawn for the control sample
+    labelled: frozenset[str]
+    control_labelled: frozenset[str]
+
+    @property
+    def waiting(self) -> dict[str, Asked]:
+        """The chosen galaxies without a label."""
+        return {id_: asked for id_, asked in self.chosen.items() if id_ not in self.labelled}
+
+    @property
+    def control_waiting(self) -> dict[str, Asked]:
+        """The control galaxies without a label."""
+        return {id_: asked for id_, asked in self.control.items() if id_ not in self.control_labelled}
+
+    def open_in(self, shard: str) -> list[bool]:
+        """Which galaxies of a shard may be asked about, in the order of its records."""
+        return [not self._is_closed(id_) for id_ in self.ids[shard]]
+
+    def open_ids(self) -> list[str]:
+        """All galaxies that may be asked about, sorted."""
+        return sorted(id_ for ids in self.ids.values() for id_ in ids if not self._is_closed(id_))
+
+    def _is_closed(self, id_: str) -> bool:
+        return id_ in self.labelled or id_ in self.chosen or id_ in self.control
+
+    def with_labels(self, labelled: Iterable[str], control_labelled: Iterable[str]) -> Pool:
+        """The pool after new labels came in."""
+        return replace(
+            self,
+            labelled=self.labelled | frozenset(labelled),
+            control_labelled=self.control_labelled | frozenset(control_labelled),
+        )
+
+    def with_control(self, ids: Iterable[str], votes: int) -> Pool:
+        """The pool after more of the control sample was drawn."""
+        return replace(self, control=self.control | {id_: Asked("", votes) for id_ in ids})
 
 
-def asked(before: Sequence[Path], kind: str) -> dict[str, Asked]:
-    """What was asked in the iterations ``before``, in order."""
-    found: dict[str, Asked] = {}
-    for path in before:
-        content = folders.read_json(path / "requests.json")
-        one = content if kind == CHOSEN else content[CONTROL]
-        subjects = one["receipt"].get("subjects", {})
-        found |= {id_str: Asked(subjects.get(id_str, ""), one["votes"]) for id_str in one["ids"]}
-    return found
+def read_pool(before: Sequence[IterationFolder], index: Path) -> Pool:
+    """The pool after the iterations ``before``, with the labels in ``index``."""
+    chosen: dict[str, Asked] = {}
+    control: dict[str, Asked] = {}
+    for folder in before:
+        requests = folder.requests()
+        chosen |= requests.asked()
+        control |= requests.control.asked()
+    with database.connect(index) as connection:
+        return Pool(
+            database.ids_by_shard(connection, "pool"),
+            chosen,
+            control,
+            frozenset(database.labelled_ids(connection, "pool")),
+            frozenset(database.control_ids(connection)),
+        )
 
 
-def waiting(before: Sequence[Path], db: Path) -> dict[str, dict[str, Asked]]:
-    """The galaxies of each stream that were asked about and have no label in ``db`` yet."""
-    with database.connect(db) as connection:
-        done = {CHOSEN: database.labelled_ids(connection), CONTROL: database.control_ids(connection)}
-    return {kind: {i: one for i, one in asked(before, kind).items() if i not in done[kind]} for kind in done}
-
-
-def draw_control(before: Sequence[Path], db: Path, size: int, random: np.random.Generator) -> list[str]:
-    """The control sample: drawn from all of the pool that was never asked about, before anything is chosen."""
-    with database.connect(db) as connection:
-        open_ids = database.ids_in_split(connection, "pool") - database.labelled_ids(connection)
-    ids = sorted(open_ids - set(asked(before, CHOSEN)) - set(asked(before, CONTROL)))
+def draw_control(pool: Pool, size: int, random: np.random.Generator) -> list[str]:
+    """More of the control sample: drawn from all that may be asked about, before anything is chosen."""
+    ids = pool.open_ids()
     return [ids[i] for i in random.choice(len(ids), min(size, len(ids)), replace=False)]
-
-
-def classifications(before: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """The raw classifications received in the iterations ``before``."""
-    for path in before:
-        with (path / "classifications" / "classifications.jsonl").open(encoding="utf-8") as lines:
-            yield from map(json.loads, lines)

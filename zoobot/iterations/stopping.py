@@ -8,38 +8,41 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import OptimizeWarning, curve_fit
 
-from zoobot import folders
+from zoobot.iterations.files import IterationFolder
 from zoobot.settings import StopSettings
 
 MIN_POINTS = 4  # of a curve that has three parameters
 NEXT_LABELS = 100
 
 
-def costs(
-    before: Sequence[Path], now: dict[str, Any], eval_loss: float, stop: StopSettings
-) -> dict[str, float | int | None]:
-    """What the iterations ``before`` and this one took, for iteration.json.
+@dataclass(frozen=True)
+class Costs:
+    """What an experiment has taken so far, for iteration.json.
 
-    ``votes_spent``: classifications received so far; ``volunteer_minutes`` that took; ``next_100_labels_buy``: how
-    much the eval loss is expected to fall, in nats per galaxy, None before there are four iterations with labels of
-    different number.
+    ``votes_spent``: classifications received; ``volunteer_minutes`` that took; ``next_100_labels_buy``: how much the
+    eval loss is expected to fall, in nats per galaxy, None before four iterations with labels of different number.
     """
-    summaries = [folders.read_json(path / "iteration.json") for path in before]
-    votes = sum(s["classifications_received"] for s in [*summaries, now])
-    labels = [s["train_galaxies"] for s in [*summaries, now]]
-    losses = [folders.read_json(path / "metrics.json")["eval"]["all"]["loss"] for path in before] + [eval_loss]
-    return {
-        "votes_spent": votes,
-        "volunteer_minutes": round(votes * stop.minutes_per_vote, 1),
-        "next_100_labels_buy": expected_gain(labels, losses),
-    }
+
+    votes_spent: int
+    volunteer_minutes: float
+    next_100_labels_buy: float | None
+
+
+def costs(
+    before: Sequence[IterationFolder], votes_received: int, train_galaxies: int, eval_loss: float, stop: StopSettings
+) -> Costs:
+    """What the iterations ``before`` and this one took."""
+    summaries = [folder.summary() for folder in before]
+    votes = sum(summary.classifications_received for summary in summaries) + votes_received
+    labels = [summary.train_galaxies for summary in summaries] + [train_galaxies]
+    losses = [folder.loss("eval") for folder in before] + [eval_loss]
+    return Costs(votes, round(votes * stop.minutes_per_vote, 1), expected_gain(labels, losses))
 
 
 def expected_gain(labels: Sequence[int], losses: Sequence[float]) -> float | None:
@@ -64,17 +67,16 @@ def expected_gain(labels: Sequence[int], losses: Sequence[float]) -> float | Non
     return float(now - then)
 
 
-def reason(before: Sequence[Path], stop: StopSettings) -> str | None:
+def reason(before: Sequence[IterationFolder], stop: StopSettings) -> str | None:
     """Why no further iteration is to be made, or None: the first of the rules of ``stop`` that holds."""
     if not before:
         return None
-    summary = folders.read_json(before[-1] / "iteration.json")
-    eval_loss = folders.read_json(before[-1] / "metrics.json")["eval"]["all"]["loss"]
-    buys = summary["next_100_labels_buy"]
-    if stop.votes and summary["votes_spent"] >= stop.votes:
-        return f"{summary['votes_spent']} votes were spent (stop.votes={stop.votes})"
-    if stop.labels and summary["train_galaxies"] >= stop.labels:
-        return f"{summary['train_galaxies']} galaxies are labelled (stop.labels={stop.labels})"
+    summary, eval_loss = before[-1].summary(), before[-1].loss("eval")
+    buys = summary.next_100_labels_buy
+    if stop.votes and summary.votes_spent >= stop.votes:
+        return f"{summary.votes_spent} votes were spent (stop.votes={stop.votes})"
+    if stop.labels and summary.train_galaxies >= stop.labels:
+        return f"{summary.train_galaxies} galaxies are labelled (stop.labels={stop.labels})"
     if stop.eval_loss and eval_loss <= stop.eval_loss:
         return f"the eval loss is {eval_loss:.3f} (stop.eval_loss={stop.eval_loss})"
     if stop.next_100_labels_buy and buys is not None and buys < stop.next_100_labels_buy:

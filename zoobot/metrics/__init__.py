@@ -5,8 +5,11 @@ numpy and scipy only. Who predicted the votes does not matter here.
 
 from zoobot.metrics.predicted_votes import (
     COVERAGE_WIDTHS,
-    LOG_POWERS,
+    LIKELIHOODS,
+    SMALLEST_CONCENTRATION,
     SMALLEST_VALUE,
+    PredictedQuestion,
+    PredictedVotes,
     Values,
     binomial_coverage,
     columns,
@@ -15,14 +18,17 @@ from zoobot.metrics.predicted_votes import (
     log_likelihood,
     loss,
     losses,
-    mixture,
+    mean_over_samples,
     mixture_pmf,
 )
 
 __all__ = [
     "COVERAGE_WIDTHS",
-    "LOG_POWERS",
+    "LIKELIHOODS",
+    "SMALLEST_CONCENTRATION",
     "SMALLEST_VALUE",
+    "PredictedQuestion",
+    "PredictedVotes",
     "Values",
     "binomial_coverage",
     "columns",
@@ -31,6 +37,6 @@ __all__ = [
     "log_likelihood",
     "loss",
     "losses",
-    "mixture",
+    "mean_over_samples",
     "mixture_pmf",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 Floats = npt.NDArray[np.float64]
 PIT_BINS = 10
@@ -69,7 +69,7 @@ def uniformity(histogram_J: Floats, n_galaxies: int) -> tuple[float, float]:
     n_bins = len(histogram_J)
     excess_J = histogram_J - 1 / n_bins
     statistic = n_galaxies * n_bins * (excess_J**2).sum()
-    return float(np.abs(excess_J).sum() / 2), float(chi2.sf(statistic, n_bins - 1))
+    return float(np.abs(excess_J).sum() / 2), float(chdtrc(n_bins - 1, statistic))
 
 
 def relative_error(predicted: float, observed: float, n_galaxies: int) -> float:

@@ -1,14 +1,14 @@
-"""How well posterior samples predict votes. numpy only. docs/metrics.md explains each metric.
+"""Predicted votes, and how well they fit the votes that came. numpy only. docs/metrics.md explains each metric.
 
-Samples of the multinomial are probabilities, those of the Dirichlet-multinomial concentrations; ``likelihood`` tells
-which. A prediction is the equal mixture over samples, be they of one network or of an ensemble. Axes: N galaxies,
+A prediction is the equal mixture over posterior samples, be they of one network or of an ensemble. Axes: N galaxies,
 K posterior samples, A answers (of one question, or of all), V vote counts, W widths.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,64 +19,140 @@ from zoobot.galaxies.tasks import Group
 from zoobot.metrics import calibration
 
 Floats = npt.NDArray[np.float64]
+Samples: TypeAlias = npt.NDArray[np.floating[Any]]  # float32 of a model, float64 where they are computed with
 Counts = npt.NDArray[np.int64]
 Values = dict[str, float | list[float]]
 SMALLEST_VALUE = 1e-7  # a softmax in float32 can reach 0
+SMALLEST_CONCENTRATION = 1e-3  # lgamma and its slope are infinite at 0
 CONFIDENT_FRACTION = 0.8  # volunteers agree about a galaxy if more of them than this give one answer
 COVERAGE_WIDTHS = tuple(w / 40 for w in range(1, 11))  # ± this share of a galaxy's votes: ±1 to ±10 of 40
 COVERAGE_ERROR_AT = COVERAGE_WIDTHS.index(5 / 40)  # the published figures are for ±5 of 40
 _PAIR = (Group("label", ("label", "not_label")),)
 _CHUNK_ELEMENTS = 2_000_000  # of N × K × V at once: bounds the memory
 
-# The log of the k-th power of x: plain, or rising x (x + 1) … (x + k - 1). zoobot/likelihoods.py tells what for.
-LOG_POWERS: Mapping[str, Callable[..., Any]] = {  # (x, k) → log, elementwise
-    "multinomial": lambda x, k: xlogy(k, x),
-    "dirichlet_multinomial": lambda x, k: gammaln(x + k) - gammaln(x),
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How votes scatter around a posterior sample: ``log_power(x, k)``, elementwise, is the log of the k-th power of x,
+    plain or rising: x (x + 1) … (x + k - 1). ``concentrations``: samples are concentrations, not probabilities.
+    ``highest``: the largest value that a sample may have.
+    """
+
+    log_power: Callable[[Any, Any], Any]
+    concentrations: bool
+    highest: float
+
+
+LIKELIHOODS: Mapping[str, Likelihood] = {
+    "multinomial": Likelihood(lambda x, k: xlogy(k, x), False, 1 + 1e-3),  # half precision rounds up
+    "dirichlet_multinomial": Likelihood(lambda x, k: gammaln(x + k) - gammaln(x), True, np.inf),
 }
+
+
+@dataclass(frozen=True)
+class PredictedVotes:
+    """Posterior samples of how volunteers would vote on galaxies.
+
+    samples_N_K_A: of all answers in the order of ``groups``; probabilities given that the question is asked, or
+        Dirichlet concentrations. Sample k of one galaxy goes with sample k of every other.
+    groups: the answers of each question.
+    likelihood: a name in ``LIKELIHOODS``.
+
+    Raises:
+        InputError: shapes do not fit together, or no likelihood has this name.
+    """
+
+    samples_N_K_A: Samples
+    groups: tuple[Group, ...]
+    likelihood: str = "multinomial"
+
+    def __post_init__(self) -> None:
+        shape, n_answers = np.shape(self.samples_N_K_A), sum(len(group.answers) for group in self.groups)
+        if len(shape) != 3 or shape[1] == 0 or shape[2] != n_answers:
+            raise InputError(f"expected samples N × K × {n_answers} answers, got shape {shape}")
+        if self.likelihood not in LIKELIHOODS:
+            raise InputError(f"likelihood {self.likelihood}: choose one of {', '.join(LIKELIHOODS)}")
+
+    def __len__(self) -> int:
+        return len(self.samples_N_K_A)
+
+    def take(self, rows: npt.ArrayLike | slice) -> PredictedVotes:
+        """The galaxies at these rows."""
+        return self.with_samples(self.samples_N_K_A[rows])  # type: ignore[index]  # of numpy: any index of rows
+
+    def with_samples(self, samples_N_K_A: Samples) -> PredictedVotes:
+        """Other samples for the same answers."""
+        return replace(self, samples_N_K_A=samples_N_K_A)
+
+    def questions(self) -> Iterator[PredictedQuestion]:
+        """Each question, in the order of ``groups``."""
+        for group, at in zip(self.groups, columns(self.groups), strict=True):
+            yield PredictedQuestion(group, self.samples_N_K_A[:, :, at], self.likelihood)
+
+
+@dataclass(frozen=True)
+class PredictedQuestion:
+    """The part of ``PredictedVotes`` that is about one question."""
+
+    group: Group
+    samples_N_K_A: Samples  # of its own answers
+    likelihood: str
+
+    @property
+    def has_concentrations(self) -> bool:
+        """Whether its samples are concentrations."""
+        return LIKELIHOODS[self.likelihood].concentrations
+
+    @property
+    def probabilities_N_K_A(self) -> Samples:
+        """The probability of each answer, given that the question is asked."""
+        return fractions(self.samples_N_K_A) if self.has_concentrations else self.samples_N_K_A
 
 
 def log_likelihood(likelihood: str, samples: npt.ArrayLike, counts: npt.ArrayLike) -> Floats:
     """The log likelihood, in nats, of the ``counts`` (… × A, whole) of one question's answers, coefficient included.
 
     Args:
-        likelihood: a name in ``LOG_POWERS``; for two answers they are the binomial and the beta-binomial.
+        likelihood: a name in ``LIKELIHOODS``; for two answers they are the binomial and the beta-binomial.
         samples: … × A, probabilities (brought to sum 1), or concentrations above 0.
 
     Returns: ….  0 without votes; -inf where a vote was impossible.
     """
     x, k = np.asarray(samples, dtype=np.float64), np.asarray(counts, dtype=np.float64)
-    power, n = LOG_POWERS[likelihood], k.sum(axis=-1)
+    power, n = LIKELIHOODS[likelihood].log_power, k.sum(axis=-1)
     coefficient = gammaln(n + 1) - gammaln(k + 1).sum(axis=-1)
     log: Floats = coefficient + power(x, k).sum(axis=-1) - power(x.sum(axis=-1), n)
     return log
 
 
-def fractions(samples: Floats) -> Floats:
+def fractions(samples: Samples) -> Samples:
     """The expected vote fractions … × A of one question: probabilities, or concentrations over their sum."""
-    shares: Floats = samples / samples.sum(axis=-1, keepdims=True)
+    shares: Samples = samples / samples.sum(axis=-1, keepdims=True)
     return shares
 
 
-def mixture(log_likelihood_N_K: Floats) -> Floats:
-    """The log likelihood N of an equal mixture over samples."""
+def mean_over_samples(log_likelihood_N_K: Floats) -> Floats:
+    """The log of the mean likelihood over samples: N."""
     mixed: Floats = logsumexp(log_likelihood_N_K, axis=1) - np.log(log_likelihood_N_K.shape[1])
     return mixed
 
 
-def losses(likelihood: str, samples_N_K_A: npt.ArrayLike, counts_N_A: npt.ArrayLike, groups: Sequence[Group]) -> Floats:
+def losses(predicted: PredictedVotes, counts_N_A: npt.ArrayLike) -> Floats:
     """Minus the log likelihood of all votes of each galaxy at once, N, in nats.
 
     A sample's log likelihood is the sum over questions, of which one nobody was asked adds 0.
     """
-    samples = np.maximum(np.asarray(samples_N_K_A, dtype=np.float64), SMALLEST_VALUE)
+    samples = np.maximum(np.asarray(predicted.samples_N_K_A, dtype=np.float64), SMALLEST_VALUE)
     counts = np.asarray(counts_N_A)[:, None]
-    of_questions = (log_likelihood(likelihood, samples[:, :, at], counts[:, :, at]) for at in columns(groups))
-    return -mixture(np.sum(list(of_questions), axis=0))
+    of_questions = (
+        log_likelihood(predicted.likelihood, samples[:, :, at], counts[:, :, at]) for at in columns(predicted.groups)
+    )
+    return -mean_over_samples(np.sum(list(of_questions), axis=0))
 
 
-def loss(likelihood: str, samples_N_K_A: npt.ArrayLike, counts_N_A: npt.ArrayLike, groups: Sequence[Group]) -> float:
+def loss(predicted: PredictedVotes, counts_N_A: npt.ArrayLike) -> float:
     """The mean of ``losses`` over galaxies."""
-    return float(losses(likelihood, samples_N_K_A, counts_N_A, groups).mean())
+    return float(losses(predicted, counts_N_A).mean())
 
 
 def columns(groups: Sequence[Group]) -> Iterator[slice]:
@@ -87,9 +163,7 @@ def columns(groups: Sequence[Group]) -> Iterator[slice]:
         start += len(group.answers)
 
 
-def evaluate(
-    samples_N_K_A: npt.ArrayLike, counts_N_A: npt.ArrayLike, groups: Sequence[Group], likelihood: str
-) -> dict[str, Values]:
+def evaluate(predicted: PredictedVotes, counts_N_A: npt.ArrayLike) -> dict[str, Values]:
     """All metrics per question and, under "all", for the tree: ``{question: {metric: value}}``.
 
     A question's metrics are over the ``galaxies`` that have votes for it; with none, that 0 is all there is. Under
@@ -98,38 +172,35 @@ def evaluate(
     Raises:
         InputError: shapes that do not fit, votes that are no whole numbers, samples out of range or NaN.
     """
-    samples, counts = _checked(samples_N_K_A, counts_N_A, groups, likelihood)
-    of_all: Values = {"loss": loss(likelihood, samples, counts, groups), "galaxies": len(counts)}
+    predicted, counts = _checked(predicted, counts_N_A)
+    of_all: Values = {"loss": loss(predicted, counts), "galaxies": len(counts)}
     measured: dict[str, Values] = {}
-    for group, at in zip(groups, columns(groups), strict=True):
+    for question, at in zip(predicted.questions(), columns(predicted.groups), strict=True):
         asked = counts[:, at].sum(axis=1) > 0
-        values = _question(samples[asked][:, :, at], counts[asked][:, at], likelihood) if asked.any() else {}
-        measured[group.question] = {"galaxies": int(asked.sum()), **values}
-    measured["all"] = of_all | _joint_coverage(samples, counts, groups, likelihood)
+        votes = counts[asked][:, at]
+        values = _question(question.samples_N_K_A[asked], votes, predicted.likelihood) if asked.any() else {}
+        measured[question.group.question] = {"galaxies": int(asked.sum()), **values}
+    measured["all"] = of_all | _joint_coverage(predicted, counts)
     return measured
 
 
-def _checked(
-    samples_N_K_A: npt.ArrayLike, counts_N_A: npt.ArrayLike, groups: Sequence[Group], likelihood: str
-) -> tuple[Floats, Counts]:
-    samples, counts = np.asarray(samples_N_K_A, dtype=np.float64), np.asarray(counts_N_A, dtype=np.float64)
-    n_answers = sum(len(group.answers) for group in groups)
-    if samples.ndim != 3 or samples.shape[1] == 0 or samples.shape[2] != n_answers:
-        raise InputError(f"expected samples N × K × {n_answers} answers, got shape {samples.shape}")
+def _checked(predicted: PredictedVotes, counts_N_A: npt.ArrayLike) -> tuple[PredictedVotes, Counts]:
+    """Both in range, in the precision to compute with."""
+    samples, counts = np.asarray(predicted.samples_N_K_A, dtype=np.float64), np.asarray(counts_N_A, dtype=np.float64)
     if len(samples) == 0:
         raise InputError("there are no galaxies to measure on")
-    if counts.shape != (len(samples), n_answers):
-        raise InputError(f"expected counts of {len(samples)} galaxies × {n_answers} answers, got shape {counts.shape}")
+    if counts.shape != (len(samples), samples.shape[2]):
+        raise InputError(
+            f"expected counts of {len(samples)} galaxies × {samples.shape[2]} answers, got shape {counts.shape}"
+        )
     bad = ~((counts >= 0) & (counts % 1 == 0)).all(axis=1)
     if bad.any():
         raise InputError(f"votes are not whole numbers of at least 0 at rows {np.flatnonzero(bad)[:10].tolist()}")
-    highest = 1 + 1e-3 if likelihood == "multinomial" else np.inf  # float32, half precision
-    bad = ~((samples >= 0) & (samples <= highest)).all(axis=(1, 2))
+    bad = ~((samples >= 0) & (samples <= LIKELIHOODS[predicted.likelihood].highest)).all(axis=(1, 2))
     if bad.any():
-        raise InputError(
-            f"samples are NaN or outside the range of {likelihood} at rows {np.flatnonzero(bad)[:10].tolist()}"
-        )
-    return np.maximum(samples, SMALLEST_VALUE), counts.astype(np.int64)
+        rows = np.flatnonzero(bad)[:10].tolist()
+        raise InputError(f"samples are NaN or outside the range of {predicted.likelihood} at rows {rows}")
+    return predicted.with_samples(np.maximum(samples, SMALLEST_VALUE)), counts.astype(np.int64)
 
 
 def _question(samples_N_K_A: Floats, counts_N_A: Counts, likelihood: str) -> Values:
@@ -141,7 +212,7 @@ def _question(samples_N_K_A: Floats, counts_N_A: Counts, likelihood: str) -> Val
     measured: Values = {
         "rmse": float(np.sqrt(np.mean(error**2))),
         "mae": float(np.mean(np.abs(error))),
-        "log_score": float(mixture(log_likelihood(likelihood, samples_N_K_A, counts_N_A[:, None])).mean()),
+        "log_score": float(mean_over_samples(log_likelihood(likelihood, samples_N_K_A, counts_N_A[:, None])).mean()),
         "accuracy": float(right_N.mean()),
         "confident_galaxies": int(confident_N.sum()),
     }
@@ -220,7 +291,7 @@ def binomial_coverage(
         raise InputError(
             f"expected probabilities N × K, label N and total_votes N, got {p_N_K.shape}, {k_N.shape}, {total_N.shape}"
         )
-    _checked(np.stack([p_N_K, 1 - p_N_K], axis=2), np.stack([k_N, total_N - k_N], axis=1), _PAIR, "multinomial")
+    _checked(PredictedVotes(np.stack([p_N_K, 1 - p_N_K], axis=2), _PAIR), np.stack([k_N, total_N - k_N], axis=1))
     error_N = np.broadcast_to(np.asarray(max_error, dtype=np.float64), total_N.shape)
     if not (error_N >= 0).all():
         raise InputError(f"max_error must be at least 0 votes, got {max_error!r}")
@@ -246,7 +317,7 @@ def _sample_pmfs(
     likelihood: str, for_N_K: Floats, against_N_K: Floats, total_N: Counts
 ) -> Iterator[tuple[npt.NDArray[np.intp], Floats]]:
     """Rows of galaxies with one number of votes, and the probabilities rows × K × V of k in each sample."""
-    power = LOG_POWERS[likelihood]
+    power = LIKELIHOODS[likelihood].log_power
     for total in np.unique(total_N):
         k_V = np.arange(total + 1.0)
         log_choose_V = gammaln(total + 1) - gammaln(k_V + 1) - gammaln(total - k_V + 1)
@@ -258,7 +329,7 @@ def _sample_pmfs(
             yield rows, np.exp(log_choose_V + power(x, k_V) + power(y, total - k_V) - power(x + y, total))
 
 
-def _joint_coverage(samples_N_K_A: Floats, counts_N_A: Counts, groups: Sequence[Group], likelihood: str) -> Values:
+def _joint_coverage(predicted: PredictedVotes, counts_N_A: Counts) -> Values:
     """Coverage of all questions at once: every question's leading answer within its window.
 
     The leading answer of a question is the one with the highest expected fraction; questions are independent given a
@@ -267,15 +338,16 @@ def _joint_coverage(samples_N_K_A: Floats, counts_N_A: Counts, groups: Sequence[
     voted = counts_N_A.sum(axis=1) > 0
     if not voted.any():
         return {}
-    samples, counts = samples_N_K_A[voted], counts_N_A[voted]
+    counts = counts_N_A[voted]
+    samples: Floats = predicted.samples_N_K_A[voted]
     predicted_W_N_K = np.ones((len(COVERAGE_WIDTHS), *samples.shape[:2]))
     observed_W_N = np.ones((len(COVERAGE_WIDTHS), len(samples)), dtype=np.bool_)
-    for at in columns(groups):
+    for at in columns(predicted.groups):
         leading_N = fractions(samples[:, :, at]).mean(axis=1).argmax(axis=1)
         for_N_K = np.take_along_axis(samples[:, :, at], leading_N[:, None, None], axis=2)[:, :, 0]
         against_N_K = samples[:, :, at].sum(axis=2) - for_N_K
         k_N, total_N = counts[:, at][np.arange(len(counts)), leading_N], counts[:, at].sum(axis=1)
-        for rows, pmf_n_K_V in _sample_pmfs(likelihood, for_N_K, against_N_K, total_N):
+        for rows, pmf_n_K_V in _sample_pmfs(predicted.likelihood, for_N_K, against_N_K, total_N):
             mean_n = calibration.expected_count(pmf_n_K_V.mean(axis=1))
             for w, width in enumerate(COVERAGE_WIDTHS):
                 inside_n_V = calibration.window(mean_n, width * total_N[rows], pmf_n_K_V.shape[2])

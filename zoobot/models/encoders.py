@@ -6,100 +6,123 @@ and the convolutions (floats → features). Axes: N galaxies, H features.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import keras
 import numpy as np
+import tensorflow as tf
 
+from zoobot import folders
 from zoobot.errors import SettingsError
+from zoobot.galaxies.tfrecords import ShardConfig
+from zoobot.models import datasets, saved
+from zoobot.models.architectures import ARCHITECTURES, OFFSET, SCALE, Floats32, Tensor
 from zoobot.settings import ENCODER_SHAPE, ModelSettings
 
-ENCODER_FILE = "encoder.json"
-# Sky comes near -1 and the brightest pixels near 4: trains several times faster than pixels between 0 and 1.
-SCALE, OFFSET = 5 / 255, -1.0
-_BATCH_MOMENTUM = 0.9  # Keras' 0.99 needs more steps than a small training set gives
-APPLICATIONS: dict[str, Callable[..., keras.Model]] = {
-    "efficientnet_b0": keras.applications.EfficientNetB0,
-    "efficientnet_v2_b0": keras.applications.EfficientNetV2B0,
-    "convnext_tiny": keras.applications.ConvNeXtTiny,
-}
+Pass = Callable[[Tensor], Tensor]
 
 
-def build(chosen: ModelSettings, image_size_px: int, channels: int) -> keras.Model:
+@dataclass(frozen=True)
+class Shape:
+    """What the shape of an encoder depends on, as encoder.json has it."""
+
+    architecture: str
+    blocks: list[list[int]]
+    hidden: int
+    colour: bool
+    final_size_px: int
+    image_size_px: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class EncoderRecord(Shape):
+    """encoder.json, beside the weights."""
+
+    weights_sha256: str
+
+
+def shape_of(model: ModelSettings, image_size_px: int, channels: int) -> Shape:
+    """The shape of an encoder that these settings ask for."""
+    return Shape(**{key: getattr(model, key) for key in ENCODER_SHAPE}, image_size_px=image_size_px, channels=channels)
+
+
+def read_record(folder: Path, name: str = "encoder") -> EncoderRecord | None:
+    """The record of an encoder in a folder; None where there is none, as beside a single file of weights."""
+    path = folder / f"{name}.json"
+    return folders.parse(folders.read_json(path), EncoderRecord, str(path)) if path.is_file() else None
+
+
+def build(model: ModelSettings, image_size_px: int, channels: int) -> keras.Model:
     """Stored images → features, with random weights (imagenet ones if the settings say so)."""
     images = keras.Input((image_size_px, image_size_px, channels), dtype="uint8", name="images")
-    convolutions = _build_convolutions(chosen, image_size_px)
-    return keras.Model(images, convolutions(prepare(images, chosen)), name="encoder")
+    convolutions = _build_convolutions(model, image_size_px)
+    return keras.Model(images, convolutions(prepare(images, model)), name="encoder")
 
 
-def prepare(images: Any, chosen: ModelSettings) -> Any:
+def prepare(images: Tensor, model: ModelSettings) -> Tensor:
     """Stored images N × H × W × C, uint8, as scaled floats: of three colours, or one grey channel."""
     scaled = keras.layers.Rescaling(SCALE, offset=OFFSET)(images)
-    return scaled if chosen.colour else keras.ops.mean(scaled, axis=-1, keepdims=True)
+    return scaled if model.colour else keras.ops.mean(scaled, axis=-1, keepdims=True)
 
 
-def _build_convolutions(chosen: ModelSettings, image_size_px: int) -> keras.Model:
+def _build_convolutions(model: ModelSettings, image_size_px: int) -> keras.Model:
     """Scaled floats of the stored size → features."""
-    inputs = keras.Input((image_size_px, image_size_px, 3 if chosen.colour else 1), name="scaled")
-    values: Any = inputs
-    if image_size_px != chosen.final_size_px:
-        values = keras.layers.Resizing(chosen.final_size_px, chosen.final_size_px, antialias=True)(values)
-    build = {"cnn": _cnn, "pooled_cnn": _pooled_cnn}.get(chosen.architecture, _application)
-    return keras.Model(inputs, build(chosen, values), name="convolutions")
+    inputs = keras.Input((image_size_px, image_size_px, 3 if model.colour else 1), name="scaled")
+    values: Tensor = inputs
+    if image_size_px != model.final_size_px:
+        values = keras.layers.Resizing(model.final_size_px, model.final_size_px, antialias=True)(values)
+    layers = ARCHITECTURES[model.architecture].layers
+    assert layers, "fixed features need no network"
+    return keras.Model(inputs, layers(model, values), name="convolutions")
 
 
-def _cnn(chosen: ModelSettings, values: Any) -> Any:
-    """The network of Walmsley et al. 2020 (MNRAS 491, 1554): its last layer keeps where in the picture things are."""
-    for block in chosen.blocks:
-        for filters in block:
-            values = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(values)
-        values = keras.layers.MaxPooling2D(2)(values)
-    return keras.layers.Dense(chosen.hidden, activation="relu", name="hidden")(keras.layers.Flatten()(values))
+# --------------------------------------------------------------- the pass over stored images
 
 
-def _pooled_cnn(chosen: ModelSettings, values: Any) -> Any:
-    """Convolutions with batch normalisation, then each channel's mean and maximum over the picture."""
-    for number, block in enumerate(chosen.blocks):
-        for position, filters in enumerate(block):
-            strides = 1 if number or position else 2  # the first block halves before, not after
-            values = keras.layers.Conv2D(filters, 3, strides=strides, padding="same", use_bias=False)(values)
-            values = keras.layers.BatchNormalization(momentum=_BATCH_MOMENTUM)(values)
-            values = keras.layers.ReLU()(values)
-        if number:
-            values = keras.layers.MaxPooling2D(2)(values)
-    pooled = [keras.layers.GlobalAveragePooling2D()(values), keras.layers.GlobalMaxPooling2D()(values)]
-    return keras.layers.Concatenate(name="features")(pooled)
+def forward(encoder: keras.Model, orientations: int = 1) -> Pass:
+    """Compiled once: stored images → features N × H, without dropout or augmentation, their mean over 1 or 8
+    orientations.
+    """
+
+    def mean(batch: Tensor) -> Tensor:
+        views = [batch]
+        if orientations == 8:
+            views = [tf.image.rot90(v, k) for v in (batch, tf.image.flip_left_right(batch)) for k in range(4)]
+        return tf.cast(tf.add_n([encoder(view, training=False) for view in views]), tf.float32) / len(views)
+
+    return tf.function(mean, input_signature=[tf.TensorSpec(encoder.input_shape, tf.uint8)])  # type: ignore[no-any-return]
 
 
-def _application(chosen: ModelSettings, values: Any) -> Any:
-    """A network of keras.applications, which scales pixels of 0 to 255 itself."""
-    pixels = keras.layers.Rescaling(1 / SCALE, offset=-OFFSET / SCALE)(values)
-    if not chosen.colour:
-        pixels = keras.layers.Concatenate()([pixels] * 3)
-    size = chosen.final_size_px
-    network = APPLICATIONS[chosen.architecture](
-        include_top=False,
-        weights="imagenet" if chosen.weights == "imagenet" else None,
-        input_shape=(size, size, 3),
-        pooling="avg",
-    )
-    return network(pixels)
+def forward_records(encoder: keras.Model, config: ShardConfig, orientations: int) -> Pass:
+    """Compiled once: serialised galaxies → features N × H."""
+    of_batch = forward(encoder, orientations)
+
+    def of_records(records: Tensor) -> Tensor:
+        return of_batch(datasets.decode_images(records, config))
+
+    return tf.function(of_records, input_signature=[tf.TensorSpec([None], tf.string)])  # type: ignore[no-any-return]
 
 
-def save(encoder: keras.Model, chosen: ModelSettings, folder: Path, name: str = "encoder") -> None:
-    """Write ``{name}.weights.h5``, and encoder.json: what its shape depends on, and the digest of its weights."""
+def encode(of_records: Pass, path: Path, batch_size: int) -> Floats32:
+    """The features N × H of the galaxies in a TFRecord file."""
+    return np.concatenate([of_records(batch).numpy() for batch in datasets.batches(path, batch_size)])
+
+
+# --------------------------------------------------------------- weights
+
+
+def save(encoder: keras.Model, model: ModelSettings, folder: Path, name: str = "encoder") -> None:
+    """Write ``{name}.weights.h5``, and ``{name}.json``: its shape, and the digest of its weights."""
     encoder.save_weights(folder / f"{name}.weights.h5")
-    shape = {key: getattr(chosen, key) for key in ENCODER_SHAPE}
     _, size, _, channels = encoder.input_shape
-    content = {**shape, "image_size_px": size, "channels": channels, "weights_sha256": digest(encoder)}
-    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    shape = shape_of(model, size, channels)
+    folders.write_json(folder / f"{name}.json", asdict(shape) | {"weights_sha256": digest(encoder)})
 
 
 def load(encoder: keras.Model, path: Path, name: str = "encoder") -> None:
@@ -114,8 +137,8 @@ def load(encoder: keras.Model, path: Path, name: str = "encoder") -> None:
             " folder, of an iteration's model folder or of a .weights.h5 file."
         )
     load_file(encoder if path != source else _innermost(encoder), source)
-    told = path / f"{name}.json"
-    if told.is_file() and json.loads(told.read_text(encoding="utf-8"))["weights_sha256"] != digest(encoder):
+    record = read_record(path, name)
+    if record and record.weights_sha256 != digest(encoder):
         raise SettingsError(f"{source} does not fit this network: other values came back than were saved")
 
 
@@ -145,7 +168,7 @@ def _shapes(source: Path) -> list[tuple[int, ...]]:
     """The shapes of all weights in a file; an optimiser and random streams are none."""
     found = []
 
-    def visit(name: str, value: Any) -> None:
+    def visit(name: str, value: object) -> None:
         if isinstance(value, h5py.Dataset) and not name.startswith("optimizer") and "seed_generator" not in name:
             found.append(tuple(value.shape))
 
@@ -160,13 +183,4 @@ def _count(shapes: list[tuple[int, ...]]) -> str:
 
 def digest(*networks: keras.Model) -> str:
     """SHA-256 over the values of the networks' weights, in order: independent of file formats."""
-    return digest_arrays([values for network in networks for values in network.get_weights()])
-
-
-def digest_arrays(arrays: Sequence[np.ndarray[Any, Any]]) -> str:
-    """SHA-256 over types, shapes and values of arrays, in order."""
-    found = hashlib.sha256()
-    for values in arrays:
-        found.update(f"{values.dtype}{values.shape}".encode())
-        found.update(np.ascontiguousarray(values).tobytes())
-    return found.hexdigest()
+    return saved.digest_arrays([values for network in networks for values in network.get_weights()])

@@ -26,6 +26,7 @@ from scipy.special import expit, log_softmax, logit, softmax
 from zoobot import metrics
 from zoobot.errors import InputError
 from zoobot.galaxies.tasks import Group
+from zoobot.models import saved
 
 Floats = npt.NDArray[np.float64]
 _NEWTON_STEPS, _TOLERANCE = 25, 1e-6
@@ -33,7 +34,6 @@ _PRECISIONS = (1e-3, 1e6)  # of the prior
 _EVALUATIONS, _DRAWS = 30, 16
 _FIRST_CORRELATION, _STEPS = 0.1, (-1.5, -1.5)  # where the search begins, and how far it looks first (logs)
 _SMALLEST_SCALE = 1e-6
-_SMALLEST_CONCENTRATION = 1e-3  # as in zoobot/likelihoods.py, which loads TensorFlow
 _SMALLEST_CORRELATION, _MAX_CORRELATION = 1e-4, 0.9  # the first: as good as a multinomial for 40 votes
 _CALIBRATION_WIDTHS = np.array([0.5, 1.0])  # of the normal priors of log slope, and of logit rho around that of the fit
 
@@ -97,6 +97,10 @@ class LinearHead:
         """Write a ``.npz`` file, the same bytes for the same head."""
         np.savez(path, **self.arrays())  # type: ignore[arg-type]  # allow_pickle is a bool, and no array's name
 
+    def digest(self) -> str:
+        """SHA-256 over all values."""
+        return saved.digest_arrays([*self.arrays().values()])
+
     def _standardise(self, features_N_H: npt.ArrayLike) -> Floats:
         return (np.asarray(features_N_H, dtype=np.float64) - self.centre_H) / self.scale_H
 
@@ -106,8 +110,7 @@ def load(path: Path) -> LinearHead:
     with np.load(path) as stored:
         questions = []
         for i in range(sum(name.startswith("mean_") for name in stored)):
-            precision, rho, *calibration = map(float, stored[f"numbers_{i}"])
-            numbers = precision, rho, *(calibration or (1.0, rho))  # a head of the format before was not calibrated
+            numbers = map(float, stored[f"numbers_{i}"])
             questions.append(QuestionPosterior(stored[f"mean_{i}"], stored[f"factor_{i}"], *numbers))
         return LinearHead(stored["centre_H"], stored["scale_H"], tuple(questions))
 
@@ -238,13 +241,13 @@ def _loss(logits: Floats, root: Floats, counts: Floats, rho: float) -> float:
     probabilities_N_K_A = np.exp(_log_probabilities(draws.reshape(-1, n_free))).reshape(n, -1, n_free + 1)
     concentrations = _concentrations(probabilities_N_K_A, rho)
     log_likelihood = metrics.log_likelihood("dirichlet_multinomial", concentrations, counts[:, None])
-    return float(-np.mean(metrics.mixture(log_likelihood)))
+    return float(-np.mean(metrics.mean_over_samples(log_likelihood)))
 
 
 def _concentrations(probabilities: npt.NDArray[Any], rho: float) -> npt.NDArray[Any]:
     """Of the Dirichlet with these means, under which votes have the correlation ``rho``."""
     scale = (1 - rho) / max(rho, _SMALLEST_CORRELATION)
-    return np.asarray(np.maximum(probabilities * probabilities.dtype.type(scale), _SMALLEST_CONCENTRATION))
+    return np.asarray(np.maximum(probabilities * probabilities.dtype.type(scale), metrics.SMALLEST_CONCENTRATION))
 
 
 @functools.cache

@@ -7,56 +7,48 @@ A question with counts k_a of N votes, and predicted values x_a with sum X, has 
 where ``power`` is k log x under the multinomial (x are probabilities) and the log of the rising factorial
 x (x + 1) … (x + k - 1) under the Dirichlet-multinomial (x are concentrations). For two answers these are the binomial
 and the beta-binomial. The coefficient C(N; k), which no weight can change, is left out of the loss.
-zoobot/metrics.py has the same in numpy. Axes: N galaxies, A answers of all questions.
+zoobot/metrics has the same in numpy. Axes: N galaxies, A answers of all questions.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
 from zoobot.galaxies.tasks import Group
+from zoobot.metrics import LIKELIHOODS, SMALLEST_CONCENTRATION, SMALLEST_VALUE
 
-Loss = Callable[[Any, Any], Any]
-SMALLEST_PROBABILITY = 1e-7  # a softmax in float32 can reach 0: keeps log finite
+Tensor: TypeAlias = Any  # TensorFlow's types do not say
+Loss = Callable[[Tensor, Tensor], Tensor]
 # A Dirichlet's precision is the sum of its concentrations. At the highest, 40 votes have 1 % more variance than
 # multinomial ones; at the lowest, volunteers agree about each galaxy and only which answer they give is open. Weights
 # near 0 start in the middle of the log scale, at 50.
 LOWEST_PRECISION, HIGHEST_PRECISION = 0.5, 5000.0
-SMALLEST_CONCENTRATION = 1e-3  # lgamma and its slope are infinite at 0
 
 
-@dataclass(frozen=True)
-class Likelihood:
-    """``outputs``: (hidden N × H, number of answers, layer name) → x of one question; ``power``: (x, k) → log."""
+def outputs(likelihood: str, hidden: Tensor, n_answers: int, name: str) -> Tensor:
+    """Hidden values N × H → x of one question: probabilities, or concentrations: mean times precision.
 
-    outputs: Callable[[Any, int, str], Any]
-    power: Callable[[Any, Any], Any]
-
-
-def _probabilities(hidden: Any, n_answers: int, name: str) -> Any:
-    return keras.layers.Dense(n_answers, activation="softmax", name=name)(hidden)
-
-
-def _concentrations(hidden: Any, n_answers: int, name: str) -> Any:
-    """Mean times precision: the mean learns as under the multinomial; the precision is bounded, on a log scale."""
-    mean = _probabilities(hidden, n_answers, name)
+    The mean learns as under the multinomial; the precision is bounded, on a log scale.
+    """
+    mean = keras.layers.Dense(n_answers, activation="softmax", name=name)(hidden)
+    if not LIKELIHOODS[likelihood].concentrations:
+        return mean
     share = keras.layers.Dense(1, activation="sigmoid", name=f"{name}_precision")(hidden)
     precision = LOWEST_PRECISION * keras.ops.exp(math.log(HIGHEST_PRECISION / LOWEST_PRECISION) * share)
     return mean * precision + SMALLEST_CONCENTRATION
 
 
-LIKELIHOODS = {
-    "multinomial": Likelihood(
-        _probabilities, lambda x, k: k * tf.math.log(tf.maximum(x, tf.cast(SMALLEST_PROBABILITY, x.dtype)))
-    ),
-    "dirichlet_multinomial": Likelihood(_concentrations, lambda x, k: tf.math.lgamma(x + k) - tf.math.lgamma(x)),
-}
+def _power(x: Tensor, k: Tensor) -> Tensor:
+    return k * tf.math.log(tf.maximum(x, tf.cast(SMALLEST_VALUE, x.dtype)))
+
+
+def _rising_power(x: Tensor, k: Tensor) -> Tensor:
+    return tf.math.lgamma(x + k) - tf.math.lgamma(x)
 
 
 def loss(likelihood: str, groups: Sequence[Group]) -> Loss:
@@ -66,9 +58,10 @@ def loss(likelihood: str, groups: Sequence[Group]) -> Loss:
     are (Walmsley et al. 2022, MNRAS 509, 3966, sum them). A question nobody was asked has no votes and adds 0. For a
     single question under the multinomial this is Walmsley et al. 2020, MNRAS 491, 1554, eq. 4.
     """
-    sizes, power = [len(group.answers) for group in groups], LIKELIHOODS[likelihood].power
+    sizes = [len(group.answers) for group in groups]
+    power = _rising_power if LIKELIHOODS[likelihood].concentrations else _power
 
-    def negative_log_likelihood(counts_N_A: Any, outputs_N_A: Any) -> Any:
+    def negative_log_likelihood(counts_N_A: Tensor, outputs_N_A: Tensor) -> Tensor:
         # float64: lgamma of a million votes is 1e7, where float32 knows only whole nats
         counts = tf.split(tf.cast(counts_N_A, tf.float64), sizes, axis=-1)
         outputs = tf.split(tf.cast(outputs_N_A, tf.float64), sizes, axis=-1)

@@ -10,11 +10,10 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -24,12 +23,12 @@ import tensorflow as tf
 from zoobot import folders
 from zoobot.engine.seeds import number
 from zoobot.galaxies.tasks import Group
-from zoobot.models import encoders, losses
+from zoobot.models import encoders, losses, saved
+from zoobot.models.saved import Training
 from zoobot.models.views import RandomView
 from zoobot.settings import ModelSettings
 
 log = logging.getLogger("zoobot")
-TRAINING_FILE = "training.json"
 _ROWS = 1024  # galaxies whose samples are computed at a time
 Floats32 = npt.NDArray[np.float32]
 tf.get_logger().setLevel("ERROR")  # it warns that each iteration compiles its own network, which is meant
@@ -47,37 +46,35 @@ class Network:
     dropout_rate: float
 
 
-def build(chosen: ModelSettings, groups: Sequence[Group], image_size_px: int, channels: int, seed: int) -> Network:
+def build(model: ModelSettings, groups: Sequence[Group], image_size_px: int, channels: int, seed: int) -> Network:
     """A network with new weights. The same seed gives the same weights, dropout and augmentation."""
     keras.utils.set_random_seed(number(seed, "network"))
     tf.config.experimental.enable_op_determinism()
-    on_gpu = _use_gpus(chosen)
-    with tf.distribute.MirroredStrategy().scope() if on_gpu and chosen.all_gpus else nullcontext():
+    on_gpu = _use_gpus(model)
+    with tf.distribute.MirroredStrategy().scope() if on_gpu and model.all_gpus else nullcontext():
         images = keras.Input((image_size_px, image_size_px, channels), dtype="uint8", name="images")
-        encoder = encoders.build(chosen, image_size_px, channels)
+        encoder = encoders.build(model, image_size_px, channels)
         convolutions = encoder.get_layer("convolutions")
-        scaled = encoders.prepare(images, chosen)
-        head = _build_head(encoder.output_shape[-1], chosen.likelihood, groups)
-        view = RandomView(chosen.rotate, chosen.zoom, number(seed, "augmentation"))(scaled)
-        dropped = keras.layers.Dropout(chosen.dropout_rate, seed=number(seed, "dropout in training"))(
-            convolutions(view)
-        )
+        scaled = encoders.prepare(images, model)
+        head = _build_head(encoder.output_shape[-1], model.likelihood, groups)
+        view = RandomView(model.rotate, model.zoom, number(seed, "augmentation"))(scaled)
+        dropped = keras.layers.Dropout(model.dropout_rate, seed=number(seed, "dropout in training"))(convolutions(view))
         trainer = keras.Model(images, head(dropped), name="trainer")
         trainer.compile(
-            keras.optimizers.Adam(chosen.learning_rate),
-            loss=losses.loss(chosen.likelihood, groups),
-            jit_compile=on_gpu and chosen.xla,
+            keras.optimizers.Adam(model.learning_rate),
+            loss=losses.loss(model.likelihood, groups),
+            jit_compile=on_gpu and model.xla,
         )
-    return Network(encoder, head, trainer, chosen.dropout_rate)
+    return Network(encoder, head, trainer, model.dropout_rate)
 
 
-def _use_gpus(chosen: ModelSettings) -> bool:
+def _use_gpus(model: ModelSettings) -> bool:
     """Set the precision, and say what of the settings a machine without GPU ignores."""
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    wanted = [key for key in ("mixed_precision", "xla", "all_gpus") if getattr(chosen, key)]
+    wanted = [key for key in ("mixed_precision", "xla", "all_gpus") if getattr(model, key)]
     if wanted and not on_gpu:
         _warn_once(f"this machine has no GPU: model.{', model.'.join(wanted)} ignored")
-    keras.mixed_precision.set_global_policy("mixed_float16" if on_gpu and chosen.mixed_precision else "float32")
+    keras.mixed_precision.set_global_policy("mixed_float16" if on_gpu and model.mixed_precision else "float32")
     return on_gpu
 
 
@@ -88,8 +85,7 @@ def _warn_once(text: str) -> None:
 
 def _build_head(n_features: int, likelihood: str, groups: Sequence[Group]) -> keras.Model:
     features = keras.Input((n_features,), name="features")
-    of_question = losses.LIKELIHOODS[likelihood].outputs
-    outputs = [of_question(features, len(g.answers), f"question_{i}") for i, g in enumerate(groups)]
+    outputs = [losses.outputs(likelihood, features, len(g.answers), f"question_{i}") for i, g in enumerate(groups)]
     joined = keras.layers.Concatenate()(outputs) if len(outputs) > 1 else outputs[0]
     return keras.Model(features, joined, name="head")
 
@@ -122,18 +118,16 @@ def members(n_networks: int, n_samples: int) -> npt.NDArray[np.int64]:
     return np.arange(n_samples) * n_networks // n_samples
 
 
-def save(networks: Sequence[Network], chosen: ModelSettings, folder: Path, history: dict[str, Any]) -> dict[str, Any]:
-    """Write weights, architecture and history; returns the history with the digest of the weights."""
+def save(networks: Sequence[Network], model: ModelSettings, folder: Path, history: Mapping[str, object]) -> Training:
+    """Write weights, architecture and history, with the digest of the weights."""
     folder.mkdir()
     for i, network in enumerate(networks):
-        encoders.save(network.encoder, chosen, folder, _part("encoder", i))
+        encoders.save(network.encoder, model, folder, _part("encoder", i))
         network.head.save_weights(folder / f"{_part('head', i)}.weights.h5")
     parts = {"encoder": networks[0].encoder, "head": networks[0].head}
     architecture = {name: json.loads(part.to_json()) for name, part in parts.items()}
-    folders.write_json(folder / "architecture.json", architecture)
-    history = {**history, "weights_sha256": weights_digest(networks)}
-    folders.write_json(folder / TRAINING_FILE, history)
-    return history
+    folders.write_json(folder / saved.ARCHITECTURE, architecture)
+    return saved.write_training(folder, {**history, "weights_sha256": weights_digest(networks)})
 
 
 def load_weights(network: Network, folder: Path, member: int = 0) -> None:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from zoobot.engine.seeds import number
 from zoobot.errors import InputError
 from zoobot.models import encoders
+from zoobot.models.architectures import OFFSET, SCALE
 from zoobot.models.views import RandomView
 from zoobot.settings import ModelSettings, PretrainSettings
 
@@ -24,7 +25,11 @@ WEIGHT_DECAY, WARM_UP_STEPS = 1e-4, 50
 
 
 def train(
-    encoder: keras.Model, images: tf.data.Dataset, steps_per_epoch: int, model: ModelSettings, chosen: PretrainSettings
+    encoder: keras.Model,
+    images: tf.data.Dataset,
+    steps_per_epoch: int,
+    model: ModelSettings,
+    pretrain: PretrainSettings,
 ) -> dict[str, list[float]]:
     """Train the encoder on batches of stored images (N × H × W × C, uint8), each passed once per epoch.
 
@@ -32,31 +37,31 @@ def train(
     of all views in the batch. Raises InputError if the loss is not finite.
     """
     tf.config.experimental.enable_op_determinism()
-    trainer = _build_trainer(encoder, model, chosen)
-    n_steps = chosen.epochs * steps_per_epoch
+    trainer = _build_trainer(encoder, model, pretrain)
+    n_steps = pretrain.epochs * steps_per_epoch
     rate = keras.optimizers.schedules.CosineDecay(
-        0.0, n_steps, warmup_target=chosen.learning_rate, warmup_steps=min(WARM_UP_STEPS, n_steps // 2)
+        0.0, n_steps, warmup_target=pretrain.learning_rate, warmup_steps=min(WARM_UP_STEPS, n_steps // 2)
     )
     trainer.compile(keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY))
-    history = trainer.fit(images, epochs=chosen.epochs, shuffle=False, verbose=0).history
+    history = trainer.fit(images, epochs=pretrain.epochs, shuffle=False, verbose=0).history
     if not all(map(math.isfinite, history["loss"])):
         raise InputError(
             f"Pretraining diverged: the loss was not finite. Nothing was published. Lower pretrain.learning_rate (now"
-            f" {chosen.learning_rate}) and start again."
+            f" {pretrain.learning_rate}) and start again."
         )
     return {name: [float(value) for value in history[name]] for name in ("loss", "accuracy")}
 
 
-def _build_trainer(encoder: keras.Model, model: ModelSettings, chosen: PretrainSettings) -> keras.Model:
+def _build_trainer(encoder: keras.Model, model: ModelSettings, pretrain: PretrainSettings) -> keras.Model:
     images = keras.Input(encoder.input_shape[1:], dtype="uint8")
     scaled = encoders.prepare(images, model)
     views = []
     for name in ("first view", "second view"):
-        turned = RandomView(rotate=True, zoom=ZOOM, seed=number(chosen.seed, "pretraining", name))(scaled)
-        views.append(RandomLight(number(chosen.seed, "pretraining", name, "light"))(turned))
+        turned = RandomView(rotate=True, zoom=ZOOM, seed=number(pretrain.seed, "pretraining", name))(scaled)
+        views.append(RandomLight(number(pretrain.seed, "pretraining", name, "light"))(turned))
     features = encoder.get_layer("convolutions")(keras.layers.Concatenate(axis=0)(views))
     hidden = keras.layers.ReLU()(keras.layers.BatchNormalization()(keras.layers.Dense(HIDDEN)(features)))
-    return ContrastiveTrainer(images, keras.layers.Dense(PROJECTED)(hidden), chosen.temperature)
+    return ContrastiveTrainer(images, keras.layers.Dense(PROJECTED)(hidden), pretrain.temperature)
 
 
 class ContrastiveTrainer(keras.Model):
@@ -101,7 +106,7 @@ class RandomLight(keras.layers.Layer):
         if not training:
             return scaled
         n, channels = keras.ops.shape(scaled)[0], scaled.shape[-1]
-        light = (scaled - encoders.OFFSET) / (255 * encoders.SCALE)  # 0 to 1
+        light = (scaled - OFFSET) / (255 * SCALE)  # 0 to 1
         brightness = keras.random.normal((n, 1, 1, 1), 0.0, BRIGHTNESS, seed=self._random)
         light = light * keras.ops.exp(
             brightness + keras.random.normal((n, 1, 1, channels), 0.0, COLOUR, seed=self._random)
@@ -111,7 +116,7 @@ class RandomLight(keras.layers.Layer):
         light = keras.ops.where(self._happens(n, BLUR_SHARE), _blur(light, channels), light)
         noise = keras.random.uniform((n, 1, 1, 1), 0.0, MAX_NOISE, seed=self._random)
         light = light + noise * keras.random.normal(keras.ops.shape(light), seed=self._random)
-        return keras.ops.clip(light, 0.0, 1.0) * (255 * encoders.SCALE) + encoders.OFFSET
+        return keras.ops.clip(light, 0.0, 1.0) * (255 * SCALE) + OFFSET
 
     def _happens(self, n: Any, share: float) -> Any:
         return keras.random.uniform((n, 1, 1, 1), seed=self._random) < share

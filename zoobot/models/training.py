@@ -25,7 +25,7 @@ def train(
     network: Network,
     train_data: Callable[[int], tf.data.Dataset],
     eval_data: tf.data.Dataset,
-    chosen: ModelSettings,
+    model: ModelSettings,
     checkpoint: Path | None = None,
 ) -> dict[str, Any]:
     """Train until the eval loss stops falling, and keep the best weights. Returns the history, a list per epoch for
@@ -39,7 +39,7 @@ def train(
         InputError: the loss became NaN or infinite; nothing of such a network is worth keeping.
     """
     state = _TrainingState(network.trainer, checkpoint)
-    while state.epoch < chosen.max_epochs and state.epoch - state.best_epoch < chosen.patience:
+    while state.epoch < model.max_epochs and state.epoch - state.best_epoch < model.patience:
         fitted = network.trainer.fit(
             train_data(state.epoch),
             validation_data=eval_data,
@@ -52,7 +52,7 @@ def train(
         if not all(map(math.isfinite, losses)):
             raise InputError(
                 f"Training diverged: the loss was not finite in epoch {state.epoch + 1}. Nothing was published."
-                f" Lower model.learning_rate (now {chosen.learning_rate}) and start the iteration again."
+                f" Lower model.learning_rate (now {model.learning_rate}) and start the iteration again."
             )
         state.add(*losses)
     network.trainer.set_weights(state.best_weights)

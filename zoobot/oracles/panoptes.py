@@ -20,9 +20,9 @@ from requests.adapters import HTTPAdapter
 from zoobot.errors import InputError, ServiceError
 from zoobot.oracles import credentials
 from zoobot.settings import OracleSettings
+from zoobot.votes.classifications import Json
 
 log = logging.getLogger("zoobot")
-Json = dict[str, Any]
 PAGE_SIZE = 100  # the server gives no more
 LONGEST_WAIT_S = 900.0  # told to wait for longer, we give up and say so
 
@@ -84,7 +84,7 @@ class Zooniverse:
     forgot to connect would reach the public service. With ``dry_run`` nothing but reading is possible.
     """
 
-    def __init__(self, chosen: OracleSettings) -> None:
+    def __init__(self, oracle: OracleSettings) -> None:
         for name in ("urllib3", "panoptes_client"):  # at DEBUG they log upload addresses with their signatures
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
@@ -93,11 +93,11 @@ class Zooniverse:
             raise InputError(
                 "The client of the Zooniverse API is not installed. Run: pip install panoptes-client"
             ) from error
-        self._chosen, self._credentials = chosen, credentials.load(chosen.credentials_file)
-        self._adapter = _PatientAdapter(chosen.timeout_s, chosen.tries, chosen.retry_wait_s)
+        self._oracle, self._credentials = oracle, credentials.load(oracle.credentials_file)
+        self._adapter = _PatientAdapter(oracle.timeout_s, oracle.tries, oracle.retry_wait_s)
         # Empty, not None: None makes the client take the environment's and log in before it has a limit of time.
         self._client = Panoptes(
-            endpoint=chosen.endpoint, client_id=self._credentials.client_id, username="", password=""
+            endpoint=oracle.endpoint, client_id=self._credentials.client_id, username="", password=""
         )
         self._client.client_secret = self._credentials.client_secret
         self._storage = requests.Session()  # for pictures: no token goes to the place where they are stored
@@ -109,7 +109,7 @@ class Zooniverse:
 
     def _call(self, method: str, path: str, params: Mapping[str, Any], body: Json, etag: str) -> tuple[Json, str]:
         """The JSON of an answer and its ETag; an answer that is an error raises."""
-        if self._chosen.dry_run and method != "GET":
+        if self._oracle.dry_run and method != "GET":
             raise AssertionError(f"oracle.dry_run: {method} {path} would have sent something")
         response = self._request(method, path, params, body, etag)
         if response.status_code == 401:  # the server forgot the token before the time it gave
@@ -121,7 +121,7 @@ class Zooniverse:
             content = None
         if response.status_code >= 400 or not isinstance(content, dict):
             raise ServiceError(
-                f"Zooniverse ({self._chosen.endpoint}) answered {method} {path.split('?')[0]} with HTTP status"
+                f"Zooniverse ({self._oracle.endpoint}) answered {method} {path.split('?')[0]} with HTTP status"
                 f" {response.status_code}: {_messages(content)}.",
                 response.status_code,
             )
@@ -130,7 +130,7 @@ class Zooniverse:
     def _request(self, method: str, path: str, params: Mapping[str, Any], body: Json, etag: str) -> requests.Response:
         from panoptes_client.panoptes import PanoptesAPIException
 
-        where = f"Zooniverse ({self._chosen.endpoint})"
+        where = f"Zooniverse ({self._oracle.endpoint})"
         try:
             self._client.login(self._credentials.username, self._credentials.password)
             # The method that gives the whole response: the client's others lose the status of an error.
@@ -166,23 +166,23 @@ class Zooniverse:
 
     def classifications_after(self, last_id: int) -> list[Json]:
         """The next rows of the project with an id above ``last_id``, in order of their ids; none at the end."""
-        path, project = "/classifications/project", self._chosen.project_id
+        path, project = "/classifications/project", self._oracle.project_id
         content, _ = self._get(path, project_id=project, last_id=last_id, page_size=PAGE_SIZE)
         rows = _objects(content, "classifications")
         if not all(isinstance(row.get("id"), str) and row["id"].isdecimal() for row in rows):
-            raise ServiceError(f"Zooniverse ({self._chosen.endpoint}) gave a classification whose id is no number.")
+            raise ServiceError(f"Zooniverse ({self._oracle.endpoint}) gave a classification whose id is no number.")
         return sorted(rows, key=lambda row: int(row["id"]))
 
     def workflow_versions(self) -> list[Json]:
         """All versions of the workflows: they tell what an answer's index meant."""
         found = [
             version
-            for id_ in self._chosen.workflow_ids
+            for id_ in self._oracle.workflow_ids
             for version in self._pages("workflow_versions", workflow_id=id_)
         ]
         if not found:
             raise InputError(
-                f"oracle.workflow_ids={self._chosen.workflow_ids}: Zooniverse ({self._chosen.endpoint}) has no version"
+                f"oracle.workflow_ids={self._oracle.workflow_ids}: Zooniverse ({self._oracle.endpoint}) has no version"
                 " of such a workflow, or these credentials may not see it."
             )
         return found
@@ -191,12 +191,12 @@ class Zooniverse:
 
     def find_set(self, name: str) -> str:
         """The id of the project's subject set of this name, "" if there is none."""
-        found = self._pages("subject_sets", project_id=self._chosen.project_id, display_name=name)
+        found = self._pages("subject_sets", project_id=self._oracle.project_id, display_name=name)
         return next((str(one["id"]) for one in found if one["display_name"] == name), "")
 
     def create_set(self, name: str) -> str:
         """Make a subject set, or find the one that an earlier try made: a name is unique in its project."""
-        body = {"subject_sets": {"display_name": name, "links": {"project": self._chosen.project_id}}}
+        body = {"subject_sets": {"display_name": name, "links": {"project": self._oracle.project_id}}}
         try:
             return str(_objects(self._post("/subject_sets", body), "subject_sets")[0]["id"])
         except ServiceError:
@@ -207,7 +207,7 @@ class Zooniverse:
 
     def show_set(self, set_id: str) -> None:
         """Make the first workflow show the set to volunteers, if it does not yet."""
-        path = f"/workflows/{self._chosen.workflow_ids[0]}"
+        path = f"/workflows/{self._oracle.workflow_ids[0]}"
         workflow = _objects(self._get(path)[0], "workflows")[0]
         if set_id not in workflow["links"].get("subject_sets", []):
             self._post(f"{path}/links/subject_sets", {"subject_sets": [set_id]})
@@ -232,7 +232,7 @@ class Zooniverse:
 
     def existing(self, subject_ids: Sequence[str]) -> list[Json]:
         """Those of these subjects that the project has."""
-        project = self._chosen.project_id
+        project = self._oracle.project_id
         return [
             subject
             for batch in _batches(subject_ids)
@@ -244,14 +244,14 @@ class Zooniverse:
 
         It is made in the set with one request, so that it is found there when the answer was lost.
         """
-        links = {"project": self._chosen.project_id, "subject_sets": [set_id]}
+        links = {"project": self._oracle.project_id, "subject_sets": [set_id]}
         body = {"subjects": {"locations": [media_type], "metadata": metadata, "links": links}}
-        for attempt in range(1, self._chosen.tries + 1):
+        for attempt in range(1, self._oracle.tries + 1):
             try:
                 subject = _objects(self._post("/subjects", body), "subjects")[0]
                 return str(subject["id"]), picture_url(subject)
             except ServiceError as error:
-                if 400 <= error.http_status < 500 or attempt == self._chosen.tries:
+                if 400 <= error.http_status < 500 or attempt == self._oracle.tries:
                     raise
             time.sleep(self._adapter.wait_s)
             made = [one for one in self.members(set_id) if one["metadata"].get("id_str") == metadata["id_str"]]
@@ -262,13 +262,13 @@ class Zooniverse:
     def update_subject(self, subject_id: str, changes: Json) -> str:
         """Change a subject's ``metadata`` or ``locations``; returns the address for its picture."""
         path = f"/subjects/{subject_id}"
-        for attempt in range(1, self._chosen.tries + 1):
+        for attempt in range(1, self._oracle.tries + 1):
             _, etag = self._get(path)
             try:
                 content, _ = self._call("PUT", path, {}, {"subjects": changes}, etag)
                 return picture_url(_objects(content, "subjects")[0])
             except ServiceError as error:  # somebody changed it in between
-                if error.http_status not in (409, 412) or attempt == self._chosen.tries:
+                if error.http_status not in (409, 412) or attempt == self._oracle.tries:
                     raise
         raise AssertionError("oracle.tries is at least 1")
 
@@ -276,7 +276,7 @@ class Zooniverse:
 
     def store_picture(self, url: str, content: bytes, media_type: str) -> None:
         """Send a picture to the address that the server gave for it."""
-        if self._chosen.dry_run:
+        if self._oracle.dry_run:
             raise AssertionError("oracle.dry_run: a picture would have been sent")
         headers = {"Content-Type": media_type, "x-ms-blob-type": "BlockBlob"}
         try:

@@ -16,25 +16,25 @@ import os
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoobot import folders
 from zoobot.errors import FolderError, ServiceError
 from zoobot.folders import disk
 from zoobot.settings import OracleSettings
 from zoobot.votes import classifications
+from zoobot.votes.classifications import Json
 
 if TYPE_CHECKING:
     from zoobot.oracles.panoptes import Zooniverse
 
 log = logging.getLogger("zoobot")
-Json = dict[str, Any]
 FORMAT_VERSION = 1
 MAX_ROWS = 100_000
 STATE, VERSIONS = "state.json", "workflow_versions.json"
 
 
-def pull(service: Zooniverse, folder: Path, chosen: OracleSettings, since_id: int) -> int:
+def pull(service: Zooniverse, folder: Path, oracle: OracleSettings, since_id: int) -> int:
     """Bring ``folder`` up to date; how many rows are new. ``since_id`` is where a new folder begins.
 
     ServiceError: Zooniverse could not be reached; what came before is stored. FolderError: the folder is another
@@ -42,8 +42,8 @@ def pull(service: Zooniverse, folder: Path, chosen: OracleSettings, since_id: in
     """
     folder.mkdir(parents=True, exist_ok=True)
     with disk.lock(folder):
-        state = _open(folder, chosen, since_id)
-        position = max(state["since_id"], state["last_id"] - chosen.overlap_ids)
+        state = _open(folder, oracle, since_id)
+        position = max(state["since_id"], state["last_id"] - oracle.overlap_ids)
         known = {id_ for id_ in _ids(folder, state, position) if id_ > position}
         n_new, page = 0, 0
         while rows := service.classifications_after(position):
@@ -54,7 +54,7 @@ def pull(service: Zooniverse, folder: Path, chosen: OracleSettings, since_id: in
             new = []
             for row in rows:  # in order, so what does not exceed the one before is there twice
                 id_ = int(row["id"])
-                if id_ > position and id_ not in known and _workflow(row) in chosen.workflow_ids:
+                if id_ > position and id_ not in known and _workflow(row) in oracle.workflow_ids:
                     new.append(row)
                 position = max(position, id_)
             _append(folder, state, new)
@@ -88,9 +88,9 @@ def rows(folder: Path) -> Iterator[Json]:
     return chain.from_iterable(map(classifications.read_api_dump, row_files(folder)))
 
 
-def _open(folder: Path, chosen: OracleSettings, since_id: int) -> Json:
+def _open(folder: Path, oracle: OracleSettings, since_id: int) -> Json:
     """The state of a folder, without what a broken walk wrote after its last checkpoint."""
-    about = {"endpoint": chosen.endpoint, "project_id": chosen.project_id, "workflow_ids": list(chosen.workflow_ids)}
+    about = {"endpoint": oracle.endpoint, "project_id": oracle.project_id, "workflow_ids": list(oracle.workflow_ids)}
     if not (folder / STATE).is_file():
         return {"format_version": FORMAT_VERSION, **about, "since_id": since_id, "last_id": since_id, "complete": False,
                 "chunks": []}  # fmt: skip

@@ -13,9 +13,10 @@ from zoobot import votes
 from zoobot.engine.seeds import stream
 from zoobot.errors import InputError
 from zoobot.galaxies.questions import QuestionTree
-from zoobot.oracles.protocol import Asked, Received
+from zoobot.oracles.protocol import Asked, Receipt, Received
 from zoobot.settings import OracleSettings
 from zoobot.votes import classifications
+from zoobot.votes.classifications import Json, Row
 
 WORKFLOW_ID, PROJECT_ID, WORKFLOW_VERSION = "1", "1", "1.1"
 _FIRST_SUBJECT_ID = 10_000_000
@@ -29,14 +30,12 @@ class KnownVotes:
     def __init__(self, hidden: pd.DataFrame) -> None:
         self._hidden = hidden
 
-    def request(self, ids: Sequence[str], name: str, n_votes: int) -> dict[str, Any]:
+    def request(self, ids: Sequence[str], name: str, n_votes: int) -> Receipt:
         """Nothing to do: the votes are there."""
         _require_hidden(self._hidden, ids)
-        return {"subject_set": name}
+        return Receipt(name)
 
-    def receive(
-        self, waiting: Mapping[str, Asked], earlier: Iterable[Mapping[str, Any]], last_classification_id: int
-    ) -> Received:
+    def receive(self, waiting: Mapping[str, Asked], earlier: Iterable[Row], last_classification_id: int) -> Received:
         """The hidden votes of these galaxies."""
         return Received([], self._hidden.loc[list(waiting)], last_classification_id)
 
@@ -50,19 +49,17 @@ class SimulatedVolunteers:
     same galaxy get the same votes.
     """
 
-    def __init__(self, hidden: pd.DataFrame, questions: QuestionTree, chosen: OracleSettings, seed: int) -> None:
-        self._hidden, self._questions, self._chosen, self._seed = hidden, questions, chosen, seed
+    def __init__(self, hidden: pd.DataFrame, questions: QuestionTree, oracle: OracleSettings, seed: int) -> None:
+        self._hidden, self._questions, self._oracle, self._seed = hidden, questions, oracle, seed
         self._workflow = classifications.workflow_of(questions, WORKFLOW_VERSION)
         self._subject_ids = {id_str: str(_FIRST_SUBJECT_ID + row) for row, id_str in enumerate(hidden.index)}
 
-    def request(self, ids: Sequence[str], name: str, n_votes: int) -> dict[str, Any]:
+    def request(self, ids: Sequence[str], name: str, n_votes: int) -> Receipt:
         """The receipt names the subject of each galaxy, as on Zooniverse."""
         _require_hidden(self._hidden, ids)
-        return {"subject_set": name, "subjects": {id_str: self._subject_ids[id_str] for id_str in ids}}
+        return Receipt(name, subjects={id_str: self._subject_ids[id_str] for id_str in ids})
 
-    def receive(
-        self, waiting: Mapping[str, Asked], earlier: Iterable[Mapping[str, Any]], last_classification_id: int
-    ) -> Received:
+    def receive(self, waiting: Mapping[str, Asked], earlier: Iterable[Row], last_classification_id: int) -> Received:
         """The classifications that came in since, reduced to votes together with the earlier ones."""
         subjects = {self._subject_ids[id_str]: id_str for id_str in waiting}
         earlier = [row for row in earlier if row["links"]["subjects"][0] in subjects]
@@ -70,7 +67,7 @@ class SimulatedVolunteers:
         for row in earlier:
             subject_id = row["links"]["subjects"][0]
             seen[subject_id] = seen.get(subject_id, 0) + 1
-        new: list[dict[str, Any]] = []
+        new: list[Json] = []
         for subject_id, id_str in subjects.items():
             for volunteer, answers in self._delivery(id_str, waiting[id_str].votes, seen.get(subject_id, 0)):
                 new.append(classification(last_classification_id + len(new) + 1, subject_id, volunteer, answers))
@@ -82,15 +79,15 @@ class SimulatedVolunteers:
         by_galaxy = reduction.votes.rename(index=subjects)
         return Received(new, by_galaxy.reindex(list(waiting), fill_value=0), last_classification_id + len(new))
 
-    def _delivery(self, id_str: str, n: int, n_seen: int) -> list[tuple[int | None, list[dict[str, Any]]]]:
+    def _delivery(self, id_str: str, n: int, n_seen: int) -> list[tuple[int | None, list[Json]]]:
         """Who classifies a galaxy now, and their answers: ``(volunteer, annotations)``; a volunteer who is not logged
         in is None.
         """
         random = stream(self._seed, "volunteers", id_str)
-        late = random.random() < self._chosen.late_fraction
+        late = random.random() < self._oracle.late_fraction
         at_first = int(random.integers(n)) if late else n
         volunteers = random.choice(_VOLUNTEERS, size=n, replace=n > _VOLUNTEERS)
-        anonymous = random.random(n) < self._chosen.anonymous_fraction
+        anonymous = random.random(n) < self._oracle.anonymous_fraction
         hidden = self._hidden.loc[id_str].to_dict()
         everything = [
             (None if anonymous[i] else int(volunteers[i]), walk_down_the_tree(self._questions, hidden, random))
@@ -99,9 +96,7 @@ class SimulatedVolunteers:
         return everything[:at_first] if n_seen == 0 and at_first > 0 else everything[n_seen:]
 
 
-def walk_down_the_tree(
-    questions: QuestionTree, hidden: Mapping[Any, int], random: np.random.Generator
-) -> list[dict[str, Any]]:
+def walk_down_the_tree(questions: QuestionTree, hidden: Mapping[Any, int], random: np.random.Generator) -> list[Json]:
     """One volunteer's answers, drawn in proportion to the ``hidden`` votes; a question without any is left out."""
     given: set[str] = set()
     annotations = []
@@ -119,10 +114,10 @@ def classification(
     id_: int,
     subject_id: str,
     volunteer: int | None,
-    annotations: list[dict[str, Any]],
+    annotations: list[Json],
     project_id: str = PROJECT_ID,
     workflow_id: str = WORKFLOW_ID,
-) -> dict[str, Any]:
+) -> Json:
     """One row as GET /classifications/project gives it; a ``volunteer`` who is not logged in is None."""
     finished = (_FIRST_DAY + timedelta(seconds=id_)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return {

@@ -14,7 +14,6 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from PIL import Image
@@ -27,12 +26,12 @@ from zoobot.galaxies.questions import QuestionTree
 from zoobot.galaxies.surveys import read_subjects, read_table
 from zoobot.oracles import pull
 from zoobot.oracles.panoptes import Zooniverse, picture_url
-from zoobot.oracles.protocol import Asked, Received
+from zoobot.oracles.protocol import Asked, Receipt, Received
 from zoobot.settings import Settings
 from zoobot.votes import classifications
+from zoobot.votes.classifications import Json, Row
 
 log = logging.getLogger("zoobot")
-Json = dict[str, Any]
 PUBLIC_NUMBERS = ("ra", "dec")  # with id_str all that a subject tells about its galaxy: never a vote
 RETIREMENT_LIMIT = "#retirement_limit"  # the project's retirement rule reads it; # hides it from volunteers
 _MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
@@ -41,27 +40,27 @@ _MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"
 class LiveProject:
     """Asks the volunteers of a project, and reads what they answered."""
 
-    def __init__(self, chosen: Settings, catalog: Path, questions: QuestionTree, unfinished: Path) -> None:
-        self._settings, self._chosen, self._questions = chosen, chosen.oracle, questions
+    def __init__(self, settings: Settings, catalog: Path, questions: QuestionTree, unfinished: Path) -> None:
+        self._settings, self._oracle, self._questions = settings, settings.oracle, questions
         self._galaxies = read_table(catalog).set_index("id_str")
-        self._on_zooniverse = _galaxies_on_zooniverse(chosen.oracle.subjects)
+        self._on_zooniverse = _galaxies_on_zooniverse(settings.oracle.subjects)
         self._galaxy_of = {subject_id: id_str for id_str, subject_id in self._on_zooniverse.items()}
         self._pulled = unfinished / "pulled"
-        self._service = Zooniverse(chosen.oracle)
+        self._service = Zooniverse(settings.oracle)
         unfinished.mkdir(parents=True, exist_ok=True)
 
     # ----------------------------------------------------------- request
 
-    def request(self, ids: Sequence[str], name: str, n_votes: int) -> Json:
+    def request(self, ids: Sequence[str], name: str, n_votes: int) -> Receipt:
         """Put these galaxies, and no others, before volunteers; the receipt is written when all have arrived."""
         self._check_pictures(ids)
         set_id = self._service.find_set(name)
         there = self._members(set_id, name, ids) if set_id else {}
         known = self._known(id_str for id_str in ids if id_str not in there)
         new = [id_str for id_str in ids if id_str not in there and id_str not in known]
-        if self._chosen.dry_run:
+        if self._oracle.dry_run:
             self._say(name, n_votes, new, known)
-            return {}
+            return Receipt()
         set_id = set_id or self._service.create_set(name)
         self._service.link(set_id, list(known.values()))
         for id_str in track(new, f"uploading {name}", len(new)):
@@ -74,7 +73,7 @@ class LiveProject:
         self._service.link(set_id, list(subjects.values()))
         self._service.show_set(set_id)  # last: volunteers see the set when it is whole
         log.info("%s: %d galaxies asked about, %d of them uploaded now", name, len(ids), len(new))
-        return {"subject_set": name, "subject_set_id": set_id, "subjects": subjects}
+        return Receipt(name, set_id, subjects)
 
     def _check_pictures(self, ids: Sequence[str]) -> None:
         problems = []
@@ -105,7 +104,7 @@ class LiveProject:
         extra = [str(one["id"]) for several in members.values() for one in several[1:]]
         if extra:  # an upload that appeared only after it was looked for and made again
             log.warning("%s: %d galaxies had two subjects; the later ones leave the set", name, len(extra))
-            if not self._chosen.dry_run:
+            if not self._oracle.dry_run:
                 self._service.unlink(set_id, extra)
         return {id_str: several[0] for id_str, several in members.items()}
 
@@ -119,7 +118,7 @@ class LiveProject:
         gone = [id_str for id_str, subject_id in listed.items() if subject_id not in existing]
         if gone:
             log.warning("%s: %d subjects are not in the project any more, for example of %s; they are uploaded again",
-                        self._chosen.subjects, len(gone), gone[0])  # fmt: skip
+                        self._oracle.subjects, len(gone), gone[0])  # fmt: skip
         return {id_str: subject_id for id_str, subject_id in listed.items() if subject_id in existing}
 
     def _check_arrived(self, set_id: str, name: str, ids: Sequence[str], n_votes: int) -> dict[str, str]:
@@ -174,7 +173,7 @@ class LiveProject:
 
     def _say(self, name: str, n_votes: int, new: Sequence[str], known: Mapping[str, str]) -> None:
         log.info("oracle.dry_run: subject set %s of project %s, shown by workflow %s, %d votes each",
-                 name, self._chosen.project_id, self._chosen.workflow_ids[0], n_votes)  # fmt: skip
+                 name, self._oracle.project_id, self._oracle.workflow_ids[0], n_votes)  # fmt: skip
         for id_str in new:
             log.info("  would upload %s: %s", self._path(id_str), json.dumps(self._metadata(id_str)))
         for id_str, subject_id in known.items():
@@ -182,9 +181,7 @@ class LiveProject:
 
     # ----------------------------------------------------------- receive
 
-    def receive(
-        self, waiting: Mapping[str, Asked], earlier: Iterable[Mapping[str, Any]], last_classification_id: int
-    ) -> Received:
+    def receive(self, waiting: Mapping[str, Asked], earlier: Iterable[Row], last_classification_id: int) -> Received:
         """Pull, and reduce all rows so far about the galaxies waited for.
 
         After a crash what was pulled is taken as it is, so that the same galaxies are chosen again.
@@ -193,8 +190,8 @@ class LiveProject:
             empty = pd.DataFrame(columns=list(self._questions.columns), dtype="int64")
             return Received([], empty, last_classification_id)
         if not pull.is_complete(self._pulled):
-            since = max(self._chosen.last_classification_id, last_classification_id - self._chosen.overlap_ids)
-            pull.pull(self._service, self._pulled, self._chosen, since)
+            since = max(self._oracle.last_classification_id, last_classification_id - self._oracle.overlap_ids)
+            pull.pull(self._service, self._pulled, self._oracle, since)
         galaxies = {asked.subject_id: id_str for id_str, asked in waiting.items()}
         stored = list(earlier)
         known = {row["id"] for row in stored}
@@ -210,7 +207,7 @@ class LiveProject:
         return Received(new, by_galaxy, last_id, reduction.rejected, versions)
 
 
-def _subject(row: Mapping[str, Any]) -> str:
+def _subject(row: Row) -> str:
     links = row.get("links")
     subjects = links.get("subjects") if isinstance(links, Mapping) else None
     return str(subjects[0]) if isinstance(subjects, list) and subjects else ""

@@ -12,29 +12,28 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
-from zoobot import folders
 from zoobot.folders import disk, once
+from zoobot.iterations.files import ExperimentFolder, IterationFolder
 from zoobot.settings import Settings
 
 log = logging.getLogger("zoobot")
 
 
-def log_iterations(settings: Settings, iterations: Sequence[Path]) -> None:
+def log_iterations(settings: Settings, iterations: Sequence[IterationFolder]) -> None:
     """Log each of ``iterations`` (all of the experiment, in order) that was not logged yet: the newest, and those
     before it whose logging was stopped. A failure is reported, and stops nothing: the iterations are safe.
     """
     if settings.tracking.mode == "disabled":
         return
-    for number, path in enumerate(iterations):
-        receipt = settings.experiment_dir / "tracking" / f"logged_{path.name}.json"
+    for number, iteration in enumerate(iterations):
+        receipt = settings.experiment_dir / "tracking" / f"logged_{iteration.name}.json"
         id_ = run_id(settings.experiment_name, number)
         try:
             once.send(receipt, id_, functools.partial(_log, settings, iterations[: number + 1]))
         except Exception as error:  # anything in a dashboard's client; the iteration is published already
-            log.warning("%s was not logged to Weights & Biases: %s: %s", path.name, type(error).__name__, error)
+            log.warning("%s was not logged to Weights & Biases: %s: %s", iteration.name, type(error).__name__, error)
 
 
 def run_id(experiment_name: str, number: int) -> str:
@@ -42,7 +41,7 @@ def run_id(experiment_name: str, number: int) -> str:
     return hashlib.sha256(f"{experiment_name}/{number}".encode()).hexdigest()[:16]
 
 
-def _log(settings: Settings, iterations: Sequence[Path], id_: str) -> None:
+def _log(settings: Settings, iterations: Sequence[IterationFolder], id_: str) -> None:
     import wandb
 
     newest, number = iterations[-1], len(iterations) - 1
@@ -51,7 +50,7 @@ def _log(settings: Settings, iterations: Sequence[Path], id_: str) -> None:
     for stopped in (folder / "wandb").glob(f"offline-run-*-{id_}"):
         disk.remove(stopped)  # what a run that was stopped had logged; the same comes again
     os.environ["WANDB_DATA_DIR"] = str(folder)  # pictures wait here for `wandb sync`, not in the user's home
-    instructions = folders.read_json(settings.experiment_dir / "instructions" / "instructions.json")
+    instructions = asdict(ExperimentFolder(settings.experiment_dir).instructions.read())
     with wandb.init(
         mode=settings.tracking.mode,  # type: ignore[arg-type]  # checked against TRACKING_MODES
         project=settings.tracking.project,
@@ -64,14 +63,14 @@ def _log(settings: Settings, iterations: Sequence[Path], id_: str) -> None:
         config={"iteration": number, **instructions},
         settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_machine_info=True),
     ) as run:
-        for path in iterations:
-            run.log(_values(path))
-        run.log({"chosen": _table(wandb, newest, settings.tracking.table_galaxies)})
+        for iteration in iterations:
+            run.log(_values(iteration))
+        run.log({"chosen": _table(newest, settings.tracking.table_galaxies)})
 
 
-def _values(iteration: Path) -> dict[str, Any]:
+def _values(iteration: IterationFolder) -> dict[str, object]:
     """The metrics and counts of one iteration, flat; without the lists (histograms, curves), which metrics.json has."""
-    summary = folders.read_json(iteration / "iteration.json")
+    summary = asdict(iteration.summary())
     counts = (
         "number",
         "train_galaxies",
@@ -86,7 +85,7 @@ def _values(iteration: Path) -> dict[str, Any]:
     )
     values = {f"counts/{name}": summary[name] for name in counts if summary[name] is not None}
     values |= {f"timings_s/{step}": seconds for step, seconds in summary["timings_s"].items()}
-    for split, questions in folders.read_json(iteration / "metrics.json").items():
+    for split, questions in iteration.metrics().items():
         values |= {
             f"{split}/{question}/{name}": v
             for question, metrics in questions.items()
@@ -96,15 +95,14 @@ def _values(iteration: Path) -> dict[str, Any]:
     return values
 
 
-def _table(wandb: Any, iteration: Path, n_galaxies: int) -> Any:
+def _table(iteration: IterationFolder, n_galaxies: int) -> object:
     """The galaxies chosen, with their pictures."""
-    import pandas as pd
+    import wandb
 
-    predictions = pd.read_parquet(iteration / "predictions.parquet", columns=["id_str", "acquisition", "rank"])
-    chosen = predictions.nsmallest(n_galaxies, "rank")
     table = wandb.Table(columns=["rank", "id_str", "acquisition", "picture"])
-    for row in chosen.itertuples():
-        picture = iteration / "pictures" / f"{row.rank:05d}.png"
+    chosen = iteration.predictions(["rank", "id_str", "acquisition"], best=n_galaxies)
+    for rank, id_str, score in chosen.itertuples(index=False, name=None):
+        picture = iteration.picture(rank)
         if picture.is_file():
-            table.add_data(row.rank, row.id_str, row.acquisition, wandb.Image(str(picture)))
+            table.add_data(rank, id_str, score, wandb.Image(str(picture)))
     return table

@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from zoobot.reports import hindsight
 from zoobot.reports.experiments import BASELINE, Experiment, Section
 
 Floats = npt.NDArray[np.float64]
-TEST_FILE = "test.parquet"  # id_str and loss of each test galaxy, in an iteration's folder
 REPLICATES, LEVEL = 1000, 0.95
 # The rule, which the page states: a difference counts from so many pairs on, and beyond so many standard errors.
 MIN_SEEDS, MIN_ERRORS = 3, 2.0
@@ -57,7 +55,7 @@ def curve(line: Sequence[Experiment]) -> list[dict[str, Any]]:
             "rmse_mean": {question: mean_sd(values)[0] for question, values in errors.items() if values},
             "rmse_sd": {question: mean_sd(values)[1] for question, values in errors.items() if values},
             "coverage_error_mean": {question: fmean(values) for question, values in coverage_errors.items() if values},
-            "seconds_mean": {s: fmean(i.summary["timings_s"][s] for i in at) for s in at[0].summary["timings_s"]},
+            "seconds_mean": {s: fmean(i.summary.timings_s[s] for i in at) for s in at[0].summary.timings_s},
         }
         points.append(point)
     return points
@@ -139,7 +137,7 @@ def gain(pairs: Sequence[tuple[Experiment, Experiment]], n_iterations: int) -> d
         area: how much lower its loss is, averaged over the labels, as a fraction of random's.
         worst: how much higher its loss is than random's, as a fraction, at the iteration where it is worst.
     """
-    if not all((e.iterations[0].folder / TEST_FILE).is_file() for pair in pairs for e in pair):
+    if not all(e.iterations[0].folder.has_test_losses for pair in pairs for e in pair):
         return None
     losses = [np.stack([_losses(e, n_iterations) for e in pair]) for pair in pairs]  # P × (2, T, N)
     labels = np.array([[[i.labels for i in e.iterations[:n_iterations]] for e in pair] for pair in pairs], np.float64)
@@ -157,7 +155,7 @@ def gain(pairs: Sequence[tuple[Experiment, Experiment]], n_iterations: int) -> d
 
 def _losses(e: Experiment, n_iterations: int) -> Floats:
     """The loss of each test galaxy, T × N; the galaxies are those of the shards, in their order."""
-    tables = [pq.read_table(i.folder / TEST_FILE) for i in e.iterations[:n_iterations]]
+    tables = [i.folder.test_losses() for i in e.iterations[:n_iterations]]
     assert all(table["id_str"].equals(tables[0]["id_str"]) for table in tables)
     return np.stack([table["loss"].to_numpy() for table in tables])
 

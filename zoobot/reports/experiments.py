@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from zoobot import folders
-from zoobot.errors import FolderError, InputError
+from zoobot.errors import InputError
+from zoobot.galaxies import tfrecords
+from zoobot.galaxies.tfrecords import Dropped
+from zoobot.iterations.files import ExperimentFolder, Instructions, IterationFolder, Summary
 from zoobot.settings import Settings
 
-FORMAT_VERSION = 1  # of instructions.json and iteration.json
 BASELINE = "random"
 # What may differ between experiments that are compared; shards and catalogs may differ by their seed only.
 _FREE = ("acquisition.", "experiment", "seed", "iterations", "last_classification_id", "program.", "catalog_seed")
@@ -29,11 +30,11 @@ Points = Sequence[tuple[float, float]]  # (labels, value) at each iteration
 
 
 @dataclass(frozen=True)
-class Iteration:
+class CurvePoint:
     """A finished iteration, measured on the test galaxies."""
 
-    folder: Path
-    summary: dict[str, Any]  # iteration.json
+    folder: IterationFolder
+    summary: Summary
     labels: int  # galaxies it was trained on
     test_galaxies: int
     loss: float  # nats per galaxy
@@ -45,21 +46,26 @@ class Iteration:
 class Experiment:
     """An experiment with at least one finished iteration."""
 
-    folder: Path
-    instructions: dict[str, Any]
-    settings: dict[str, Any]  # flat: its own, and those of its shards and catalogs where these are still there
-    dropped: list[dict[str, str]] | None  # by its shards; None: they are gone
-    iterations: list[Iteration]
+    folder: ExperimentFolder
+    instructions: Instructions
+    settings: dict[str, object]  # flat: its own, and those of its shards and catalogs where these still exist
+    dropped: list[Dropped] | None  # by its shards; None: they are gone
+    iterations: list[CurvePoint]
 
     @property
     def name(self) -> str:
         """Its folder below the experiments."""
-        return f"{self.folder.parent.name}/{self.folder.name}"
+        return f"{self.folder.path.parent.name}/{self.folder.path.name}"
 
     @property
     def pair(self) -> tuple[int, str]:
         """What the experiments of a pair share."""
-        return self.instructions["seed"], self.instructions["shards"]["digest"]
+        return self.instructions.seed, self.instructions.shards.digest
+
+    @property
+    def acquisition(self) -> str:
+        """The name of its acquisition function."""
+        return self.instructions.acquisition.name
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class Section:
     """Experiments that may be compared."""
 
     title: tuple[str, str, str]  # survey, task, model
-    apart: dict[str, Any]  # the settings that tell it from other sections with this title
+    apart: dict[str, object]  # the settings that tell it from other sections with this title
     lines: dict[str, list[Experiment]]  # random last
     repeats: list[Experiment]  # of a line and pair that is there already: not counted twice
 
@@ -75,12 +81,13 @@ class Section:
 def read_experiments(settings: Settings) -> tuple[list[Experiment], list[str]]:
     """The chosen experiments that have a finished iteration, and the names of those that have none."""
     experiments, unfinished = [], []
-    for folder in _find(settings):
-        iterations = folders.list_numbered(folder, "iteration")
+    for path in _find(settings):
+        folder = ExperimentFolder(path)
+        iterations = folder.iterations()
         if iterations:
             experiments.append(_read_experiment(folder, iterations))
         else:
-            unfinished.append(f"{folder.parent.name}/{folder.name}")
+            unfinished.append(f"{path.parent.name}/{path.name}")
     if not experiments:
         raise InputError(
             f"Cannot report: none of {', '.join(unfinished)} in {settings.experiments_dir} has a finished iteration."
@@ -100,42 +107,41 @@ def _find(settings: Settings) -> list[Path]:
     if useless or not patterns:
         known = ", ".join(path.name for path in found) or "nothing yet: run `python run.py stage=simulate …` first"
         wanted = ", ".join(useless) or "an empty list"
-        raise InputError(f"report.experiments: {wanted} fits no experiment in {here}. There is {known}.")
+        raise InputError(f"report.experiments: no experiment in {here} matches {wanted}. Available: {known}.")
     return [path for path in found if any(fits(path, pattern) for pattern in patterns)]
 
 
-def _read_experiment(folder: Path, iterations: Sequence[Path]) -> Experiment:
-    folders.require(folder / "instructions", "instructions")
-    instructions = _read(folder / "instructions" / "instructions.json")
-    flat: dict[str, Any] = {}
-    for source in (folder / "instructions" / instructions[name]["path"] for name in ("catalogs", "shards")):
-        flat |= folders.read_manifest(source)["settings"] if source.is_dir() else {}
-    for key, value in instructions.items():
+def _read_experiment(folder: ExperimentFolder, iterations: Sequence[IterationFolder]) -> Experiment:
+    folders.require(folder.instructions.path, "instructions")
+    instructions = folder.instructions.read()
+    catalogs, shards = (folder.instructions.source(source) for source in (instructions.catalogs, instructions.shards))
+    flat: dict[str, object] = {}
+    for source in (catalogs, shards):
+        flat |= folders.read_manifest(source).settings if source.is_dir() else {}
+    for key, value in asdict(instructions).items():
         flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-    flat["program.commit"] = (folders.read_manifest(folder / "instructions")["provenance"]["git"] or {}).get("commit")
-    config = folder / "instructions" / instructions["shards"]["path"] / "shard_config.json"
-    dropped = folders.read_json(config)["dropped"] if config.is_file() else None
-    return Experiment(folder, instructions, flat, dropped, [_read_iteration(path) for path in iterations])
+    git = folders.read_manifest(folder.instructions.path).provenance.git
+    flat["program.commit"] = git.commit if git else None
+    dropped = tfrecords.load_config(shards).dropped if shards.is_dir() else None
+    return Experiment(folder, instructions, flat, dropped, [_read_iteration(iteration) for iteration in iterations])
 
 
-def _read_iteration(folder: Path) -> Iteration:
-    folders.require(folder, "iterate")
-    summary, test = _read(folder / "iteration.json"), folders.read_json(folder / "metrics.json")["test"]
-    rmse, coverage_error = (
-        {question: values[metric] for question, values in test.items() if "rmse" in values}
-        for metric in ("rmse", "coverage_error")
-    )
-    all_votes = test["all"]
-    return Iteration(
-        folder, summary, summary["train_galaxies"], all_votes["galaxies"], all_votes["loss"], rmse, coverage_error
-    )
+def _read_iteration(folder: IterationFolder) -> CurvePoint:
+    folders.require(folder.path, "iterate")
+    summary, test = folder.summary(), folder.metrics()["test"]
+
+    def of_questions(metric: str) -> dict[str, float]:
+        return {question: _number(values[metric]) for question, values in test.items() if "rmse" in values}
+
+    return CurvePoint(
+        folder, summary, summary.train_galaxies, int(_number(test["all"]["galaxies"])), _number(test["all"]["loss"]),
+        of_questions("rmse"), of_questions("coverage_error"),
+    )  # fmt: skip
 
 
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = folders.read_json(path)
-    if content.get("format_version") != FORMAT_VERSION:
-        raise FolderError(f"{path} has a format this version does not read; it reads version {FORMAT_VERSION}.")
-    return content
+def _number(value: float | list[float]) -> float:
+    assert not isinstance(value, list)
+    return value
 
 
 def group(experiments: Sequence[Experiment]) -> list[Section]:
@@ -152,13 +158,13 @@ def group(experiments: Sequence[Experiment]) -> list[Section]:
     return sorted(sections, key=lambda section: (BASELINE not in section.lines, section.title))
 
 
-def _fixed(e: Experiment) -> dict[str, Any]:
+def _fixed(e: Experiment) -> dict[str, object]:
     return {key: value for key, value in e.settings.items() if not (key.startswith(_FREE) or _FREE_SOURCE.match(key))}
 
 
 def title_of(e: Experiment) -> tuple[str, str, str]:
     """Survey, task and model."""
-    return e.instructions["survey"], e.instructions["task"]["name"], e.instructions["model"]["name"]
+    return e.instructions.survey, e.instructions.task.name, e.instructions.model.name
 
 
 def _lines(members: Sequence[Experiment]) -> tuple[dict[str, list[Experiment]], list[Experiment]]:
@@ -175,7 +181,7 @@ def _lines(members: Sequence[Experiment]) -> tuple[dict[str, list[Experiment]], 
 
 def _label(e: Experiment, members: Sequence[Experiment]) -> str:
     """The name of its acquisition function, with the options in which others of that name differ; random has none."""
-    own: dict[str, Any] = e.instructions["acquisition"]
-    namesakes = [m.instructions["acquisition"] for m in members if m.instructions["acquisition"]["name"] == own["name"]]
+    namesakes = [asdict(m.instructions.acquisition) for m in members if m.acquisition == e.acquisition]
+    own = asdict(e.instructions.acquisition)
     apart = [f"{key}={value}" for key, value in own.items() if any(other[key] != value for other in namesakes)]
-    return f"{own['name']} ({', '.join(apart)})" if apart and own["name"] != BASELINE else str(own["name"])
+    return f"{e.acquisition} ({', '.join(apart)})" if apart and e.acquisition != BASELINE else e.acquisition

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
-from pathlib import Path
-
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
+import numpy.typing as npt
+import pandas as pd
 from scipy.stats import rankdata
 
 from zoobot.galaxies import database
+from zoobot.galaxies.surveys import read_table
+from zoobot.galaxies.tasks import Task
+from zoobot.iterations.files import IterationFolder
 from zoobot.reports.experiments import Experiment
+
+Floats = npt.NDArray[np.float64]
 
 
 def of(e: Experiment) -> dict[str, float | None]:
@@ -26,58 +24,41 @@ def of(e: Experiment) -> dict[str, float | None]:
     galaxies that an iteration predicted, of the acquisition value with the error of the expected vote fractions of
     that question; the mean over iterations. None where votes are still hidden from the program.
     """
-    newest = (e.iterations[-1].folder / "iteration.db").absolute().as_uri()
-    with closing(sqlite3.connect(f"{newest}?mode=ro", uri=True)) as connection:
-        query = "SELECT votes FROM labels WHERE iteration > ?"
-        votes = [json.loads(text) for (text,) in connection.execute(query, (database.INITIAL,))]
-    columns = _first_question(e)
-    positive = [row[columns[0]] > sum(row[c] for c in columns) / 2 for row in _with_rest(votes, columns)]
-    correlations = [c for i in e.iterations if (c := _correlation(e, i.folder, columns)) is not None]
+    task, hidden = e.instructions.build_task(), _hidden_votes(e)
+    votes = list(database.read_new_votes(e.iterations[-1].folder.database).values())
+    counts_N_A = _first_question(task, pd.DataFrame(votes, columns=list(task.stored_columns)))
+    positive_N = counts_N_A[:, 0] > counts_N_A.sum(axis=1) / 2
+    found = [] if hidden is None else [_correlation(task, hidden, point.folder) for point in e.iterations]
+    correlations = [correlation for correlation in found if correlation is not None]
     return {
-        "positive_share": float(np.mean(positive)) if positive else None,
+        "positive_share": float(np.mean(positive_N)) if len(votes) else None,
         "score_error_correlation": float(np.mean(correlations)) if correlations else None,
     }
 
 
-def _first_question(e: Experiment) -> list[str]:
-    """The columns of the first question's votes, as predictions name its answers."""
-    if e.instructions["task"]["label"]:
-        return ["label", "not_label"]
-    name = next(q for q in e.instructions["questions"] if q in e.instructions["task"]["questions"])
-    return [f"{name}_{answer}" for answer in e.instructions["questions"][name]["answers"]]
+def _first_question(task: Task, votes: pd.DataFrame) -> Floats:
+    """The votes N × A for the answers of the first question."""
+    return task.counts({name: votes[name].to_numpy() for name in task.stored_columns})[
+        :, : len(task.groups[0].answers)
+    ].astype(np.float64)
 
 
-def _with_rest(votes: Sequence[dict[str, int]], columns: Sequence[str]) -> list[dict[str, int]]:
-    """Votes with ``not_label``, which the database leaves to be told from the total."""
-    if columns[-1] != "not_label":
-        return list(votes)
-    return [row | {"not_label": row["total_votes"] - row["label"]} for row in votes]
-
-
-def _correlation(e: Experiment, folder: Path, columns: Sequence[str]) -> float | None:
-    hidden = e.folder / "instructions" / e.instructions["catalogs"]["path"] / "oracle.csv"
-    if e.folder.parent.name != "simulations" or not hidden.is_file():
+def _hidden_votes(e: Experiment) -> pd.DataFrame | None:
+    path = e.folder.instructions.source(e.instructions.catalogs) / "oracle.csv"
+    if e.folder.path.parent.name != "simulations" or not path.is_file():
         return None
-    table = pq.read_table(folder / "predictions.parquet", columns=["id_str", "acquisition", *columns])
-    votes = pa.csv.read_csv(hidden, convert_options=pa.csv.ConvertOptions(column_types={"id_str": pa.string()}))
-    row_of = {id_str: row for row, id_str in enumerate(votes["id_str"].to_pylist())}
-    rows = np.array([row_of[id_str] for id_str in table["id_str"].to_pylist()], dtype=np.int64)
-    parts = [sum(votes[column].to_numpy()[rows] for column in part) for part in _hidden_columns(e, columns)]
-    counts = np.stack(parts, axis=1).astype(np.float64)
-    asked, scores = counts.sum(axis=1) > 0, table["acquisition"].to_numpy()
-    if asked.sum() < 3 or len(np.unique(scores)) == 1:
+    return e.instructions.build_task().add_label(read_table(path).set_index("id_str"))
+
+
+def _correlation(task: Task, hidden: pd.DataFrame, folder: IterationFolder) -> float | None:
+    answers = list(task.groups[0].answers)
+    predictions = folder.predictions(["id_str", "acquisition", *answers])
+    counts_N_A = _first_question(task, hidden.loc[list(predictions["id_str"])])
+    asked_N, scores_N = counts_N_A.sum(axis=1) > 0, predictions["acquisition"].to_numpy()
+    if asked_N.sum() < 3 or len(np.unique(scores_N)) == 1:
         return None
-    samples = np.stack([np.stack(table[c].to_numpy()) for c in columns], axis=2)[asked]
-    expected = (samples / samples.sum(axis=2, keepdims=True)).mean(axis=1)
-    error = np.abs(expected - counts[asked] / counts[asked].sum(axis=1, keepdims=True)).sum(axis=1) / 2
-    return float(np.corrcoef(rankdata(scores[asked]), rankdata(error))[0, 1])
-
-
-def _hidden_columns(e: Experiment, columns: Sequence[str]) -> list[list[str]]:
-    """For each of ``columns`` those of the hidden votes that it sums."""
-    if columns[-1] != "not_label":
-        return [[column] for column in columns]
-    task = e.instructions["task"]
-    (name,) = task["questions"]
-    answers = e.instructions["questions"][name]["answers"]
-    return [[f"{name}_{a}" for a in answers if (a in task["label"]) == wanted] for wanted in (True, False)]
+    samples_N_K_A = np.stack([np.stack(list(predictions[answer])) for answer in answers], axis=2)[asked_N]
+    expected_N_A = (samples_N_K_A / samples_N_K_A.sum(axis=2, keepdims=True)).mean(axis=1)
+    counts_N_A = counts_N_A[asked_N]
+    error_N = np.abs(expected_N_A - counts_N_A / counts_N_A.sum(axis=1, keepdims=True)).sum(axis=1) / 2
+    return float(np.corrcoef(rankdata(scores_N[asked_N]), rankdata(error_N))[0, 1])

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
-import pyarrow.parquet as pq
 from PIL import Image
 
 from zoobot import folders
 from zoobot.galaxies import database
+from zoobot.galaxies.tasks import Task
 from zoobot.reports import charts
 from zoobot.reports.experiments import Experiment, Section
 from zoobot.settings import Settings
@@ -35,7 +31,7 @@ def template() -> jinja2.Template:
     return environment.get_template("page.html.j2")
 
 
-def describe_section(section: Section, numbers: dict[str, Any], most: int) -> dict[str, Any]:
+def describe_section(section: Section, numbers: Mapping[str, object], most: int) -> dict[str, object]:
     """What the template shows of a section: ``numbers`` of summary.json, charts, and ``most`` galaxies an iteration."""
     counted = [e for line in section.lines.values() for e in line]
     keys = sorted(
@@ -45,43 +41,37 @@ def describe_section(section: Section, numbers: dict[str, Any], most: int) -> di
         **numbers,
         "colours": charts.colours(section),
         "charts": charts.draw(section),
-        "chosen": {name: [(e, _asked(e, most)) for e in of] for name, of in section.lines.items()} if most else {},
+        "asked": {name: [(e, _asked(e, most)) for e in of] for name, of in section.lines.items()} if most else {},
         "experiments": counted,
         "settings": {key: [e.settings.get(key, "not known") for e in counted] for key in keys},
         "repeats": [e.name for e in section.repeats],
     }
 
 
-def _asked(e: Experiment, most: int) -> list[list[dict[str, Any]]]:
+def _asked(e: Experiment, most: int) -> list[list[dict[str, object]]]:
     """The first galaxies asked about in each iteration, in order of rank."""
-    newest = (e.iterations[-1].folder / "iteration.db").absolute().as_uri()  # it holds the votes of all iterations
-    with closing(sqlite3.connect(f"{newest}?mode=ro", uri=True)) as connection:
-        found = connection.execute("SELECT id_str, votes FROM labels WHERE iteration > ?", (database.INITIAL,))
-        votes = {id_str: votes_text(e.instructions, json.loads(counts)) for id_str, counts in found}
+    task = e.instructions.build_task()
+    newest = database.read_new_votes(e.iterations[-1].folder.database)  # it holds the votes of all iterations
+    votes = {id_str: describe_votes(task, counts) for id_str, counts in newest.items()}
     iterations = []
     for folder in (i.folder for i in e.iterations):
-        ids = folders.read_json(folder / "requests.json")["ids"][:most]
-        columns = ["id_str", "acquisition", "rank"]  # without the many posterior samples
-        table = pq.read_table(folder / "predictions.parquet", columns=columns, filters=[("rank", "<", len(ids))])
-        galaxies = sorted(table.to_pylist(), key=lambda galaxy: ids.index(galaxy["id_str"]))
+        n = min(most, len(folder.requests().ids))
+        galaxies = folder.predictions(["id_str", "acquisition", "rank"], best=n).to_dict("records")
         for galaxy in galaxies:
-            galaxy["votes"] = votes.get(galaxy["id_str"])
-            galaxy["picture"] = _picture(folder / "pictures" / f"{galaxy['rank']:05d}.png")
-        iterations.append(galaxies)
+            galaxy["votes"] = votes.get(str(galaxy["id_str"]))
+            galaxy["picture"] = _picture(folder.picture(galaxy["rank"]))
+        iterations.append([{str(key): value for key, value in galaxy.items()} for galaxy in galaxies])
     return iterations
 
 
-def votes_text(instructions: dict[str, Any], votes: dict[str, int]) -> str:
+def describe_votes(task: Task, votes: Mapping[str, int]) -> str:
     """The votes for the task's first question, such as "smooth 31 of 40": for its label, or for the leading answer."""
-    task = instructions["task"]
-    question = next(q for q in instructions["questions"] if q in task["questions"])
-    answers = list(instructions["questions"][question]["answers"])
-    if task["label"]:
-        counted = " or ".join(answer for answer in answers if answer in task["label"])
-        return f"{counted} {votes['label']}\u00a0of\u00a0{votes['total_votes']}"
-    counts = {answer: votes[f"{question}_{answer}"] for answer in answers}
-    leading = max(answers, key=lambda answer: counts[answer])
-    return f"{leading} {counts[leading]}\u00a0of\u00a0{sum(counts.values())}"
+    root = task.tree.root
+    counts = task.counts({name: [votes[name]] for name in task.stored_columns})[0, : len(task.groups[0].answers)]
+    names = task.label_columns or root.columns
+    at = 0 if task.label_columns else int(counts.argmax())
+    answer = " or ".join(c.removeprefix(f"{root.name}_") for c in (names if task.label_columns else [names[at]]))
+    return f"{answer} {counts[at]:.0f}\u00a0of\u00a0{counts.sum():.0f}"
 
 
 def _picture(path: Path) -> str | None:
@@ -94,13 +84,13 @@ def _picture(path: Path) -> str | None:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def left_out(survey: str, settings: Settings, experiments: Sequence[Experiment]) -> dict[str, Any]:
+def left_out(survey: str, settings: Settings, experiments: Sequence[Experiment]) -> dict[str, object]:
     """What never reached the network: rows of the survey's tables, and galaxies whose picture could not be used."""
-    of = [e for e in experiments if e.instructions["survey"] == survey]
+    of = [e for e in experiments if e.instructions.survey == survey]
     catalog = Path(settings.data_dir) / survey / f"{survey}_master_catalog.json"
     return {
         "survey": survey,
         "catalog": folders.read_json(catalog) if catalog.is_file() else None,
-        "dropped": list({tuple(row.items()): row for e in of for row in e.dropped or ()}.values()),
+        "dropped": list(dict.fromkeys(entry for e in of for entry in e.dropped or ())),
         "no_shards": [e.name for e in of if e.dropped is None],
     }

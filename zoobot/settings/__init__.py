@@ -3,7 +3,7 @@
 Hydra ends in ``compose``; everything else gets a frozen, checked ``Settings``. No setting acts here.
 """
 
-from zoobot.settings.depends import ENCODER_SHAPE, ORACLE_FIXED, flatten, stage_settings
+from zoobot.settings.depends import DEFAULTS, ENCODER_SHAPE, ORACLE_FIXED, flatten, stage_settings
 from zoobot.settings.schema import (
     MISSING,
     AcquisitionSettings,
@@ -19,6 +19,7 @@ from zoobot.settings.schema import (
 )
 
 __all__ = [
+    "DEFAULTS",
     "ENCODER_SHAPE",
     "MISSING",
     "ORACLE_FIXED",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,10 @@ from typing import Any
 from zoobot.settings.depends import flatten
 from zoobot.settings.schema import Settings
 
-STAGES = (
-    "reduce", "master_catalog", "catalogs", "shards", "pretrain", "instructions", "iterate", "simulate", "report",
-    "verify",
-)  # fmt: skip
-SURVEY_KINDS = ("demo", "gz2", "decals", "custom")
-WORLDS = ("standard", "rare_bars", "duplicates", "artifacts", "faint", "unpredictable")  # of the demo survey
-ORACLE_KINDS = ("simulated", "known", "panoptes")
-ACQUISITIONS = (
-    "random", "entropy", "variance", "ensemble_disagreement", "mutual_information", "power_mutual_information",
-    "softmax_mutual_information", "batch_mutual_information", "badge", "mixture", "k_center", "lcmd", "typiclust",
-)  # fmt: skip
+# Sets that the program's rooms know are given to ``problems`` as ``choices``; these belong to settings alone.
 ANONYMOUS_REPEATS = ("all", "first_per_session")
 TRACKING_MODES = ("online", "offline", "disabled")
-LIKELIHOODS = ("multinomial", "dirichlet_multinomial")
-ARCHITECTURES = ("cnn", "pooled_cnn", "efficientnet_b0", "efficientnet_v2_b0", "convnext_tiny")
-OWN_ARCHITECTURES = ("cnn", "pooled_cnn")  # built of model.blocks; the others are those of keras.applications
 TRAINED = ("all", "head")
-ENCODINGS = ("raw", "png", "jpeg")
 SHARD_SOURCES = ("mock", "real")
 INPUT_CHECKS = ("sizes", "digests")
 
@@ -62,25 +48,18 @@ def quick(s: Settings) -> Settings:
     )  # fmt: skip
 
 
-def problems(s: Settings) -> list[str]:
-    """Everything that is wrong, each with its full key."""
-    flat = flatten(dataclasses.asdict(s))
+def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
+    """Everything that is wrong, each with its full key. ``choices``: the names that a setting may take, by its key."""
+    flat: dict[str, Any] = flatten(dataclasses.asdict(s))
+    own = {
+        "model.train": TRAINED, "model.orientations": (1, 8), "reduce.anonymous_repeats": ANONYMOUS_REPEATS,
+        "tracking.mode": TRACKING_MODES, "verify_inputs": INPUT_CHECKS, "shards.source": SHARD_SOURCES,
+        "shards.channels": (1, 3),
+    }  # fmt: skip
     problems = [
-        *_choices(flat, "stage", STAGES),
-        *_choices(flat, "survey.kind", SURVEY_KINDS),
-        *_choices(flat, "survey.world", WORLDS),
-        *_choices(flat, "oracle.kind", ORACLE_KINDS),
-        *_choices(flat, "acquisition.name", ACQUISITIONS),
-        *_choices(flat, "model.architecture", ARCHITECTURES),
-        *_choices(flat, "model.train", TRAINED),
-        *_choices(flat, "model.orientations", (1, 8)),
-        *_choices(flat, "model.likelihood", LIKELIHOODS),
-        *_choices(flat, "reduce.anonymous_repeats", ANONYMOUS_REPEATS),
-        *_choices(flat, "tracking.mode", TRACKING_MODES),
-        *_choices(flat, "verify_inputs", INPUT_CHECKS),
-        *_choices(flat, "shards.source", SHARD_SOURCES),
-        *_choices(flat, "shards.encoding", ENCODINGS),
-        *_choices(flat, "shards.channels", (1, 3)),
+        f"{key}={flat[key]}: choose one of {', '.join(map(str, allowed))}"
+        for key, allowed in {**choices, **own}.items()
+        if flat[key] not in allowed
     ]
     at_least = {
         "seed": 0, "survey.retirement_votes": 0, "survey.draw_size_px": 16, "survey.draw_seed": 0, "catalogs.seed": 0,
@@ -116,10 +95,6 @@ def problems(s: Settings) -> list[str]:
     return problems + _misfits(s)
 
 
-def _choices(flat: dict[str, Any], key: str, allowed: tuple[Any, ...]) -> list[str]:
-    return [] if flat[key] in allowed else [f"{key}={flat[key]}: choose one of {', '.join(map(str, allowed))}"]
-
-
 def _misfits(s: Settings) -> list[str]:
     """Settings that are fine alone but do not fit each other."""
     problems = []
@@ -143,77 +118,19 @@ def _misfits(s: Settings) -> list[str]:
             f"model.final_size_px={s.model.final_size_px}: larger than the stored images"
             f" (shards.image_size_px={s.shards.image_size_px})"
         )
-    problems += _model_misfits(s)
     if s.oracle.kind != "known" and s.stage != "reduce" and s.oracle.votes_per_galaxy <= s.survey.retirement_votes:
         problems.append(
             f"oracle.votes_per_galaxy={s.oracle.votes_per_galaxy}: must exceed survey.retirement_votes"
             f"={s.survey.retirement_votes}, or no galaxy is ever labelled"
         )
-    problems += _live_misfits(s) if s.oracle.kind == "panoptes" else []
     if s.stage == "verify" and not s.verify.path:
         problems.append("verify.path: name the folder to verify, e.g. verify.path=data/demo/shards/smooth")
     if s.stage == "reduce" and [s.reduce.pull, bool(s.reduce.export), bool(s.reduce.api_dump)].count(True) != 1:
         problems.append("reduce: give one of reduce.pull=true, reduce.export=FILE.csv and reduce.api_dump=FILE.jsonl")
     if s.stage == "reduce" and s.reduce.pull and s.oracle.kind != "panoptes":
-        problems.append("reduce.pull=true: say from where: oracle=panoptes oracle.project_id=… oracle.workflow_ids=[…]")
+        problems.append(
+            "reduce.pull=true also needs the project: oracle=panoptes oracle.project_id=… oracle.workflow_ids=[…]"
+        )
     if s.stage == "reduce" and not s.reduce.pull and not s.reduce.workflow_versions:
         problems.append("reduce.workflow_versions: name the JSON file with the workflow's versions")
     return problems
-
-
-def _model_misfits(s: Settings) -> list[str]:
-    """What is wrong with the network."""
-    problems = []
-    chosen, smallest = s.model, 2 ** len(s.model.blocks)
-    if chosen.architecture in OWN_ARCHITECTURES:
-        if not chosen.blocks or not all(chosen.blocks) or min(f for block in chosen.blocks for f in block) < 1:
-            problems.append(
-                f"model.blocks={chosen.blocks}: each block needs at least one convolution with at least one filter"
-            )
-        elif chosen.final_size_px < smallest:
-            problems.append(
-                f"model.blocks: {len(chosen.blocks)} halvings need model.final_size_px of at least {smallest}"
-            )
-        if chosen.weights == "imagenet":
-            problems.append(f"model.weights=imagenet: there are none for model.architecture={chosen.architecture}")
-    elif chosen.final_size_px < 32:
-        problems.append(f"model.final_size_px={chosen.final_size_px}: {chosen.architecture} needs at least 32")
-    if chosen.colour and s.shards.channels == 1:
-        problems.append("model.colour=true: the stored images are grey (shards.channels=1)")
-    if chosen.train == "head" and not chosen.weights:
-        problems.append(
-            "model.train=head: name the encoder, model.weights=NAME of stage=pretrain, imagenet or a path; features of"
-            " random weights would teach nothing"
-        )
-    if chosen.train == "head" and chosen.likelihood != "dirichlet_multinomial":
-        problems.append("model.train=head: its samples are concentrations; set model.likelihood=dirichlet_multinomial")
-    if chosen.train == "head" and (chosen.ensemble > 1 or chosen.warm_start):
-        problems.append("model.train=head: has one closed-form posterior; leave out model.ensemble and warm_start")
-    if chosen.ensemble > chosen.n_samples:
-        problems.append(f"model.ensemble={chosen.ensemble}: each network needs a sample of model.n_samples")
-    return problems
-
-
-def _live_misfits(s: Settings) -> list[str]:
-    """What is wrong with live work."""
-    problems = [
-        f"oracle.{key}: oracle=panoptes needs {what}"
-        for key, what, given in (
-            ("project_id", "the number of the Zooniverse project", s.oracle.project_id.isdecimal()),
-            ("workflow_ids", "the numbers of its workflows, e.g. [6122]", _are_numbers(s.oracle.workflow_ids)),
-        )
-        if not given
-    ]
-    if not re.fullmatch(r"https://[^/]+|http://127\.0\.0\.1:\d+", s.oracle.endpoint):
-        problems.append(
-            f"oracle.endpoint={s.oracle.endpoint}: must be https://NAME, without a / at its end; credentials go there"
-        )
-    if s.stage == "simulate":
-        problems.append("oracle=panoptes: volunteers need days; run stage=instructions, then stage=iterate each time")
-    if s.stage in ("shards", "instructions", "iterate") and s.shards.source != "real":
-        problems.append(f"shards.source={s.shards.source}: live work needs shards.source=real")
-    return problems
-
-
-def _are_numbers(ids: list[str]) -> bool:
-    return bool(ids) and all(id_.isdecimal() for id_ in ids)

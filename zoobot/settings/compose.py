@@ -1,4 +1,4 @@
-"""From a composed config to checked settings; with run.py the only importer of hydra and omegaconf."""
+"""From a composed config to settings. With run.py and sweep.py the only importer of hydra and omegaconf."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _set_writable(node: DictConfig) -> None:
 
 
 def from_config(cfg: DictConfig) -> Settings:
-    """The checked settings of a composed config; all problems are reported together."""
+    """The settings of a composed config, of the right types; ``stages.check`` says what is wrong with their values."""
     written: Any = OmegaConf.to_container(cfg)
     missing = sorted(key for key, value in flatten(written).items() if value == MISSING)
     if missing:
@@ -42,9 +42,4 @@ def from_config(cfg: DictConfig) -> Settings:
     except OmegaConfBaseException as error:
         raise SettingsError(f"{error.full_key} cannot be used: {error.msg}.") from error
     assert isinstance(settings, Settings)
-    if settings.quick:
-        settings = checks.quick(settings)
-    problems = checks.problems(settings)
-    if problems:
-        raise SettingsError("\n  ".join([f"{len(problems)} setting(s) cannot be used:", *problems]))
-    return settings
+    return checks.quick(settings) if settings.quick else settings

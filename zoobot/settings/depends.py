@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from zoobot.settings.schema import Settings
 
@@ -27,19 +26,22 @@ _DEPENDS_ON = {
 }  # fmt: skip
 
 
-def stage_settings(settings: Settings, stage: str) -> dict[str, Any]:
+def stage_settings(settings: Settings, stage: str) -> dict[str, object]:
     """The settings that the output of ``stage`` depends on: ``{full key: value}``."""
     flat = flatten(dataclasses.asdict(settings))
     wanted = _DEPENDS_ON[stage]
     return {key: value for key, value in flat.items() if any(key == w or key.startswith(w + ".") for w in wanted)}
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: dict[str, object], prefix: str = "") -> dict[str, object]:
     """Nested settings as ``{full key: value}``."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in values.items():
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat
+
+
+DEFAULTS = flatten(dataclasses.asdict(Settings()))  # of every setting, by its full key

@@ -1,7 +1,7 @@
 """Every setting of the program, as frozen dataclasses.
 
 The comments beside the fields are the reference; the YAML files in configs/ give the values. Below `main` no config
-object exists: stages take a ``Settings``, whose values have been checked together once (zoobot/checks.py).
+object exists: stages take a ``Settings``, whose values have been checked together once (zoobot/settings/checks.py).
 """
 
 from __future__ import annotations
@@ -163,12 +163,13 @@ class OracleSettings:
     kind: str = (
         MISSING  # simulated: volunteers drawn from the hidden votes; known: the hidden votes; panoptes: real ones
     )
+    live: bool = False  # real people answer: the experiment lies in experiments/live, and cannot be simulated
     votes_per_galaxy: int = 40  # classifications after which a galaxy leaves Zooniverse
     control_per_iteration: int = 0  # galaxies drawn at random and asked about too: their labels only test the model
     control_votes: int = 5  # classifications of such a galaxy
     late_fraction: float = 0.1  # simulated: galaxies that get only some of their classifications in the first iteration
     anonymous_fraction: float = 0.2  # simulated: classifications by volunteers who are not logged in
-    # The rest is for panoptes. Credentials are no setting: see zoobot/credentials.py.
+    # The rest is for panoptes. Credentials are no setting: see zoobot/oracles/credentials.py.
     endpoint: str = ""  # the Panoptes server; https://www.zooniverse.org is the real one
     project_id: str = ""  # the Zooniverse project, e.g. 5733
     workflow_ids: list[str] = field(default_factory=list)  # the first shows the galaxies; the votes of all are read
@@ -232,6 +233,9 @@ class Settings:
     max_dropped_fraction: float = 0.01  # more bad rows or images than this are an error
     verify_inputs: str = "sizes"  # what a stage checks of the folders it reads: sizes of files, or digests of all bytes
     experiment_name: str = MISSING  # of its folder; the group of its W&B runs
+    extensions: list[str] = field(
+        default_factory=list
+    )  # Python files of your own that add acquisition functions, encoders, oracles or surveys: docs/extending.md
     survey: SurveySettings = field(default_factory=SurveySettings)
     task: TaskSettings = field(default_factory=TaskSettings)
     reduce: ReduceSettings = field(default_factory=ReduceSettings)
@@ -306,5 +310,5 @@ class Settings:
     @property
     def experiment_dir(self) -> Path:
         """This experiment."""
-        kind = "live" if self.oracle.kind == "panoptes" else "simulations"
+        kind = "live" if self.oracle.live else "simulations"
         return self.experiments_dir / kind / self.experiment_name

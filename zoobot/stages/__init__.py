@@ -1,4 +1,70 @@
-"""The stages of the program, one module each, with ``run(settings)``.
+"""The stages of the program, one module each, with ``run(settings)``; and the check of a run's settings.
 
 A stage reads folders and writes one. How the parts work is decided in the rooms below.
 """
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+from zoobot.acquisition import ACQUISITIONS
+from zoobot.errors import SettingsError
+from zoobot.galaxies.demo import WORLDS
+from zoobot.galaxies.surveys import SURVEYS
+from zoobot.galaxies.tfrecords import ENCODINGS
+from zoobot.metrics import LIKELIHOODS
+from zoobot.models import architectures
+from zoobot.oracles import build
+from zoobot.settings import Settings, checks
+
+STAGES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+# The names that a setting may take: each set is spelt where its members are implemented.
+CHOICES: dict[str, Collection[str]] = {
+    "stage": STAGES,
+    "survey.kind": SURVEYS,
+    "survey.world": WORLDS,
+    "shards.encoding": ENCODINGS,
+    "model.architecture": architectures.ARCHITECTURES,
+    "model.likelihood": LIKELIHOODS,
+    "acquisition.name": ACQUISITIONS,
+    "oracle.kind": build.ORACLES,
+}
+
+
+def check(settings: Settings) -> Settings:
+    """The settings, if nothing is wrong with them; their extensions are loaded. All problems are reported together."""
+    load_extensions(settings)
+    problems = checks.problems(settings, CHOICES)
+    if settings.model.architecture in architectures.ARCHITECTURES:
+        problems += architectures.problems(settings)
+    problems += build.problems(settings)
+    if problems:
+        raise SettingsError("\n  ".join([f"{len(problems)} setting(s) cannot be used:", *problems]))
+    return settings
+
+
+def load_extensions(settings: Settings) -> None:
+    """Run each file of ``extensions`` once in this process: it puts what it adds into the program's dictionaries."""
+    for name in settings.extensions:
+        path = Path(name).resolve()
+        module = f"zoobot_extension_{path.stem}"
+        if module in sys.modules:
+            continue
+        if not path.is_file():
+            raise SettingsError(f"extensions: there is no file {path}.")
+        spec = importlib.util.spec_from_file_location(module, path)
+        assert spec and spec.loader
+        sys.modules[module] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[module])
+
+
+def run(settings: Settings) -> Path:
+    """Run the stage that the settings name. What it returns is the folder or file that it made."""
+    load_extensions(settings)
+    path: Path = importlib.import_module(f"{__name__}.{settings.stage}").run(settings)
+    return path

@@ -33,8 +33,7 @@ def run(settings: Settings) -> Path:
         raise InputError(f"{path} is missing. Make it first: python run.py stage=master_catalog survey=…")
     used = stage_settings(settings, "catalogs") | {"questions": questions.as_dict()}
     inputs = {"master_catalog": path}
-    if folders.exists_with(settings.catalog_dir, used, inputs):
-        log.info("%s exists with these settings: nothing to do", settings.catalog_dir)
+    if folders.is_done(settings.catalog_dir, used, inputs):
         return settings.catalog_dir
     master = read_master(path, questions)
     check_columns(master, task, str(path))

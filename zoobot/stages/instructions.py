@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from zoobot import folders
+from zoobot.galaxies import tfrecords
 from zoobot.galaxies.questions import load_questions
 from zoobot.galaxies.surveys import read_table
 from zoobot.galaxies.tasks import Task, build_task
-from zoobot.iterations.iteration import fixed_settings
+from zoobot.iterations.files import ExperimentFolder, Instructions, InstructionsFolder, Source
+from zoobot.iterations.iteration import extension_digests, fixed_settings
 from zoobot.settings import ORACLE_FIXED, Settings
 
 log = logging.getLogger("zoobot")
-FORMAT_VERSION = 1
 
 
 def run(settings: Settings) -> Path:
     """Write the instructions; say so and do nothing when they exist with the same settings and shards."""
-    path = settings.experiment_dir / "instructions"
+    path = ExperimentFolder(settings.experiment_dir).instructions.path
     folders.require(settings.catalog_dir, "catalogs", settings.verify_inputs)
     folders.require(settings.shard_dir, "shards", settings.verify_inputs)
     inputs = {"catalogs": settings.catalog_dir, "shards": settings.shard_dir}
@@ -31,39 +30,38 @@ def run(settings: Settings) -> Path:
     questions = load_questions(settings.survey.questions)
     task = build_task(settings.task, questions)
     used = fixed_settings(settings)
-    if folders.exists_with(path, used, inputs):
-        log.info("%s exists with these settings: nothing to do", path)
+    if folders.is_done(path, used, inputs):
         return path
     _check_expected_votes(settings, task)
-    content: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "experiment": settings.experiment_name,
-        "survey": settings.survey.name,
-        # relative to this folder, so that a data folder can move as a whole
-        **{
-            name: {"path": os.path.relpath(source, path), "digest": folders.digest_of(source)}
-            for name, source in inputs.items()
-        },
-        "questions": questions.as_dict(),
-        "retirement_votes": settings.survey.retirement_votes,
-        "task": dataclasses.asdict(settings.task),
-        "answers": list(task.answers),
-        "model": dataclasses.asdict(settings.model),
-        "acquisition": dataclasses.asdict(settings.acquisition),
-        "oracle": {key: getattr(settings.oracle, key) for key in ORACLE_FIXED},
-        "iterations": settings.simulate.iterations,
-        "subjects_per_iteration": settings.iterate.subjects_per_iteration,
-        "shards_per_iteration": settings.iterate.shards_per_iteration,
-        "initial_size_px": settings.shards.image_size_px,
-        "final_size_px": settings.model.final_size_px,
-        "warm_start": settings.model.warm_start,
-        "seed": settings.seed,
-        "catalog_seed": settings.catalogs.seed,
-        "last_classification_id": settings.oracle.last_classification_id,
+    sources = {
+        name: Source(os.path.relpath(source, path), folders.digest_of(source)) for name, source in inputs.items()
     }
+    content = Instructions(
+        experiment=settings.experiment_name,
+        survey=settings.survey.name,
+        **sources,
+        questions=questions.as_dict(),
+        retirement_votes=settings.survey.retirement_votes,
+        task=settings.task,
+        answers=list(task.answers),
+        model=settings.model,
+        acquisition=settings.acquisition,
+        oracle={key: getattr(settings.oracle, key) for key in ORACLE_FIXED},
+        iterations=settings.simulate.iterations,
+        subjects_per_iteration=settings.iterate.subjects_per_iteration,
+        shards_per_iteration=settings.iterate.shards_per_iteration,
+        initial_size_px=settings.shards.image_size_px,
+        final_size_px=settings.model.final_size_px,
+        warm_start=settings.model.warm_start,
+        seed=settings.seed,
+        catalog_seed=settings.catalogs.seed,
+        last_classification_id=settings.oracle.last_classification_id,
+        extensions=extension_digests(settings),
+    )
     with folders.create(path, used, inputs) as staging:
-        folders.write_json(staging / "instructions.json", content)
-        shutil.copyfile(settings.shard_dir / "shards.db", staging / "iteration.db")
+        folder = InstructionsFolder(staging)
+        folder.write(content)
+        shutil.copyfile(settings.shard_dir / tfrecords.load_config(settings.shard_dir).database, folder.database)
     log.info("%s: written", path)
     return path
 

@@ -5,7 +5,6 @@ A row that cannot be used is dropped with its reason; the JSON beside the catalo
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from pathlib import Path
@@ -13,14 +12,14 @@ from pathlib import Path
 import pandas as pd
 
 from zoobot import folders
-from zoobot.errors import FolderError, InputError
-from zoobot.folders.provenance import provenance
+from zoobot.errors import InputError
+from zoobot.folders import published
+from zoobot.folders.published import MadeOf
 from zoobot.galaxies.questions import Question, QuestionTree, load_questions
 from zoobot.galaxies.surveys import read_survey
 from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")
-FORMAT_VERSION = 1
 MAX_VOTES = 1_000_000  # for one answer; more is a mistake, and labels are float32
 
 
@@ -36,56 +35,49 @@ def run(settings: Settings) -> Path:
     path = catalog_path(settings)
     questions = load_questions(settings.survey.questions)
     used = stage_settings(settings, "master_catalog") | {"questions": questions.as_dict()}
-    table, excluded, sources = read_survey(settings, questions)
-    for votes in sources[1:]:
-        _warn_of_age(votes, settings.reduce.max_age_days)
-    inputs = {role: folders.digest_file(file) for role, file in zip(("catalog", "votes"), sources, strict=False)}
-    if path.exists():
-        _check_existing(path, used, inputs)
+    survey = read_survey(settings, questions)
+    source, *votes = survey.sources
+    for file in votes:
+        _warn_of_age(file, settings.reduce.max_age_days)
+    roles = dict(zip(("catalog", "votes"), survey.sources, strict=False))
+    made_of = MadeOf(used, {role: folders.digest_file(file) for role, file in roles.items()})
+    if published.is_published(path.with_suffix(".json"), made_of):
         log.info("%s exists with these settings: nothing to do", path)
         return path
-    if table.empty:
-        reasons = "; ".join(f"{reason}: {count}" for reason, count in excluded.items())
-        raise InputError(f"{sources[0]}: all its rows are left out ({reasons}).")
-    catalog, dropped, collapsed = clean(table, questions, str(sources[0]))
-    rows = len(table)
-    if len(dropped) > settings.max_dropped_fraction * rows:
-        raise InputError(
-            f"{sources[0]}: {len(dropped)} of {rows} rows cannot be used, more than max_dropped_fraction="
-            f"{settings.max_dropped_fraction}. The first: "
-            + "; ".join(
-                f"{i}: {reason}" for i, reason in zip(dropped["id_str"][:5], dropped["reason"][:5], strict=True)
-            )
-            + ". Mend the table, or allow more."
-        )
+    if survey.rows.empty:
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in survey.excluded.items())
+        raise InputError(f"{source}: all its rows are left out ({reasons}).")
+    catalog, dropped, collapsed = clean(survey.rows, questions, str(source))
+    _check_dropped(dropped, len(survey.rows), settings, source)
     _warn_of_missing_images(settings, catalog)
-    text = catalog.to_csv(index=False).encode()
-    record = {
-        "format_version": FORMAT_VERSION,
+    found = {
         "galaxies": len(catalog),
-        "rows": rows,
-        "excluded": excluded,
+        "rows": len(survey.rows),
+        "excluded": survey.excluded,
         "exact_duplicates_collapsed": collapsed,
         "dropped": dropped.to_dict("records"),
-        "settings": used,
-        "inputs": inputs,
-        "sha256": hashlib.sha256(text).hexdigest(),
-        "provenance": provenance(),
     }
-    folders.publish_file(path.with_suffix(".json"), _json(record))
-    folders.publish_file(path, text)  # last: a run that was stopped in between begins anew
-    for reason, count in excluded.items():
+    files = {path.name: catalog.to_csv(index=False).encode()}
+    published.publish(path.with_suffix(".json"), files, made_of, found)
+    for reason, count in survey.excluded.items():
         if count:
             log.info("left out by design: %d (%s)", count, reason)
     log.info(
         "%s: %d galaxies from %d rows, %d exact duplicates collapsed, %d rows dropped",
-        path,
-        len(catalog),
-        rows,
-        collapsed,
-        len(dropped),
-    )
+        path, len(catalog), len(survey.rows), collapsed, len(dropped),
+    )  # fmt: skip
     return path
+
+
+def _check_dropped(dropped: pd.DataFrame, n_rows: int, settings: Settings, source: Path) -> None:
+    if len(dropped) <= settings.max_dropped_fraction * n_rows:
+        return
+    first = dropped.head(5)
+    rows = "; ".join(f"{id_}: {reason}" for id_, reason in zip(first["id_str"], first["reason"], strict=True))
+    raise InputError(
+        f"{source}: {len(dropped)} of {n_rows} rows cannot be used, more than max_dropped_fraction="
+        f"{settings.max_dropped_fraction}. The first: {rows}. Fix the table, or allow more."
+    )
 
 
 def clean(table: pd.DataFrame, questions: QuestionTree, where: str) -> tuple[pd.DataFrame, pd.DataFrame, int]:
@@ -169,23 +161,6 @@ def _note(reason: pd.Series, where: pd.Series, text: str) -> None:
     reason[(reason == "") & where.fillna(False).astype(bool)] = text
 
 
-def _check_existing(path: Path, used: dict[str, object], inputs: dict[str, str]) -> None:
-    record = folders.read_json(path.with_suffix(".json"))
-    differences = folders.differing_keys(record["settings"], used)
-    differences += [
-        f"{name}: the file has changed since"
-        for name in sorted({*inputs, *record["inputs"]})
-        if record["inputs"].get(name) != inputs.get(name)
-    ]
-    if folders.digest_file(path) != record["sha256"]:
-        differences.append("the catalog itself was changed after it was written")
-    if differences:
-        raise FolderError(
-            "\n  ".join([f"{path} exists, but was made differently:", *differences])
-            + "\nUse those settings and files, or give the survey another name (survey.name=…)."
-        )
-
-
 def _warn_of_missing_images(settings: Settings, catalog: pd.DataFrame) -> None:
     missing = [loc for loc in catalog["file_loc"] if not settings.image_path(str(loc)).is_file()]
     if missing:
@@ -203,9 +178,3 @@ def _warn_of_age(votes: Path, max_age_days: float) -> None:
             "%s is %.1f days old (reduce.max_age_days=%g): run stage=reduce for newer votes",
             votes, age_days, max_age_days,
         )  # fmt: skip
-
-
-def _json(value: object) -> bytes:
-    import json
-
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()

@@ -5,14 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from typing import Any
-
-import keras
 
 from zoobot import folders
 from zoobot.errors import InputError
 from zoobot.galaxies import tfrecords
-from zoobot.models import encoders, pretraining
+from zoobot.galaxies.tfrecords import ShardConfig
 from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")
@@ -25,18 +22,22 @@ def run(settings: Settings) -> Path:
     """
     path = settings.encoders_dir / settings.pretrain.name
     used = stage_settings(settings, "pretrain")
-    if folders.exists_with(path, used, inputs=None):
-        log.info("%s exists with these settings: nothing to do", path)
+    if folders.is_done(path, used, inputs=None):
         return path
     folders.require(settings.shard_dir, "shards", settings.verify_inputs)
     config = tfrecords.load_config(settings.shard_dir)
     files, n_galaxies = _pool_files(settings, config)
     log.info("%s: learning from %d pictures, %d times each", path, n_galaxies, settings.pretrain.epochs)
+    import keras  # late: a run with nothing to do needs no TensorFlow
+
+    from zoobot.models import encoders, pretraining
+    from zoobot.models.datasets import dataset
+
     with folders.create(path, used, {"shards": settings.shard_dir}) as staging:
         keras.utils.set_random_seed(settings.pretrain.seed)
-        encoder = encoders.build(settings.model, config["image_size_px"], config["channels"])
+        encoder = encoders.build(settings.model, config.image_size_px, config.channels)
         batch_size = min(settings.pretrain.batch_size, n_galaxies)
-        images = tfrecords.dataset(files, n_galaxies, None, config, batch_size, settings.pretrain.seed)
+        images = dataset(files, n_galaxies, None, config, batch_size, settings.pretrain.seed)
         steps = math.ceil(n_galaxies / batch_size)
         curves = pretraining.train(encoder, images, steps, settings.model, settings.pretrain)
         encoders.save(encoder, settings.model, staging)
@@ -45,12 +46,12 @@ def run(settings: Settings) -> Path:
     return path
 
 
-def _pool_files(settings: Settings, config: dict[str, Any]) -> tuple[list[Path], int]:
+def _pool_files(settings: Settings, config: ShardConfig) -> tuple[list[Path], int]:
     """The pool's first shards, until they hold ``pretrain.max_galaxies``, and how many galaxies they hold."""
-    names, total, wanted = config["splits"]["pool"], config["galaxies"]["pool"], settings.pretrain.max_galaxies
+    names, total, wanted = config.splits["pool"], config.galaxies["pool"], settings.pretrain.max_galaxies
     if total < 2:
         raise InputError(f"{settings.shard_dir} has {total} galaxy in its pool: pretraining tells galaxies apart.")
     if wanted and wanted < total:
-        n_files = math.ceil(wanted / config["shard_size"])
-        names, total = names[:n_files], min(total, n_files * config["shard_size"])
+        n_files = math.ceil(wanted / config.shard_size)
+        names, total = names[:n_files], min(total, n_files * config.shard_size)
     return [settings.shard_dir / name for name in names], total

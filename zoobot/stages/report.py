@@ -9,7 +9,6 @@ import json
 import logging
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from zoobot import folders
 from zoobot.reports import page
@@ -49,25 +48,20 @@ def run(settings: Settings) -> Path:
     return path
 
 
-def _entry(e: Experiment) -> dict[str, Any]:
+def _entry(e: Experiment) -> dict[str, object]:
     last = e.iterations[-1]
     return {
         "path": e.name,
-        "name": e.folder.name,
+        "name": e.folder.path.name,
         "iterations": len(e.iterations),
-        "acquisition": e.instructions["acquisition"]["name"],
-        "seed": e.instructions["seed"],
+        "acquisition": e.acquisition,
+        "seed": e.instructions.seed,
         "labels": last.labels,
         "test_loss": last.loss,
-        **{
-            key: last.summary[key]
-            for key in (
-                "requested",
-                "still_waiting",
-                "weights_sha256",
-                "votes_spent",
-                "volunteer_minutes",
-                "next_100_labels_buy",
-            )
-        },
+        "requested": last.summary.requested,
+        "still_waiting": last.summary.still_waiting,
+        "weights_sha256": last.summary.weights_sha256,
+        "votes_spent": last.summary.votes_spent,
+        "volunteer_minutes": last.summary.volunteer_minutes,
+        "next_100_labels_buy": last.summary.next_100_labels_buy,
     }

@@ -27,6 +27,7 @@ from zoobot.galaxies.images import Pixels, read_image, resize
 from zoobot.galaxies.questions import load_questions
 from zoobot.galaxies.surveys import read_table
 from zoobot.galaxies.tasks import LABEL, TOTAL_VOTES, build_task
+from zoobot.galaxies.tfrecords import Dropped, ShardConfig
 from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")
@@ -44,25 +45,25 @@ class _Part:
     taken: int = 0
     rows: list[tuple[str, str, str, str, int]] = field(default_factory=list)  # of database.add_galaxies
     votes: dict[str, dict[str, int]] = field(default_factory=dict)
-    dropped: list[dict[str, str]] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
 
 
 @dataclass
-class _Dropped:
+class _Tally:
     """How many galaxies were dropped, of how many in all."""
 
     total: int
     so_far: int = 0
 
-    def check(self, new: list[dict[str, str]], settings: Settings) -> None:
+    def check(self, new: list[Dropped], settings: Settings) -> None:
         """Count another one; refuse as soon as too many pictures turn out bad, not after hours of work."""
         self.so_far += 1
         if self.so_far > settings.max_dropped_fraction * self.total:
-            disk.remove(folders.unfinished(settings.shard_dir))  # they are mended, and all begins anew
-            first = "; ".join(f"{d['id_str']}: {d['reason']}" for d in new[:5])
+            disk.remove(folders.unfinished(settings.shard_dir))  # they are fixed, and all begins anew
+            first = "; ".join(f"{d.id_str}: {d.reason}" for d in new[:5])
             raise InputError(
                 f"{self.so_far} of {self.total} images cannot be used so far, more than max_dropped_fraction="
-                f"{settings.max_dropped_fraction}. The newest: {first}. Mend them, or allow more."
+                f"{settings.max_dropped_fraction}. The newest: {first}. Fix them, or allow more."
             )
 
 
@@ -71,8 +72,7 @@ def run(settings: Settings) -> Path:
     folders.require(settings.catalog_dir, "catalogs", settings.verify_inputs)
     inputs = {"catalogs": settings.catalog_dir}
     used = stage_settings(settings, "shards")
-    if folders.exists_with(settings.shard_dir, used, inputs):
-        log.info("%s exists with these settings: nothing to do", settings.shard_dir)
+    if folders.is_done(settings.shard_dir, used, inputs):
         return settings.shard_dir
     splits = split_galaxies(settings)
     questions = load_questions(settings.survey.questions)
@@ -83,40 +83,39 @@ def run(settings: Settings) -> Path:
     _check_images_exist(splits, settings)
     space = _bytes_needed(splits, settings)
     with folders.create(settings.shard_dir, used, inputs, resumes=True, needs_bytes=space) as staging:
-        dropped = _Dropped(sum(map(len, splits.values())))
+        tally = _Tally(sum(map(len, splits.values())))
         parts = {
-            split: _write_split(split, table, [] if split == "pool" else vote_columns, settings, staging, dropped)
+            split: _write_split(split, table, [] if split == "pool" else vote_columns, settings, staging, tally)
             for split, table in splits.items()
         }
         config = _config(settings, task.name, parts)
-        for entry in config["dropped"]:
-            log.warning("dropped %s: %s", entry["id_str"], entry["reason"])
-        listed = {staging / name for names in config["splits"].values() for name in names}
+        for entry in config.dropped:
+            log.warning("dropped %s: %s", entry.id_str, entry.reason)
+        listed = {staging / name for names in config.splits.values() for name in names}
         for path in set(staging.rglob("*.tfrecord")) - listed:
             path.unlink()  # a run that was stopped had begun it, and its pictures are gone since
-        folders.write_json(staging / "shard_config.json", config)
-        _write_index(staging / "shards.db", parts)
+        folders.write_record(staging / tfrecords.SHARD_CONFIG, config)
+        _write_index(staging / config.database, parts)
         check_agreement(staging, {split: list(table["id_str"]) for split, table in splits.items()})
-    counts = ", ".join(f"{count} {split}" for split, count in config["galaxies"].items())
-    log.info("%s: %s, %d dropped", settings.shard_dir, counts, len(config["dropped"]))
+    counts = ", ".join(f"{count} {split}" for split, count in config.galaxies.items())
+    log.info("%s: %s, %d dropped", settings.shard_dir, counts, len(config.dropped))
     return settings.shard_dir
 
 
-def _config(settings: Settings, task_name: str, parts: Mapping[str, list[_Part]]) -> dict[str, Any]:
-    return {
-        "version": tfrecords.FORMAT_VERSION,
-        "survey": settings.survey.name,
-        "task": task_name,
-        "image_size_px": settings.shards.image_size_px,
-        "channels": settings.shards.channels,
-        "encoding": settings.shards.encoding,
-        "shard_size": settings.shards.shard_size,
-        "seed": settings.catalogs.seed,
-        "splits": {split: [part.file for part in found if part.rows] for split, found in parts.items()},
-        "galaxies": {split: sum(len(part.rows) for part in found) for split, found in parts.items()},
-        "dropped": [entry for found in parts.values() for part in found for entry in part.dropped],
-        "database": "shards.db",
-    }
+def _config(settings: Settings, task_name: str, parts: Mapping[str, list[_Part]]) -> ShardConfig:
+    return ShardConfig(
+        survey=settings.survey.name,
+        task=task_name,
+        image_size_px=settings.shards.image_size_px,
+        channels=settings.shards.channels,
+        encoding=settings.shards.encoding,
+        shard_size=settings.shards.shard_size,
+        seed=settings.catalogs.seed,
+        splits={split: [part.file for part in found if part.rows] for split, found in parts.items()},
+        galaxies={split: sum(len(part.rows) for part in found) for split, found in parts.items()},
+        dropped=[entry for found in parts.values() for part in found for entry in part.dropped],
+        database="shards.db",
+    )
 
 
 def _bytes_needed(splits: Mapping[str, pd.DataFrame], settings: Settings) -> int:
@@ -154,11 +153,11 @@ def _read_pool(path: Path) -> pd.DataFrame:
 
 
 def _write_split(
-    split: str, galaxies: pd.DataFrame, vote_columns: list[str], settings: Settings, folder: Path, dropped: _Dropped
+    split: str, galaxies: pd.DataFrame, vote_columns: list[str], settings: Settings, folder: Path, tally: _Tally
 ) -> list[_Part]:
     kept = folders.unfinished(settings.shard_dir)
     parts = _finished_parts(kept, split)
-    dropped.so_far += sum(len(part.dropped) for part in parts)
+    tally.so_far += sum(len(part.dropped) for part in parts)
     if parts:
         log.info("%s: %d %s shards are there already", settings.shard_dir, len(parts), split)
     left = galaxies.iloc[sum(part.taken for part in parts) :]
@@ -166,8 +165,8 @@ def _write_split(
     for row, pixels in track(_read_images(left, settings), f"writing {split} shards", len(left)):
         part.taken += 1
         if isinstance(pixels, str):
-            part.dropped.append({"id_str": row["id_str"], "reason": pixels})
-            dropped.check(part.dropped, settings)
+            part.dropped.append(Dropped(row["id_str"], pixels))
+            tally.check(part.dropped, settings)
             continue
         counts = {column: int(row[column]) for column in vote_columns}
         records.append(tfrecords.encode(row["id_str"], pixels, counts, settings.shards.encoding))
@@ -181,7 +180,7 @@ def _write_split(
         parts.append(_finish(part, records, folder, kept))
     if not any(part.rows for part in parts):
         raise InputError(
-            f"No galaxy of split {split} has a readable picture; for example: {parts[-1].dropped[-1]['reason']}."
+            f"No galaxy of split {split} has a readable picture; for example: {parts[-1].dropped[-1].reason}."
         )
     return parts
 
@@ -192,7 +191,7 @@ def _name(split: str, number: int) -> str:
 
 def _finished_parts(kept: Path, split: str) -> list[_Part]:
     """What a run that was stopped had finished of a split."""
-    return [_Part(**folders.read_json(path)) for path in sorted(kept.glob(f"{split}_*.json"))]
+    return [folders.parse(folders.read_json(path), _Part, str(path)) for path in sorted(kept.glob(f"{split}_*.json"))]
 
 
 def _finish(part: _Part, records: list[bytes], folder: Path, kept: Path) -> _Part:
@@ -259,10 +258,10 @@ def check_agreement(folder: Path, expected: Mapping[str, list[str]]) -> None:
     lost.
     """
     config = tfrecords.load_config(folder)
-    dropped = {entry["id_str"] for entry in config["dropped"]}
+    dropped = {entry.id_str for entry in config.dropped}
     seen: set[str] = set()
-    with database.connect(folder / config["database"]) as connection:
-        for split, files in config["splits"].items():
+    with database.connect(folder / config.database) as connection:
+        for split, files in config.splits.items():
             ids = [id_str for file in files for id_str in tfrecords.read_ids(folder / file)]
             if ids != [id_str for id_str in expected[split] if id_str not in dropped]:
                 raise AssertionError(f"the {split} shards do not hold the galaxies of the catalog, in its order")

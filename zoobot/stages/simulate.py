@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
-from zoobot import folders
+from zoobot import stages
 from zoobot.engine import process
 from zoobot.folders import disk
 from zoobot.galaxies.questions import load_questions
 from zoobot.galaxies.tasks import build_task
 from zoobot.iterations import stopping
+from zoobot.iterations.files import ExperimentFolder
 from zoobot.reports import dashboard
 from zoobot.settings import Settings
-from zoobot.stages import catalogs, instructions, iterate, master_catalog, pretrain, shards
+from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards
 
 log = logging.getLogger("zoobot")
 
@@ -26,20 +28,20 @@ def run(settings: Settings) -> Path:
         for stage in (master_catalog, catalogs, shards):
             stage.run(settings)
         if settings.model.weights == settings.pretrain.name:
-            pretrain.run(settings)
+            process.call(stages.run, replace(settings, stage="pretrain"), "the encoder")
     instructions.run(settings)
-    iterations = folders.list_numbered(settings.experiment_dir, "iteration")
-    done = len(iterations)
+    experiment = ExperimentFolder(settings.experiment_dir)
+    done = len(experiment.iterations())
     if done >= settings.simulate.iterations:
         log.info("%s has %d iterations already: nothing to do", settings.experiment_dir, done)
-        dashboard.log_iterations(settings, iterations)
+        dashboard.log_iterations(settings, experiment.iterations())
     for number in range(done, settings.simulate.iterations):
-        if stopping.reason(folders.list_numbered(settings.experiment_dir, "iteration"), settings.stop):
+        if stopping.reason(experiment.iterations(), settings.stop):
             iterate.run(settings)  # says why there is no further one
             break
         log.info("%s: iteration %d of %d", settings.experiment_name, number + 1, settings.simulate.iterations)
         if settings.model.train == "head":  # builds no network
             iterate.run(settings)
         else:
-            process.call(iterate.run, settings, f"iteration_{number}")
+            process.call(stages.run, replace(settings, stage="iterate"), f"iteration_{number}")
     return settings.experiment_dir

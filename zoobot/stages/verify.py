@@ -6,15 +6,17 @@ import logging
 from pathlib import Path
 
 from zoobot import folders
-from zoobot.errors import FolderError
+from zoobot.errors import ChangedError, FolderError
+from zoobot.iterations.files import ITERATION
 from zoobot.settings import Settings
 
 log = logging.getLogger("zoobot")
 
 
 def run(settings: Settings) -> Path:
-    """Check a folder, or every finished folder below it, and all that they were made from. Exit status 1 if anything
-    differs.
+    """Check a folder, or every finished folder below it, and all that they were made from.
+
+    Raises ChangedError with every finding if anything differs.
     """
     path = Path(settings.verify.path)
     found = sorted(manifest.parent for manifest in path.rglob(folders.MANIFEST))
@@ -23,11 +25,9 @@ def run(settings: Settings) -> Path:
         raise FolderError(f"{path} holds no folder with a {folders.MANIFEST}.")
     chain = folders.with_inputs(found)
     problems = [problem for folder in chain for problem in folders.verify(folder)]
-    lost = {folder for folder in path.rglob("iteration_*") if folder.is_dir()} - set(found)
+    lost = {folder for folder in path.rglob(f"{ITERATION}_*") if folder.is_dir()} - set(found)
     problems += [f"{folder}: has no {folders.MANIFEST}" for folder in sorted(lost)]
-    for problem in problems:
-        log.error("%s", problem)
     if problems:
-        raise SystemExit(1)
+        raise ChangedError("\n".join(problems))
     log.info("%s: %d folders verified, from the catalogs on; nothing differs", path, len(chain))
     return path

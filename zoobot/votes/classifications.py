@@ -12,11 +12,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
 from zoobot.errors import InputError
 from zoobot.galaxies.questions import Question, QuestionTree
 
+Json: TypeAlias = dict[str, Any]  # an object of the Zooniverse API: anything may be in it
+Row: TypeAlias = Mapping[str, Any]  # such an object that is only read
 EXPORT_IDS = ("classification_id", "subject_ids", "user_id", "workflow_id", "workflow_version")
 EXPORT_JSON = ("metadata", "annotations")
 _ID_AT_THE_START = re.compile(rb'\s*\{\s*"id"\s*:\s*"?([0-9]{1,18})\b')
@@ -29,12 +31,12 @@ _DECODER = json.JSONDecoder(object_pairs_hook=lambda pairs: dict(reversed(dict(r
 class Unreadable(dict[str, Any]):
     """A row that is not whole: what could be read of it, and ``reason``."""
 
-    def __init__(self, reason: str, fields: dict[str, Any] | None = None) -> None:
+    def __init__(self, reason: str, fields: Json | None = None) -> None:
         super().__init__(fields or {})
         self.reason = reason
 
 
-def read_api_dump(path: str | Path) -> Iterator[dict[str, Any]]:
+def read_api_dump(path: str | Path) -> Iterator[Json]:
     """The rows of a file with one JSON object of the Zooniverse API a line. InputError: there is no such file.
 
     A line that cannot be read becomes a row which ``reduce`` rejects, naming the line's number. Like ``read_export``,
@@ -46,7 +48,7 @@ def read_api_dump(path: str | Path) -> Iterator[dict[str, Any]]:
                 yield api_row(line, f"line {number} of {Path(path).name}")
 
 
-def api_row(line: bytes, where: str) -> dict[str, Any]:
+def api_row(line: bytes, where: str) -> Json:
     """The row in one line of JSON; ``Unreadable`` if it is not an object."""
     try:
         row = loads(line.decode("utf-8-sig"))
@@ -61,7 +63,7 @@ def loads(text: str) -> Any:
     return _DECODER.decode(text)
 
 
-def read_export(path: str | Path) -> Iterator[dict[str, Any]]:
+def read_export(path: str | Path) -> Iterator[Json]:
     """The rows of a Zooniverse classification export (CSV) in the shape of the API's; answers are labels, not indices.
 
     Ids and versions stay text. A row with broken JSON in it becomes one which ``reduce`` rejects. InputError: there is
@@ -78,7 +80,7 @@ def read_export(path: str | Path) -> Iterator[dict[str, Any]]:
             raise InputError(f"{path}, line {reader.line_num}: not valid CSV: {error}") from error
 
 
-def read_workflow_versions(path: str | Path) -> list[dict[str, Any]]:
+def read_workflow_versions(path: str | Path) -> list[Json]:
     """The versions in a JSON file as the API gives it, ``{"workflow_versions": [...]}``. InputError: it is not so."""
     try:
         content = json.loads(existing(path).read_text(encoding="utf-8-sig"))
@@ -90,7 +92,7 @@ def read_workflow_versions(path: str | Path) -> list[dict[str, Any]]:
     return versions
 
 
-def workflow_of(questions: QuestionTree, version: str = "1.1") -> dict[str, Any]:
+def workflow_of(questions: QuestionTree, version: str = "1.1") -> Json:
     """A workflow version, as the API gives it, that asks these questions; it names no workflow, so it fits any.
 
     An answer is shown by its first label; retired ones are not offered. ``next`` leads along the tree's path; where the
@@ -156,11 +158,11 @@ def existing(path: str | Path) -> Path:
     return Path(path)
 
 
-def export_row(cells: Mapping[str, str]) -> dict[str, Any]:
+def export_row(cells: Mapping[str, str]) -> Json:
     """A row of an export in the shape of the API's; ``Unreadable`` if there is broken JSON in it."""
     id_text, subjects, user, workflow, version = (cells[column] for column in EXPORT_IDS)
     links = {"user": user or None, "workflow": workflow, "subjects": [x for x in subjects.split(";") if x.strip()]}
-    row: dict[str, Any] = {"id": id_text, "links": links}
+    row: Json = {"id": id_text, "links": links}
     broken = ""
     for column in EXPORT_JSON:
         try:

@@ -6,14 +6,14 @@ A verdict has one outcome for each answer, so that nothing which was read is los
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 from zoobot.errors import InputError
 from zoobot.galaxies.questions import QuestionTree
-from zoobot.votes.classifications import Unreadable
+from zoobot.votes.classifications import Row, Unreadable
 
 VOTE = "vote"
 REJECTED = "rejected"
@@ -24,7 +24,6 @@ NOT_SINGLE = "not a single-choice task in this version"
 # An image, a size after it, and what an address with an unmatched parenthesis leaves: "![a](b).png =60x) Smooth".
 _IMAGE = re.compile(r"!\[.*?\]\((?:[^()]|\([^()]*\))*\)(?:[^\s()]*\.\w{3,4}(?:\s*=\d*x\d*)?\s*\))?(?:\s*=\d*x\d*)?")
 
-Row: TypeAlias = Mapping[str, Any]
 _Offered: TypeAlias = dict[str, tuple[str, ...]]  # task -> normalised label of each index; () if not single-choice
 _MAX_KNOWN = 100_000
 

@@ -37,8 +37,9 @@ import pyarrow as pa
 
 from zoobot.errors import SettingsError
 from zoobot.galaxies.questions import QuestionTree
+from zoobot.votes.classifications import Row
 from zoobot.votes.duckdb_reader import Intake
-from zoobot.votes.judge import REJECTED, VOTE, Judge, Outcome, Row, Verdict
+from zoobot.votes.judge import REJECTED, VOTE, Judge, Outcome, Verdict
 
 DUPLICATE = "duplicate of a classification"
 REPEAT = "repeat by the same volunteer"

@@ -31,16 +31,16 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--every-s", type=float, default=0, help="volunteers classify every so many seconds by themselves"
     )
-    chosen = parser.parse_args(arguments)
-    questions = load_questions(chosen.questions)
-    with PanoptesServer(questions, read_truth(chosen.truth, questions), chosen.state, chosen.port) as server:
+    options = parser.parse_args(arguments)
+    questions = load_questions(options.questions)
+    with PanoptesServer(questions, read_truth(options.truth, questions), options.state, options.port) as server:
         print(
             f"Panoptes stand-in at {server.endpoint}: project 1, workflow 1.",
             "Its client is called rehearsal, the secret is rehearsal-secret.",
             "Press return and volunteers classify what is linked; q ends it.", sep="\n", flush=True,
         )  # fmt: skip
-        while chosen.every_s:
-            time.sleep(chosen.every_s)
+        while options.every_s:
+            time.sleep(options.every_s)
             server.classify()
         for line in sys.stdin:
             if line.strip() == "q":

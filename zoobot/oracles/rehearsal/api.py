@@ -16,8 +16,9 @@ from email.message import Message
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from zoobot.oracles.rehearsal.world import EXPORT_HEADER, PROJECT, WORKFLOW, Json, World
+from zoobot.oracles.rehearsal.world import EXPORT_HEADER, PROJECT, WORKFLOW, World
 from zoobot.oracles.simulated import WORKFLOW_VERSION
+from zoobot.votes.classifications import Json
 
 ACCEPT = "application/vnd.api+json; version=1"
 CLIENTS = {"rehearsal": "rehearsal-secret"}

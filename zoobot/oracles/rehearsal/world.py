@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from zoobot.engine.seeds import stream
 from zoobot.galaxies.questions import QuestionTree
 from zoobot.oracles.simulated import WORKFLOW_VERSION, classification, walk_down_the_tree
 from zoobot.votes import classifications
+from zoobot.votes.classifications import Json
 
-Json = dict[str, Any]
 PROJECT, WORKFLOW = "1", "1"
 SCALE = 10_000  # vote fractions as whole numbers
 EXPORT_HEADER = ["classification_id", "user_name", "user_id", "user_ip", "workflow_id", "workflow_name",

@@ -1,0 +1,109 @@
+"""Single files: JSON, typed records in JSON, and content that is replaced as a unit."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+from zoobot.errors import FolderError
+from zoobot.folders import disk
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+
+class Record(Protocol):
+    """A frozen dataclass that is kept as JSON. ``FORMAT`` is the key and the number of its version."""
+
+    FORMAT: ClassVar[tuple[str, int]]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+R = TypeVar("R", bound=Record)
+T = TypeVar("T")
+
+
+def to_text(value: object) -> str:
+    """JSON that is the same for the same value."""
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write ``value`` as JSON that is the same for the same value."""
+    path.write_text(to_text(value), encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file of ours."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FolderError(f"{path} is missing: its folder was not finished, or files were removed.") from error
+    except ValueError as error:
+        raise FolderError(f"{path} is not valid JSON ({error}): it was edited or damaged.") from error
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a record as JSON, its version first."""
+    key, version = record.FORMAT
+    write_json(path, {key: version, **dataclasses.asdict(record)})
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """The record in a JSON file. FolderError: another version, a field that is missing or of another type."""
+    content = read_json(path)
+    key, version = kind.FORMAT
+    found = content.get(key) if isinstance(content, dict) else None
+    if found != version:
+        raise FolderError(
+            f"{path} has format version {found}; this program reads {version}. Use the program that wrote it, or make"
+            " the folder again under another name."
+        )
+    return parse(content, kind, str(path))
+
+
+def parse(content: object, kind: type[T], where: str) -> T:
+    """A dataclass from plain values, each checked for its type. FolderError names ``where`` and the first bad field."""
+    from pydantic import ValidationError  # late: it takes 0.2 s
+
+    try:
+        record: T = _adapter(kind).validate_python(content)  # type: ignore[arg-type]  # a type is hashable
+        return record
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise FolderError(f"{where} is damaged or was edited: {field}: {first['msg'].lower()}.") from error
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def publish_file(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    with disk.clear_errors(path):
+        disk.make_folder(path.parent)
+        _remove_leftovers(path)
+        staged = path.with_name(f".{path.name}.{os.getpid()}")
+        with staged.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+        disk.flush_folder(path.parent)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that have ended had staged for a file."""
+    prefix = f".{path.name}."
+    for staged in path.parent.iterdir():
+        process = staged.name.removeprefix(prefix)
+        if staged.name.startswith(prefix) and process.isdecimal() and not disk.is_alive(int(process)):
+            staged.unlink(missing_ok=True)

@@ -1,0 +1,103 @@
+"""How good an iteration's model is: on the eval, the test and the control galaxies.
+
+Axes: N galaxies, K posterior samples, A answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from zoobot import metrics
+from zoobot.engine.seeds import stream
+from zoobot.iterations import learning
+from zoobot.iterations.files import CONTROL, Metrics
+from zoobot.iterations.iteration import Iteration, Labelled
+from zoobot.iterations.learning import Predictor
+from zoobot.metrics import PredictedVotes
+from zoobot.metrics.temperature import fit_temperature, temper
+from zoobot.models.architectures import Floats32
+
+log = logging.getLogger("zoobot")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A model, the temperature of its samples, and how good it is."""
+
+    predictor: Predictor
+    temperature: float
+    metrics: Metrics
+    worse_by: float | None = None  # how much the new model's eval loss exceeds that of the iteration before
+
+    def loss(self, split: str) -> float:
+        """The loss of all votes, nats per galaxy."""
+        loss = self.metrics[split]["all"]["loss"]
+        assert isinstance(loss, float)
+        return loss
+
+
+def predict(it: Iteration, predictor: Predictor, features_N_H: Floats32, temperature: float) -> PredictedVotes:
+    """Posterior samples at a temperature: the same K models for every shard."""
+    random = stream(it.settings.seed, "posterior samples", it.number)
+    samples = predictor.sample(features_N_H, it.settings.model.n_samples, random)
+    tempered = temper(PredictedVotes(samples, it.task.groups, it.settings.model.likelihood), temperature)
+    return tempered.with_samples(tempered.samples_N_K_A.astype(np.float32))
+
+
+def evaluate(it: Iteration) -> Evaluated:
+    """The model in the iteration's folder, measured; or, with ``iterate.keep_better``, that of the iteration before if
+    this one is worse.
+    """
+    found = _evaluate(it)
+    worse_by = _worse_by(it, found)
+    if worse_by and it.settings.iterate.keep_better:
+        _keep_previous(it)
+        found = _evaluate(it)
+    it.folder.write_metrics(found.metrics)
+    return Evaluated(found.predictor, found.temperature, found.metrics, worse_by)
+
+
+def _evaluate(it: Iteration) -> Evaluated:
+    predictor = learning.load(it, it.folder.model)
+    labelled = {split: it.labelled(split) for split in ("eval", "test", CONTROL)}
+    temperature = 1.0
+    if it.settings.model.recalibrate:
+        temperature = fit_temperature(_predict(it, predictor, labelled["eval"], 1.0), labelled["eval"].counts_N_A)
+    measured: Metrics = {}
+    for split, galaxies in labelled.items():
+        if galaxies.files:
+            predicted = _predict(it, predictor, galaxies, temperature)
+            measured[split] = metrics.evaluate(predicted, galaxies.counts_N_A)
+            if split == "test":
+                losses = metrics.losses(predicted, galaxies.counts_N_A)
+                it.folder.write_test_losses(pa.table({"id_str": galaxies.ids, "loss": losses}))
+    return Evaluated(predictor, temperature, measured)
+
+
+def _predict(it: Iteration, predictor: Predictor, galaxies: Labelled, temperature: float) -> PredictedVotes:
+    features_N_H = np.concatenate([predictor.features(path) for path in galaxies.files.values()])
+    return predict(it, predictor, features_N_H, temperature)
+
+
+def _worse_by(it: Iteration, found: Evaluated) -> float | None:
+    """How much the eval loss exceeds that of the iteration before, if by more than ``iterate.gate_margin``."""
+    if not it.before or not it.settings.iterate.gate_margin:
+        return None
+    difference = found.loss("eval") - it.before[-1].loss("eval")
+    if difference <= it.settings.iterate.gate_margin:
+        return None
+    log.warning("the new model is worse than that of %s: its eval loss is %.3f higher", it.before[-1].name, difference)
+    return difference
+
+
+def _keep_previous(it: Iteration) -> None:
+    """Put the model of the iteration before in the place of the new one."""
+    log.warning("iterate.keep_better: the model of %s is used again", it.before[-1].name)
+    shutil.rmtree(it.folder.model)
+    shutil.copytree(it.before[-1].model, it.folder.model, copy_function=shutil.copyfile)
+    it.folder.model.chmod(0o755)

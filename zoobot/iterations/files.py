@@ -1,0 +1,305 @@
+"""The files of an experiment's folders: their names, their versions, and a typed record of what is in each.
+
+Nothing else in the program spells one of these names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from zoobot import folders
+from zoobot.galaxies.questions import QuestionTree, parse_questions
+from zoobot.galaxies.tasks import Task, build_task
+from zoobot.metrics import Values
+from zoobot.oracles.protocol import Asked, Receipt
+from zoobot.settings import AcquisitionSettings, ModelSettings, TaskSettings
+from zoobot.votes.classifications import Row
+
+Metrics = dict[str, dict[str, Values]]  # {split: {question: {metric: value}}}
+ACQUIRED, CONTROL = "acquired", "control"  # folders of TFRecords
+ITERATION = "iteration"  # and a number: an iteration's folder
+SUMMARY = "iteration.json"
+
+
+# --------------------------------------------------------------- instructions
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an experiment was begun with: its path relative to the instructions, and its digest."""
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """instructions.json: what an experiment never changes."""
+
+    FORMAT: ClassVar = ("format_version", 1)
+    experiment: str
+    survey: str
+    catalogs: Source
+    shards: Source
+    questions: dict[str, object]
+    retirement_votes: int
+    task: TaskSettings
+    answers: list[str]  # of the task, in the order of predictions
+    model: ModelSettings
+    acquisition: AcquisitionSettings
+    oracle: dict[str, object]
+    iterations: int
+    subjects_per_iteration: int
+    shards_per_iteration: int
+    initial_size_px: int
+    final_size_px: int
+    warm_start: bool
+    seed: int
+    catalog_seed: int
+    last_classification_id: int
+    encoder: Source | None = None
+    extensions: dict[str, str] = field(default_factory=dict)  # file names of extensions, and their digests
+
+    def build_questions(self) -> QuestionTree:
+        """The survey's questions."""
+        return parse_questions(self.questions, self.experiment)
+
+    def build_task(self) -> Task:
+        """The task over these questions."""
+        return build_task(self.task, self.build_questions())
+
+
+@dataclass(frozen=True)
+class InstructionsFolder:
+    """The folder ``instructions`` of an experiment."""
+
+    path: Path
+
+    @property
+    def database(self) -> Path:
+        """The index that iteration 0 starts from."""
+        return self.path / "iteration.db"
+
+    def read(self) -> Instructions:
+        """What is in instructions.json."""
+        return folders.read_record(self.path / "instructions.json", Instructions)
+
+    def write(self, content: Instructions) -> None:
+        """Write instructions.json."""
+        folders.write_record(self.path / "instructions.json", content)
+
+    def source(self, source: Source) -> Path:
+        """Where a source lies now."""
+        return (self.path / source.path).resolve()
+
+
+# --------------------------------------------------------------- an iteration
+
+
+@dataclass(frozen=True)
+class Summary:
+    """iteration.json: what was read and done, and how long it took."""
+
+    FORMAT: ClassVar = ("format_version", 1)
+    number: int
+    previous: str | None
+    train_files: list[str]
+    train_galaxies: int
+    labels_received: int
+    control_labels_received: int
+    classifications_received: int
+    last_classification_id: int
+    still_waiting: int
+    predicted_shards: list[str]
+    predicted_galaxies: int
+    requested: int
+    epochs: int
+    weights_sha256: str
+    worse_than_previous_by: float | None
+    kept_previous_model: bool
+    temperature: float
+    test_loss: float
+    requested_control: int
+    timings_s: dict[str, float]
+    votes_spent: int
+    volunteer_minutes: float
+    next_100_labels_buy: float | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """The galaxies of one stream that were asked about, in order, with how many votes each, and the receipt."""
+
+    ids: list[str]
+    votes: int
+    receipt: Receipt
+
+    def asked(self) -> dict[str, Asked]:
+        """What was asked about each galaxy."""
+        return {id_: Asked(self.receipt.subjects.get(id_, ""), self.votes) for id_ in self.ids}
+
+
+@dataclass(frozen=True)
+class Requests(Request):
+    """requests.json: the chosen galaxies, and the control sample."""
+
+    control: Request
+
+
+@dataclass(frozen=True)
+class IterationFolder:
+    """The folder of one iteration, finished or being written."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name, such as iteration_3."""
+        return self.path.name
+
+    # ----------------------------------------------------------- JSON
+
+    def summary(self) -> Summary:
+        """What is in iteration.json."""
+        return folders.read_record(self.path / SUMMARY, Summary)
+
+    def write_summary(self, summary: Summary) -> None:
+        """Write iteration.json."""
+        folders.write_record(self.path / SUMMARY, summary)
+
+    def requests(self) -> Requests:
+        """What is in requests.json."""
+        path = self.path / "requests.json"
+        return folders.parse(folders.read_json(path), Requests, str(path))
+
+    def write_requests(self, requests: Requests) -> None:
+        """Write requests.json."""
+        folders.write_json(self.path / "requests.json", asdict(requests))
+
+    def metrics(self) -> Metrics:
+        """What is in metrics.json."""
+        found: Metrics = folders.read_json(self.path / "metrics.json")
+        return found
+
+    def write_metrics(self, metrics: Metrics) -> None:
+        """Write metrics.json."""
+        folders.write_json(self.path / "metrics.json", metrics)
+
+    def loss(self, split: str) -> float:
+        """The loss of all votes, nats per galaxy."""
+        loss = self.metrics()[split]["all"]["loss"]
+        assert isinstance(loss, float)
+        return loss
+
+    # ----------------------------------------------------------- tables
+
+    @property
+    def database(self) -> Path:
+        """The shards' index, with all labels so far."""
+        return self.path / "iteration.db"
+
+    def write_predictions(self, table: pa.Table) -> None:
+        """Write predictions.parquet."""
+        with (self.path / "predictions.parquet").open("wb") as file:
+            pq.write_table(table, file)
+
+    def predictions(self, columns: Sequence[str], best: int | None = None) -> pd.DataFrame:
+        """Columns of predictions.parquet; only the ``best`` ranks, in order, if that is given."""
+        filters = None if best is None else [("rank", "<", best)]
+        table = pd.read_parquet(self.path / "predictions.parquet", columns=list(columns), filters=filters)
+        return table if best is None else table.sort_values("rank")
+
+    def drawn_at_random(self) -> set[str]:
+        """The galaxies that were asked about whatever their score."""
+        path = self.path / "predictions.parquet"
+        return set(pd.read_parquet(path, columns=["id_str"], filters=[("at_random", "==", True)])["id_str"])
+
+    @property
+    def has_test_losses(self) -> bool:
+        """Whether the loss of each test galaxy was kept."""
+        return (self.path / "test.parquet").is_file()
+
+    def test_losses(self) -> pa.Table:
+        """test.parquet: ``id_str`` and ``loss`` of each test galaxy, in the order of the shards."""
+        return pq.read_table(self.path / "test.parquet")
+
+    def write_test_losses(self, table: pa.Table) -> None:
+        """Write test.parquet."""
+        pq.write_table(table, self.path / "test.parquet")
+
+    # ----------------------------------------------------------- other files
+
+    @property
+    def model(self) -> Path:
+        """Weights, architecture and training history."""
+        return self.path / "model"
+
+    def picture(self, rank: int) -> Path:
+        """The picture of a galaxy that was asked about; kept for the first ones only."""
+        return self.path / "pictures" / f"{rank:05d}.png"
+
+    def labelled_files(self, kind: str) -> list[Path]:
+        """The TFRecord files of galaxies labelled this time: ``acquired`` or ``control``."""
+        return sorted((self.path / kind).glob("*.tfrecord"))
+
+    def labelled_file(self, kind: str, number: int) -> Path:
+        """One of these files."""
+        return self.path / kind / f"{kind}_{number:05d}.tfrecord"
+
+    @property
+    def raw(self) -> RawFiles:
+        """The raw classifications received this time."""
+        return RawFiles(self.path / "classifications")
+
+
+@dataclass(frozen=True)
+class RawFiles:
+    """The folder ``classifications`` of an iteration."""
+
+    path: Path
+
+    def rows(self) -> Iterator[Row]:
+        """The classifications, exactly as the API gave them."""
+        with (self.path / "classifications.jsonl").open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+
+    def write(self, rows: Sequence[Row], rejected: pd.DataFrame | None, versions: Sequence[Row] | None) -> None:
+        """Write the classifications, the answers that are no votes, and the workflow's versions."""
+        self.path.mkdir()
+        with (self.path / "classifications.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        if versions is not None:
+            folders.write_json(self.path / "workflow_versions.json", {"workflow_versions": list(versions)})
+        if rejected is not None:
+            rejected.to_csv(self.path / "rejected.csv", index=False)
+
+
+# --------------------------------------------------------------- an experiment
+
+
+@dataclass(frozen=True)
+class ExperimentFolder:
+    """The folder of an experiment: its instructions, and its iterations."""
+
+    path: Path
+
+    @property
+    def instructions(self) -> InstructionsFolder:
+        """Its instructions."""
+        return InstructionsFolder(self.path / "instructions")
+
+    def iteration(self, number: int) -> IterationFolder:
+        """The folder of an iteration, whether it exists or not."""
+        return IterationFolder(self.path / f"{ITERATION}_{number}")
+
+    def iterations(self) -> list[IterationFolder]:
+        """Its finished iterations, in order. FolderError: there is a gap."""
+        return [IterationFolder(path) for path in folders.list_numbered(self.path, ITERATION)]

@@ -1,0 +1,154 @@
+"""The encoders that there are: from stored images to features, N × H. Nothing here loads TensorFlow before it builds.
+
+To add one, put an ``Architecture`` into ``ARCHITECTURES``; docs/extending.md shows how. Axes: N galaxies, H features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from zoobot.settings import ModelSettings, Settings
+
+if TYPE_CHECKING:
+    import keras
+
+Tensor: TypeAlias = Any  # Keras has no types
+Floats32 = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+# Sky comes near -1 and the brightest pixels near 4: trains several times faster than pixels between 0 and 1.
+SCALE, OFFSET = 5 / 255, -1.0
+_BATCH_MOMENTUM = 0.9  # Keras' 0.99 needs more steps than a small training set gives
+_SMALLEST_APPLICATION_PX = 32
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One encoder: either Keras ``layers``, or ``fixed`` features that need neither weights nor TensorFlow.
+
+    ``layers(model, scaled)`` takes the scaled images N × H × W × C (``encoders.prepare``) and gives the features;
+    ``fixed(model, images)`` takes stored images N × H × W × C, uint8. ``n_features(model)`` is how many there are.
+    """
+
+    n_features: Callable[[ModelSettings], int]
+    layers: Callable[[ModelSettings, Tensor], Tensor] | None = None
+    fixed: Callable[[ModelSettings, Pixels], Floats32] | None = None
+    uses_blocks: bool = False  # whether model.blocks says what it is built of
+    has_imagenet: bool = False  # whether Keras has weights of it, trained on ImageNet
+    smallest_px: int = 1  # of the images that it can take
+
+
+def _cnn(model: ModelSettings, values: Tensor) -> Tensor:
+    """The network of Walmsley et al. 2020 (MNRAS 491, 1554): its last layer keeps where in the picture things are."""
+    import keras
+
+    for block in model.blocks:
+        for filters in block:
+            values = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(values)
+        values = keras.layers.MaxPooling2D(2)(values)
+    return keras.layers.Dense(model.hidden, activation="relu", name="hidden")(keras.layers.Flatten()(values))
+
+
+def _pooled_cnn(model: ModelSettings, values: Tensor) -> Tensor:
+    """Convolutions with batch normalisation, then each channel's mean and maximum over the picture."""
+    import keras
+
+    for number, block in enumerate(model.blocks):
+        for position, filters in enumerate(block):
+            strides = 1 if number or position else 2  # the first block halves before, not after
+            values = keras.layers.Conv2D(filters, 3, strides=strides, padding="same", use_bias=False)(values)
+            values = keras.layers.BatchNormalization(momentum=_BATCH_MOMENTUM)(values)
+            values = keras.layers.ReLU()(values)
+        if number:
+            values = keras.layers.MaxPooling2D(2)(values)
+    pooled = [keras.layers.GlobalAveragePooling2D()(values), keras.layers.GlobalMaxPooling2D()(values)]
+    return keras.layers.Concatenate(name="features")(pooled)
+
+
+def _application(name: str, n_features: int) -> Architecture:
+    """A network of keras.applications, which scales pixels of 0 to 255 itself."""
+
+    def layers(model: ModelSettings, values: Tensor) -> Tensor:
+        import keras
+
+        pixels = keras.layers.Rescaling(1 / SCALE, offset=-OFFSET / SCALE)(values)
+        if not model.colour:
+            pixels = keras.layers.Concatenate()([pixels] * 3)
+        size = model.final_size_px
+        network: keras.Model = getattr(keras.applications, name)(
+            include_top=False,
+            weights="imagenet" if model.weights == "imagenet" else None,
+            input_shape=(size, size, 3),
+            pooling="avg",
+        )
+        return network(pixels)
+
+    return Architecture(lambda model: n_features, layers, has_imagenet=True, smallest_px=_SMALLEST_APPLICATION_PX)
+
+
+def _pixels(model: ModelSettings, images: Pixels) -> Floats32:
+    """The mean brightness of each cell of a grid of ``model.final_size_px`` × ``model.final_size_px`` cells, 0 to 1."""
+    n, size = images.shape[:2]
+    values: Floats32 = images.astype(np.float32)
+    if not model.colour:
+        values = values.mean(axis=3, keepdims=True, dtype=np.float32)
+    edges = np.linspace(0, size, model.final_size_px + 1).round().astype(int)[:-1]
+    summed = np.add.reduceat(np.add.reduceat(values, edges, axis=1), edges, axis=2)
+    width = np.diff([*edges, size])
+    cells = (summed / (255 * width[:, None] * width)[:, :, None]).astype(np.float32)
+    flat: Floats32 = cells.reshape(n, -1)
+    return flat
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "cnn": Architecture(lambda model: model.hidden, _cnn, uses_blocks=True),
+    "pooled_cnn": Architecture(lambda model: 2 * model.blocks[-1][-1], _pooled_cnn, uses_blocks=True),
+    "efficientnet_b0": _application("EfficientNetB0", 1280),
+    "efficientnet_v2_b0": _application("EfficientNetV2B0", 1280),
+    "convnext_tiny": _application("ConvNeXtTiny", 768),
+    "pixels": Architecture(lambda model: model.final_size_px**2 * (3 if model.colour else 1), fixed=_pixels),
+}
+
+
+def problems(settings: Settings) -> list[str]:
+    """What is wrong with a run's model, given that its architecture is known; each problem with its full key."""
+    model, architecture = settings.model, ARCHITECTURES[settings.model.architecture]
+    found = _size_problems(model, architecture)
+    if model.weights == "imagenet" and not architecture.has_imagenet:
+        found.append(f"model.weights=imagenet: there are none for model.architecture={model.architecture}")
+    if model.colour and settings.shards.channels == 1:
+        found.append("model.colour=true: the stored images are grey (shards.channels=1)")
+    if model.train == "head" and architecture.layers and not model.weights:
+        found.append(
+            "model.train=head: name the encoder, model.weights=NAME of stage=pretrain, imagenet or a path; features of"
+            " random weights would teach nothing"
+        )
+    if model.train == "head" and (model.ensemble > 1 or model.warm_start):
+        found.append("model.train=head: has one closed-form posterior; leave out model.ensemble and warm_start")
+    if architecture.fixed and (model.train != "head" or model.weights or model.orientations != 1):
+        found.append(
+            f"model.architecture={model.architecture}: has no weights; it needs model.train=head, model.weights='' and"
+            " model.orientations=1"
+        )
+    if model.ensemble > model.n_samples:
+        found.append(f"model.ensemble={model.ensemble}: each network needs a sample of model.n_samples")
+    return found
+
+
+def _size_problems(model: ModelSettings, architecture: Architecture) -> list[str]:
+    if not architecture.uses_blocks:
+        smallest = architecture.smallest_px
+        if model.final_size_px < smallest:
+            return [f"model.final_size_px={model.final_size_px}: {model.architecture} needs at least {smallest}"]
+        return []
+    if not model.blocks or not all(model.blocks) or min(f for block in model.blocks for f in block) < 1:
+        return [f"model.blocks={model.blocks}: each block needs at least one convolution with at least one filter"]
+    if model.final_size_px < 2 ** len(model.blocks):
+        return [
+            f"model.blocks: {len(model.blocks)} halvings need model.final_size_px of at least {2 ** len(model.blocks)}"
+        ]
+    return []

@@ -1,0 +1,45 @@
+"""The files that every model's folder has: what it is built of, and how it was trained."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from zoobot import folders
+
+ARCHITECTURE = "architecture.json"
+_TRAINING = "training.json"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What others need of training.json: epochs (0: no gradient descent), and the digest of the weights."""
+
+    epochs: int
+    weights_sha256: str
+
+
+def write_training(folder: Path, history: Mapping[str, object]) -> Training:
+    """Write training.json: the history, with at least what ``Training`` has."""
+    folders.write_json(folder / _TRAINING, history)
+    return read_training(folder)
+
+
+def read_training(folder: Path) -> Training:
+    """What is in training.json."""
+    path = folder / _TRAINING
+    return folders.parse(folders.read_json(path), Training, str(path))
+
+
+def digest_arrays(arrays: Sequence[npt.NDArray[np.generic]]) -> str:
+    """SHA-256 over types, shapes and values of arrays, in order."""
+    found = hashlib.sha256()
+    for values in arrays:
+        found.update(f"{values.dtype}{values.shape}".encode())
+        found.update(np.ascontiguousarray(values).tobytes())
+    return found.hexdigest()

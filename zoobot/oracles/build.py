@@ -1,0 +1,79 @@
+"""The oracles that there are, by the name that ``oracle.kind`` gives them.
+
+To add one, put a function that builds it into ``ORACLES``; docs/extending.md shows how.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from zoobot.errors import SettingsError
+from zoobot.galaxies.questions import QuestionTree
+from zoobot.galaxies.surveys import read_table
+from zoobot.oracles.protocol import Oracle
+from zoobot.oracles.simulated import KnownVotes, SimulatedVolunteers
+from zoobot.settings import Settings
+
+# (settings, questions, the catalogs, a hidden folder that outlives a crash) → the oracle
+Build = Callable[[Settings, QuestionTree, Path, Path], Oracle]
+
+
+def _simulated(settings: Settings, questions: QuestionTree, catalogs: Path, unfinished: Path) -> Oracle:
+    hidden = read_table(catalogs / "oracle.csv").set_index("id_str")
+    return SimulatedVolunteers(hidden, questions, settings.oracle, settings.seed)
+
+
+def _known(settings: Settings, questions: QuestionTree, catalogs: Path, unfinished: Path) -> Oracle:
+    return KnownVotes(read_table(catalogs / "oracle.csv").set_index("id_str"))
+
+
+def _panoptes(settings: Settings, questions: QuestionTree, catalogs: Path, unfinished: Path) -> Oracle:
+    from zoobot.oracles.zooniverse import LiveProject  # late: it needs the client of the Zooniverse API
+
+    return LiveProject(settings, catalogs / "unlabelled.csv", questions, unfinished)
+
+
+ORACLES: dict[str, Build] = {"simulated": _simulated, "known": _known, "panoptes": _panoptes}
+
+
+def build_oracle(settings: Settings, questions: QuestionTree, catalogs: Path, unfinished: Path) -> Oracle:
+    """The oracle that the settings name. SettingsError: there is none of this name."""
+    if settings.oracle.kind not in ORACLES:
+        raise SettingsError(f"oracle.kind={settings.oracle.kind}: choose one of {', '.join(ORACLES)}")
+    return ORACLES[settings.oracle.kind](settings, questions, catalogs, unfinished)
+
+
+def problems(settings: Settings) -> list[str]:
+    """What is wrong with a run's oracle, each problem with its full key."""
+    oracle = settings.oracle
+    found = _panoptes_problems(settings) if oracle.kind == "panoptes" else []
+    if oracle.live and settings.stage == "simulate":
+        found.append(f"oracle={oracle.kind}: volunteers need days; run stage=instructions, then stage=iterate daily")
+    if oracle.live and settings.stage in ("shards", "instructions", "iterate") and settings.shards.source != "real":
+        found.append(f"shards.source={settings.shards.source}: live work needs shards.source=real")
+    return found
+
+
+def _panoptes_problems(settings: Settings) -> list[str]:
+    oracle = settings.oracle
+    found = [
+        f"oracle.{key}: oracle=panoptes needs {what}"
+        for key, what, given in (
+            ("project_id", "the number of the Zooniverse project", oracle.project_id.isdecimal()),
+            ("workflow_ids", "the numbers of its workflows, e.g. [6122]", _are_numbers(oracle.workflow_ids)),
+        )
+        if not given
+    ]
+    if not re.fullmatch(r"https://[^/]+|http://127\.0\.0\.1:\d+", oracle.endpoint):
+        found.append(
+            f"oracle.endpoint={oracle.endpoint}: must be https://NAME, without a / at its end; credentials go there"
+        )
+    if not oracle.live:
+        found.append("oracle.live=false: oracle.kind=panoptes asks real people; choose it with oracle=panoptes")
+    return found
+
+
+def _are_numbers(ids: list[str]) -> bool:
+    return bool(ids) and all(id_.isdecimal() for id_ in ids)
