@@ -25,6 +25,7 @@ from scipy.stats import binom
 from zoobot import acquisition
 from zoobot.galaxies.questions import load_questions
 from zoobot.galaxies.tasks import Group, build_task
+from zoobot.metrics import PredictedVotes
 from zoobot.settings import ModelSettings, TaskSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,7 +134,7 @@ def tree(random: np.random.Generator) -> None:
     ids = [str(i) for i in range(len(samples))]
     score = acquisition.ACQUISITIONS["mutual_information"].choose
     for likelihood, values in (("dirichlet_multinomial", samples * np.float32(20)), ("multinomial", samples)):
-        of = acquisition.Candidates(ids, values, groups, VOTES, likelihood=likelihood)
+        of = acquisition.Candidates(ids, PredictedVotes(values, groups, likelihood), VOTES)
         measured = rates(lambda of=of: score(of, 100, random), len(ids), 3)  # type: ignore[misc]
         show(f"{likelihood} mutual information, {len(groups)} questions, 40 votes", measured, 1000)
 
@@ -148,7 +149,7 @@ def batches(pool: int, random: np.random.Generator) -> None:
     for name in acquisition.ACQUISITIONS:
         seconds = []
         for n in (pool // 2, pool):
-            of = acquisition.Candidates(ids[:n], samples[:n], groups, VOTES, features[:n], labelled)
+            of = acquisition.Candidates(ids[:n], PredictedVotes(samples[:n], groups), VOTES, features[:n], labelled)
             start = time.perf_counter()
             acquisition.choose(name, of, BATCH, np.random.default_rng(0))
             seconds.append(time.perf_counter() - start)
@@ -170,7 +171,7 @@ def end_to_end(pool: int, random: np.random.Generator) -> None:
     ids = np.char.mod("%08d", np.arange(pool))
     start = time.perf_counter()
     samples = mc_dropout.sample([network], features, SAMPLES, random)
-    of = acquisition.Candidates(ids, samples, groups, VOTES, features)
+    of = acquisition.Candidates(ids, PredictedVotes(samples, groups), VOTES, features)
     acquisition.choose("mutual_information", of, BATCH, random)
     print(f"{pool:,} galaxies from features to choice: {time.perf_counter() - start:.1f} s, needed 60 s")
 

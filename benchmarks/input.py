@@ -15,8 +15,8 @@ import keras
 import numpy as np
 
 from benchmarks.networks import costs, ratio, settings_of, show_load, task_of, write_shards
-from zoobot.galaxies import tfrecords
-from zoobot.models import features, mc_dropout
+from zoobot.models import encoders, mc_dropout
+from zoobot.models.datasets import dataset
 
 # How many galaxies an epoch has, and the settings of the network.
 NETWORKS = {
@@ -32,13 +32,16 @@ def compare(name: str, folder: Path) -> None:
     settings = settings_of(*overrides)
     chosen, task = replace(settings.model, orientations=1), task_of(settings)
     paths, config = write_shards(folder, settings, n, 512)
-    network = mc_dropout.build(chosen, task.groups, config["image_size_px"], config["channels"], 0)
-    of_batch, of_file = features.forward(network.encoder), features.encoder_pass(network.encoder, config, chosen)
-    batches = list(tfrecords.dataset(paths, n, task, config, n))
+    network = mc_dropout.build(chosen, task.groups, config.image_size_px, config.channels, 0)
+    of_batch, of_records = (
+        encoders.forward(network.encoder),
+        encoders.forward_records(network.encoder, config, chosen.orientations),
+    )
+    batches = list(dataset(paths, n, task, config, n))
     images, counts = (values.numpy() for values in batches[0])
 
     def train_from_shards() -> None:
-        data = tfrecords.dataset(paths, n, task, config, chosen.batch_size, 0)
+        data = dataset(paths, n, task, config, chosen.batch_size, 0)
         network.trainer.fit(data, shuffle=False, verbose=0)
 
     def train_from_memory() -> None:
@@ -46,7 +49,7 @@ def compare(name: str, folder: Path) -> None:
 
     def predict_from_shards() -> None:
         for path in paths:
-            of_file(path)
+            encoders.encode(of_records, path, chosen.predict_batch_size)
 
     def predict_bare() -> None:
         for start in range(0, n, chosen.predict_batch_size):

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 from hydra import compose as hydra_compose
@@ -17,7 +16,9 @@ from zoobot import folders
 from zoobot.galaxies import tfrecords
 from zoobot.galaxies.questions import load_questions
 from zoobot.galaxies.tasks import Task, build_task
+from zoobot.galaxies.tfrecords import ShardConfig
 from zoobot.settings import Settings, compose
+from zoobot.stages import check
 
 ROOT = Path(__file__).resolve().parents[1]
 REPETITIONS = 3
@@ -27,7 +28,7 @@ def settings_of(*overrides: str) -> Settings:
     """The settings of a simulation with these overrides."""
     compose.register()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose.from_config(hydra_compose("config", ["stage=simulate", *overrides]))
+        return check(compose.from_config(hydra_compose("config", ["stage=simulate", *overrides])))
 
 
 def task_of(settings: Settings) -> Task:
@@ -35,7 +36,7 @@ def task_of(settings: Settings) -> Task:
     return build_task(settings.task, load_questions(settings.survey.questions))
 
 
-def write_shards(folder: Path, settings: Settings, n: int, shard_size: int) -> tuple[list[Path], dict[str, Any]]:
+def write_shards(folder: Path, settings: Settings, n: int, shard_size: int) -> tuple[list[Path], ShardConfig]:
     """Shards of ``n`` labelled galaxies of noise; returns their files and what their shard_config.json would say."""
     size, channels = settings.shards.image_size_px, settings.shards.channels
     random = np.random.default_rng(0)
@@ -48,7 +49,9 @@ def write_shards(folder: Path, settings: Settings, n: int, shard_size: int) -> t
                        for i, image in enumerate(pixels)]  # fmt: skip
             tfrecords.write(staging / name, records)
     paths = [folder / "shards" / name for name in names]
-    return paths, {"image_size_px": size, "channels": channels, "encoding": "raw"}
+    return paths, ShardConfig(
+        "noise", "smooth", size, channels, "raw", shard_size, 0, {"pool": names}, {"pool": n}, [], ""
+    )
 
 
 def costs(

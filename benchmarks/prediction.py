@@ -7,6 +7,7 @@ python -m benchmarks.prediction
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import re
 import shutil
@@ -19,8 +20,8 @@ import keras
 import numpy as np
 
 from benchmarks.networks import costs, ratio, settings_of, show_load, task_of, write_shards
-from zoobot.models import linear_head, mc_dropout
-from zoobot.models.features import FeatureCache, encoder_pass
+from zoobot.models import encoders, linear_head, mc_dropout
+from zoobot.models.features import FeatureCache
 from zoobot.settings import Settings
 
 SAMPLES = 30
@@ -49,8 +50,9 @@ def compare(name: str, folder: Path) -> None:
     n, n_naive, overrides = NETWORKS[name]
     chosen = settings_of(*overrides)
     paths, config = write_shards(folder, chosen, n, n_naive)
-    network = mc_dropout.build(chosen.model, task_of(chosen).groups, config["image_size_px"], config["channels"], 0)
-    of_file = encoder_pass(network.encoder, config, chosen.model)
+    network = mc_dropout.build(chosen.model, task_of(chosen).groups, config.image_size_px, config.channels, 0)
+    of_records = encoders.forward_records(network.encoder, config, chosen.model.orientations)
+    of_file = functools.partial(encoders.encode, of_records, batch_size=chosen.model.predict_batch_size)
     samples = sampler(network, chosen)
     kept = folder / "features"
 
@@ -90,8 +92,9 @@ def peak_mb(folder: str, n: int, queue: Any) -> None:
     """In a process of its own: predict ``n`` galaxies, and tell the peak of its memory."""
     chosen = settings_of(*NETWORKS["small_cnn"][2])
     paths, config = write_shards(Path(folder), chosen, n, 512)
-    network = mc_dropout.build(chosen.model, task_of(chosen).groups, config["image_size_px"], config["channels"], 0)
-    of_file = encoder_pass(network.encoder, config, chosen.model)
+    network = mc_dropout.build(chosen.model, task_of(chosen).groups, config.image_size_px, config.channels, 0)
+    of_records = encoders.forward_records(network.encoder, config, chosen.model.orientations)
+    of_file = functools.partial(encoders.encode, of_records, batch_size=chosen.model.predict_batch_size)
     cache = FeatureCache(Path(folder) / "features", "0" * 64, 1, of_file)
     sampler(network, chosen)(np.concatenate([cache.of(path) for path in paths]), SAMPLES)
     status = Path("/proc/self/status").read_text()  # its ru_maxrss would begin with that of the parent

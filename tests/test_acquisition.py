@@ -19,7 +19,7 @@ from zoobot.acquisition import batches, scores
 from zoobot.acquisition.candidates import Candidates, Strategy, by_score
 from zoobot.errors import InputError, SettingsError
 from zoobot.galaxies.tasks import Group
-from zoobot.settings import checks
+from zoobot.metrics import PredictedVotes
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIR = (Group("bar", ("bar_yes", "bar_no")),)
@@ -42,7 +42,7 @@ def candidates(n: int = 60, seed: int = 0, groups: tuple[Group, ...] = TREE, n_l
     features = random.integers(-8, 9, (n, 5)).astype(np.float32)
     features[-1] = -features[:-1].sum(axis=0)  # mean 0, so that taking it off is exact
     labelled = random.integers(-8, 9, (n_labelled, 5)).astype(np.float32)
-    return Candidates([f"galaxy{i:03d}" for i in range(n)], samples, groups, 40, features, labelled)
+    return Candidates([f"galaxy{i:03d}" for i in range(n)], PredictedVotes(samples, groups), 40, features, labelled)
 
 
 def pick(name: str, of: Candidates, n: int = 10, seed: int = 0) -> tuple[list[int], Floats]:
@@ -52,7 +52,13 @@ def pick(name: str, of: Candidates, n: int = 10, seed: int = 0) -> tuple[list[in
 
 def slow_asked(of: Candidates, row: int) -> list[float]:
     """TREE: the first question always, the second as often as a disc is expected."""
-    return [1.0, float(np.mean(of.samples_N_K_A[row, :, 1], dtype=np.float64))]
+    return [1.0, float(np.mean(of.predicted.samples_N_K_A[row, :, 1], dtype=np.float64))]
+
+
+def concentrations(of: Candidates, scale: float) -> Candidates:
+    """The same candidates with Dirichlet concentrations instead of probabilities."""
+    samples = of.predicted.samples_N_K_A * np.float32(scale)
+    return replace(of, predicted=PredictedVotes(samples, of.predicted.groups, "dirichlet_multinomial"))
 
 
 # --------------------------------------------------------------- scores
@@ -64,9 +70,9 @@ def test_a_tree_expects_a_child_question_its_share_of_the_votes() -> None:
     samples = np.stack([yes, 1 - yes, bar, 1 - bar], axis=1)[None]
     # a disc with 0.25 on average: 10 of 40 are asked about the bar
     expected = acquisition.binomial_mutual_information([yes], 40) + acquisition.binomial_mutual_information([bar], 10)
-    assert scores.mutual_information(Candidates(["a"], samples, groups, 40)) == pytest.approx(expected)
+    assert scores.mutual_information(Candidates(["a"], PredictedVotes(samples, groups), 40)) == pytest.approx(expected)
     concentrations = replace(
-        Candidates(["a"], samples * 8, groups, 40, likelihood="dirichlet_multinomial"), expected_votes=40
+        Candidates(["a"], PredictedVotes(samples * 8, groups, "dirichlet_multinomial"), 40), expected_votes=40
     )
     expected = acquisition.dirichlet_multinomial_mutual_information(samples[:, :, :2] * 8, 40)
     expected += acquisition.dirichlet_multinomial_mutual_information(samples[:, :, 2:] * 8, 10)
@@ -74,12 +80,12 @@ def test_a_tree_expects_a_child_question_its_share_of_the_votes() -> None:
 
 
 def test_entropy_of_one_vote_by_hand() -> None:
-    one = Candidates(["a", "b"], np.array([[[0.25, 0.75]], [[0.5, 0.5]]]), PAIR, 1)
+    one = Candidates(["a", "b"], PredictedVotes(np.array([[[0.25, 0.75]], [[0.5, 0.5]]]), PAIR), 1)
     assert scores.entropy(one) == pytest.approx([0.562335, 0.693147], abs=1e-6)
 
 
 def test_variance_by_hand() -> None:
-    two = Candidates(["a"], np.array([[[0.2, 0.8], [0.6, 0.4]]]), PAIR, 1)
+    two = Candidates(["a"], PredictedVotes(np.array([[[0.2, 0.8], [0.6, 0.4]]]), PAIR), 1)
     assert scores.variance(two) == pytest.approx([2 * 0.04])  # 0.2² for each of the two answers
 
 
@@ -89,7 +95,7 @@ def test_variance_and_disagreement_agree_with_a_loop() -> None:
     for row in range(len(of)):
         asked = slow_asked(of, row)
         weight = [asked[0]] * 3 + [asked[1]] * 2
-        columns = of.samples_N_K_A[row].astype(np.float64).T
+        columns = of.predicted.samples_N_K_A[row].astype(np.float64).T
         all_samples.append(sum(w * np.var(column) for w, column in zip(weight, columns, strict=True)))
         members.append(sum(w * np.var([c[:3].mean(), c[3:].mean()]) for w, c in zip(weight, columns, strict=True)))
     assert scores.variance(of) == pytest.approx(all_samples, abs=1e-6)
@@ -115,7 +121,7 @@ def test_noise_draws_in_proportion(name: str, weight: Callable[[Floats], Floats]
 
 def test_random_does_not_look_at_the_samples() -> None:
     of = candidates()
-    other = replace(of, samples_N_K_A=of.samples_N_K_A[::-1], features_N_H=of.features_N_H * 0)
+    other = replace(of, predicted=of.predicted.take(slice(None, None, -1)), features_N_H=of.features_N_H * 0)
     assert pick("random", of, seed=7)[0] == pick("random", other, seed=7)[0] != pick("random", of, seed=8)[0]
 
 
@@ -160,7 +166,7 @@ def test_spread_agrees_with_a_slow_reference(name: str, n_labelled: int) -> None
 def test_farthest_galaxies_by_hand() -> None:
     samples = np.full((4, 2, 2), 0.5, np.float32)
     features = np.array([[0.0], [1], [5], [9]], np.float32)
-    of = Candidates(list("abcd"), samples, PAIR, 40, features, np.array([[0.0]], np.float32))
+    of = Candidates(list("abcd"), PredictedVotes(samples, PAIR), 40, features, np.array([[0.0]], np.float32))
     picks, scores_N = pick("k_center", of, 2)
     assert picks == [3, 2] and scores_N == pytest.approx([0, 1, 16, 81])
 
@@ -169,7 +175,7 @@ def slow_gradients(of: Candidates) -> Floats:
     """V (p - 1[likeliest]) ⊗ features, written out."""
     rows = []
     for row in range(len(of)):
-        mean = of.samples_N_K_A[row].astype(np.float64).mean(axis=0)
+        mean = of.predicted.samples_N_K_A[row].astype(np.float64).mean(axis=0)
         gradient = []
         for part, asked in zip((mean[:3], mean[3:]), slow_asked(of, row), strict=True):
             gradient += [round(40 * asked) * (p - (a == np.argmax(part))) for a, p in enumerate(part)]
@@ -196,7 +202,7 @@ def slow_joint_information(of: Candidates, rows: list[int]) -> float:
     """½ log det of the covariance of the votes of some galaxies in units of their noise, as one dense matrix."""
     columns, noise = [], []
     for row in rows:
-        samples = of.samples_N_K_A[row].astype(np.float64)
+        samples = of.predicted.samples_N_K_A[row].astype(np.float64)
         for at, asked in zip((slice(0, 3), slice(3, 5)), slow_asked(of, row), strict=True):
             votes = round(40 * asked)
             free = samples[:, at][:, :-1]  # the last answer's votes follow from the others'
@@ -239,8 +245,8 @@ def test_a_galaxy_twice_adds_little_to_a_batch() -> None:
 
 def test_few_votes_of_concentrated_galaxies_count_as_independent() -> None:
     of = candidates(20)
-    concentrated = replace(of, samples_N_K_A=of.samples_N_K_A * np.float32(1e5), likelihood="dirichlet_multinomial")
-    scattered = replace(of, samples_N_K_A=of.samples_N_K_A * np.float32(2), likelihood="dirichlet_multinomial")
+    concentrated = concentrations(of, 1e5)
+    scattered = concentrations(of, 2)
     gains = [pick("batch_mutual_information", c, 5)[1].sum() for c in (of, concentrated, scattered)]
     assert gains[1] == pytest.approx(gains[0], rel=1e-2) and gains[2] < gains[0] / 2
 
@@ -250,7 +256,7 @@ def three_clusters() -> Candidates:
     centres = np.array([[0, 0], [20, 0], [0, 20]])
     features = np.concatenate([random.normal(c, 1, (size, 2)) for c, size in zip(centres, (60, 30, 15), strict=True)])
     samples = np.full((105, 2, 2), 0.5, np.float32)
-    return Candidates([f"{i:03d}" for i in range(105)], samples, PAIR, 40, features.astype(np.float32))
+    return Candidates([f"{i:03d}" for i in range(105)], PredictedVotes(samples, PAIR), 40, features.astype(np.float32))
 
 
 def test_typical_galaxies_of_large_clusters_come_first() -> None:
@@ -350,7 +356,7 @@ def sure_and_unsure() -> Candidates:
     disc = [0.01, 0.98, 0.01]
     rows = [sure + bar, sure + bar, disc + no_bar, disc + bar, open_ + bar, open_ + no_bar]
     samples = np.repeat(np.array(rows, np.float32)[:, None], 4, axis=1)
-    return Candidates(list("abcdef"), samples, TREE, 40)
+    return Candidates(list("abcdef"), PredictedVotes(samples, TREE), 40)
 
 
 @pytest.mark.parametrize("name", ["random", "entropy", "mutual_information"])
@@ -373,9 +379,8 @@ def test_batch_functions_pick_only_what_is_free(name: str) -> None:
     assert sorted(picks) == np.flatnonzero(free_N).tolist()
 
 
-def test_each_function_has_a_config_and_a_name_in_the_settings_and_the_guide() -> None:
+def test_each_function_has_a_config_and_a_name_in_the_guide() -> None:
     guide = (ROOT / "docs" / "acquisition.md").read_text(encoding="utf-8")
-    assert set(checks.ACQUISITIONS) == set(NAMES)
     files = {path.stem: path for path in (ROOT / "configs" / "acquisition").glob("*.yaml")}
     assert set(files) == set(NAMES)
     for name, path in files.items():
@@ -401,13 +406,14 @@ def test_an_unknown_name_lists_the_names() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("what", ["samples_N_K_A", "features_N_H"])
-def test_nan_is_an_error_naming_the_galaxies(what: str, value: float) -> None:
+def test_nan_is_an_error_naming_the_galaxies(value: float) -> None:
     of = candidates()
-    values = getattr(of, what).copy()
-    values[3, ..., 0] = values[8, ..., 0] = value
+    for values in (of.features_N_H, of.predicted.samples_N_K_A):
+        values[3, ..., 0] = values[8, ..., 0] = value
     with pytest.raises(InputError, match="2 galaxies: galaxy003, galaxy008"):
-        replace(of, **{what: values})
+        replace(of, predicted=candidates().predicted)
+    with pytest.raises(InputError, match="2 galaxies: galaxy003, galaxy008"):
+        replace(of, features_N_H=candidates().features_N_H)
 
 
 def test_a_score_that_is_nan_names_the_galaxy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,8 +425,8 @@ def test_a_score_that_is_nan_names_the_galaxy(monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_does_not_fit_together_is_refused() -> None:
     of = candidates()
-    with pytest.raises(InputError, match=r"60 galaxies × K × 5 answers, got shape \(60, 6, 3\)"):
-        replace(of, samples_N_K_A=of.samples_N_K_A[:, :, :3])
+    with pytest.raises(InputError, match=r"samples N × K × 5 answers, got shape \(60, 6, 3\)"):
+        of.predicted.with_samples(of.predicted.samples_N_K_A[:, :, :3])
     with pytest.raises(InputError, match=r"features of 60 galaxies, got shape \(59, 5\)"):
         replace(of, features_N_H=of.features_N_H[1:])
     with pytest.raises(InputError, match="features of labelled galaxies have shape"):
@@ -428,8 +434,8 @@ def test_what_does_not_fit_together_is_refused() -> None:
     with pytest.raises(InputError, match=r"1 labelled galaxies are not finite, at rows \[1\]"):
         replace(of, labelled_features_M_H=np.array([[0.0] * 5, [np.nan] * 5], np.float32))
     with pytest.raises(InputError, match="likelihood poisson: choose one of multinomial"):
-        replace(of, likelihood="poisson")
+        replace(of.predicted, likelihood="poisson")
     with pytest.raises(InputError, match="needs the features"):
-        pick("lcmd", Candidates(of.ids_N, of.samples_N_K_A, TREE, 40))
+        pick("lcmd", Candidates(of.ids_N, of.predicted, 40))
     with pytest.raises(InputError, match="expected_votes"):
         scores.entropy(replace(of, expected_votes=1000))

@@ -20,7 +20,7 @@ from scipy.stats import chisquare
 
 from zoobot import metrics
 from zoobot.galaxies.tasks import Group
-from zoobot.metrics import calibration
+from zoobot.metrics import PredictedVotes, calibration
 from zoobot.metrics.temperature import fit_temperature, temper
 from zoobot.models import losses
 
@@ -28,7 +28,7 @@ PAIR = (Group("bar", ("label", "not_label")),)
 THREE = (Group("shape", ("smooth", "featured", "artifact")),)
 TREE = (*THREE, Group("bar", ("yes", "no"), after=("featured",)))
 DRAWS, GRID, BINS = 1000, 200, 20
-NAMES = list(metrics.LOG_POWERS)
+NAMES = list(metrics.LIKELIHOODS)
 
 
 def samples_on_grid(name: str, groups: tuple[Group, ...]) -> np.ndarray:
@@ -129,7 +129,7 @@ def votes_at(name: str, temperature: float, n: int = 1500) -> tuple[np.ndarray, 
     random = np.random.default_rng(3)
     samples = np.concatenate([random.dirichlet(np.ones(len(g.answers)), (n, 1)) for g in TREE], axis=2)
     samples = np.maximum(samples, 1e-3) * (20 if name == "dirichlet_multinomial" else 1)
-    true = temper(name, samples, TREE, temperature)[:, 0]
+    true = temper(PredictedVotes(samples, TREE, name), temperature).samples_N_K_A[:, 0]
     return samples, np.array([draw_votes(name, x, TREE, random) for x in true])
 
 
@@ -137,10 +137,10 @@ def votes_at(name: str, temperature: float, n: int = 1500) -> tuple[np.ndarray, 
 @pytest.mark.parametrize("temperature", [0.5, 2.5])
 def test_the_temperature_that_votes_were_drawn_at_is_found(name: str, temperature: float) -> None:
     samples, counts = votes_at(name, temperature)
-    fitted = fit_temperature(name, samples, counts, TREE)
+    fitted = fit_temperature(PredictedVotes(samples, TREE, name), counts)
     assert fitted == pytest.approx(temperature, rel=0.1)
-    before = metrics.evaluate(samples, counts, TREE, name)["all"]
-    after = metrics.evaluate(temper(name, samples, TREE, fitted), counts, TREE, name)["all"]
+    before = metrics.evaluate(PredictedVotes(samples, TREE, name), counts)["all"]
+    after = metrics.evaluate(temper(PredictedVotes(samples, TREE, name), fitted), counts)["all"]
     assert after["loss"] < before["loss"] and after["coverage_error"] < before["coverage_error"]
 
 
@@ -150,17 +150,20 @@ def test_a_temperature_never_raises_the_loss_it_was_fitted_on(name: str, seed: i
     random = np.random.default_rng(seed)
     samples = np.concatenate([random.dirichlet(np.ones(a), (5, 3)) for a in (3, 2)], axis=2)
     counts = random.integers(0, 10, (5, 5)) * (seed % 4 > 0)  # one in four without any vote: nothing to fit
-    fitted = fit_temperature(name, samples, counts, TREE)
+    fitted = fit_temperature(PredictedVotes(samples, TREE, name), counts)
     assert 0.1 <= fitted <= 10 and (fitted == 1 or counts.any())
-    tempered = temper(name, samples, TREE, fitted)
-    assert metrics.loss(name, tempered, counts, TREE) <= metrics.loss(name, samples, counts, TREE)
+    tempered = temper(PredictedVotes(samples, TREE, name), fitted)
+    assert metrics.loss(tempered, counts) <= metrics.loss(PredictedVotes(samples, TREE, name), counts)
 
 
 def test_tempered_samples_by_hand() -> None:
-    tempered = temper("multinomial", [[[0.8, 0.2]]], PAIR, 2.0)  # odds 4 become their root
-    assert tempered[0, 0] == pytest.approx([2 / 3, 1 / 3])
-    assert temper("dirichlet_multinomial", [[[8.0, 2.0]]], PAIR, 2.0)[0, 0] == pytest.approx([4.0, 1.0])
-    assert temper("multinomial", [[[0.7, 0.2]]], PAIR, 1.0)[0, 0].tolist() == [0.7, 0.2]
+    def tempered(name: str, sample: list[float], temperature: float) -> list[float]:
+        of = temper(PredictedVotes(np.array([[sample]]), PAIR, name), temperature)
+        return list(of.samples_N_K_A[0, 0])
+
+    assert tempered("multinomial", [0.8, 0.2], 2.0) == pytest.approx([2 / 3, 1 / 3])  # odds 4 become their root
+    assert tempered("dirichlet_multinomial", [8.0, 2.0], 2.0) == pytest.approx([4.0, 1.0])
+    assert tempered("multinomial", [0.7, 0.2], 1.0) == [0.7, 0.2]
 
 
 # ------------------------------------------------------------------ real votes
@@ -173,9 +176,9 @@ def test_real_votes_scatter_more_than_multinomial_ones() -> None:
     """The same prediction for every galaxy: only the Dirichlet-multinomial can say that galaxies differ."""
     counts = pd.read_csv(GZ2).filter(regex=r"^t01.*_count$").to_numpy()
     mean = np.broadcast_to(counts.sum(axis=0) / counts.sum(), (len(counts), 1, 3))
-    plain = metrics.evaluate(mean, counts, THREE, "multinomial")["shape"]
-    fitted = fit_temperature("dirichlet_multinomial", 50 * mean, counts, THREE)
-    wide = metrics.evaluate(50 * mean / fitted, counts, THREE, "dirichlet_multinomial")["shape"]
+    plain = metrics.evaluate(PredictedVotes(mean, THREE), counts)["shape"]
+    fitted = fit_temperature(PredictedVotes(50 * mean, THREE, "dirichlet_multinomial"), counts)
+    wide = metrics.evaluate(PredictedVotes(50 * mean / fitted, THREE, "dirichlet_multinomial"), counts)["shape"]
     assert plain["rmse"] == pytest.approx(wide["rmse"])
     assert plain["dispersion"] > 5 and wide["dispersion"] < 2
     assert plain["coverage_error"] > 0.5 and wide["coverage_error"] < 0.2

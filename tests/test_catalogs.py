@@ -146,11 +146,11 @@ def test_the_seed_shuffles_and_nothing_else_does(custom_survey: Custom) -> None:
 @hypothesis_settings(max_examples=40, deadline=None)
 def test_every_galaxy_is_in_one_catalog(totals: list[int], retirement: int, size: int) -> None:
     questions = load_questions("gz2")
-    task = of.Task("smooth", ["smooth-or-featured"], ["smooth"])
+    task = of.TaskSettings("smooth", ["smooth-or-featured"], ["smooth"])
     chosen = Settings(
         task=task,
-        survey=of.Survey(name="x", retirement_votes=retirement),
-        catalogs=of.Catalogs("c", mock_labelled=size),
+        survey=of.SurveySettings(name="x", retirement_votes=retirement),
+        catalogs=of.CatalogsSettings("c", mock_labelled=size),
     )
     master = galaxies(totals, **{TOTAL: totals}).astype(dict.fromkeys((SMOOTH, FEATURED, ARTIFACT, TOTAL), "Int64"))
     n_retired = sum(total > retirement for total in totals)

@@ -45,11 +45,11 @@ def test_shards_of_tells_where_galaxies_lie(index: Path) -> None:
 def test_a_label_is_added_once(index: Path) -> None:
     with database.connect(index) as connection:
         database.add_labels(connection, {"0012": {"label": 3, "total_votes": 4, "bar_yes": 3}}, 0)
-        assert database.labelled_ids(connection) == {"0012"}
+        assert database.labelled_ids(connection, "pool") == {"0012"}
     with pytest.raises(sqlite3.IntegrityError), database.connect(index) as connection:
         database.add_labels(connection, {"1e5": {"label": 1}, "0012": {"label": 3}}, 1)
     with database.connect(index) as connection:  # all or nothing
-        assert database.labelled_ids(connection) == {"0012"}
+        assert database.labelled_ids(connection, "pool") == {"0012"}
 
 
 def test_a_galaxy_that_is_not_there_cannot_be_labelled(index: Path) -> None:

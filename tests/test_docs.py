@@ -20,10 +20,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from zoobot import settings
+from zoobot import settings, stages
 from zoobot.galaxies import demo, surveys
 from zoobot.galaxies.questions import load_questions
-from zoobot.settings import checks, schema
+from zoobot.settings import schema
 from zoobot.votes.classifications import workflow_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,7 +133,7 @@ def test_links_and_names_of_files_exist() -> None:
 
 def test_every_stage_is_in_the_readme() -> None:
     table = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [stage for stage in checks.STAGES if f"| `{stage}` |" not in table] == []
+    assert [stage for stage in stages.STAGES if f"| `{stage}` |" not in table] == []
 
 
 def test_the_page_of_settings_is_up_to_date() -> None:

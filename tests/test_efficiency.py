@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
+from tests.records import a_summary
+from zoobot.iterations.files import ExperimentFolder, IterationFolder
 from zoobot.reports import efficiency
-from zoobot.reports.experiments import Experiment, Iteration
+from zoobot.reports.experiments import CurvePoint, Experiment
 
 LABELS = (60, 100, 140)
 
@@ -20,12 +21,14 @@ def experiment(folder: Path, losses_T_N: np.ndarray) -> Experiment:
     """An experiment of which only labels and test losses matter."""
     iterations = []
     for number, losses_N in enumerate(losses_T_N):
-        path = folder / f"iteration_{number}"
-        path.mkdir(parents=True)
+        made = IterationFolder(folder / f"iteration_{number}")
+        made.path.mkdir(parents=True)
         ids = [str(i) for i in range(len(losses_N))]
-        pq.write_table(pa.table({"id_str": ids, "loss": losses_N}), path / efficiency.TEST_FILE)
-        iterations.append(Iteration(path, {}, LABELS[number], len(losses_N), float(losses_N.mean()), {}, {}))
-    return Experiment(folder, {}, {}, None, iterations)
+        made.write_test_losses(pa.table({"id_str": ids, "loss": losses_N}))
+        loss = float(losses_N.mean())
+        iterations.append(CurvePoint(made, a_summary(), LABELS[number], len(losses_N), loss, {}, {}))
+    instructions: Any = None
+    return Experiment(ExperimentFolder(folder), instructions, {}, None, iterations)
 
 
 def pairs(tmp_path: Path, ours: list[list[float]], random: list[list[float]], noise: float = 0.0, n: int = 50) -> Any:
@@ -61,7 +64,7 @@ def test_what_is_never_reached_is_none_and_worse_is_said(tmp_path: Path) -> None
 
 def test_without_test_losses_there_is_no_gain(tmp_path: Path) -> None:
     of = pairs(tmp_path, [[1.0, 0.9, 0.8]] * 2, [[1.0, 0.9, 0.8]] * 2)
-    (of[0][0].iterations[0].folder / efficiency.TEST_FILE).unlink()
+    (of[0][0].iterations[0].folder.path / "test.parquet").unlink()
     assert efficiency.gain(of, 3) is None
 
 

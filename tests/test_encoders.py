@@ -15,8 +15,9 @@ import tensorflow as tf
 from zoobot.errors import SettingsError
 from zoobot.galaxies.tasks import Group
 from zoobot.models import encoders, mc_dropout
-from zoobot.models.features import forward
-from zoobot.settings import ModelSettings, checks
+from zoobot.models.architectures import ARCHITECTURES
+from zoobot.models.encoders import forward
+from zoobot.settings import ModelSettings
 
 PAIR = (Group("smooth", ("label", "not_label")),)
 POOLED = ModelSettings(name="pooled", architecture="pooled_cnn", blocks=[[4], [6]], colour=True, final_size_px=32)
@@ -33,13 +34,17 @@ def features(encoder: keras.Model, pictures: Any = PICTURES) -> np.ndarray:
 
 
 def test_every_architecture_is_an_own_one_or_of_keras_applications() -> None:
-    assert set(checks.ARCHITECTURES) == {*checks.OWN_ARCHITECTURES, *encoders.APPLICATIONS}
+    assert all((a.layers is None) != (a.fixed is None) for a in ARCHITECTURES.values())
 
 
 @pytest.mark.parametrize(
     ("chosen", "n_features"),
     [(CNN, 16), (replace(CNN, colour=False), 16), (POOLED, 12), (replace(POOLED, colour=False), 12)]
-    + [(of_applications(name), 768 if "convnext" in name else 1280) for name in encoders.APPLICATIONS],
+    + [
+        (of_applications(name), 768 if "convnext" in name else 1280)
+        for name, a in ARCHITECTURES.items()
+        if a.has_imagenet
+    ],
     ids=lambda value: value.name if isinstance(value, ModelSettings) else str(value),
 )
 def test_each_builds_and_takes_a_step(chosen: ModelSettings, n_features: int) -> None:

@@ -109,7 +109,7 @@ def test_galaxies_chosen_for_their_scatter_do_not_make_the_head_unsure_of_the_ot
     for told in (at_random, None):
         samples = linear_head.fit(features, votes, PAIR, told).sample(fair[0][60:], 30, np.random.default_rng(0))
         log_likelihood = metrics.log_likelihood("dirichlet_multinomial", samples, fair[1][60:, None])
-        losses.append(-metrics.mixture(log_likelihood).mean())
+        losses.append(-metrics.mean_over_samples(log_likelihood).mean())
     assert losses[0] < losses[1] - 0.05
     (uncalibrated,) = linear_head.fit(features, votes, PAIR, np.zeros(210, bool)).questions
     assert (uncalibrated.slope, uncalibrated.predicted_rho) == (1, uncalibrated.rho), "none to calibrate on"

@@ -79,7 +79,7 @@ def test_labels_asked_for_are_received_once_and_trained_on(done: Settings) -> No
         assert isinstance(new, list) and not set(new) & set(asked), "a galaxy was asked about twice"
         asked += new
     with database.connect(iteration(done, 2) / "iteration.db") as connection:
-        labelled = database.labelled_ids(connection) & database.ids_in_split(connection, "pool")
+        labelled = database.labelled_ids(connection, "pool")
     waiting = set(asked[:16]) - labelled
     assert 0 < len(labelled) < 16 and read(done, 2, "iteration.json")["still_waiting"] == len(waiting) > 0
     assert read(done, 2, "iteration.json")["train_galaxies"] == 24 + len(labelled)
@@ -110,7 +110,7 @@ def test_labels_in_records_and_database_are_the_volunteers(done: Settings) -> No
         stored = dict(connection.execute("SELECT id_str, votes FROM labels WHERE iteration = 1").fetchall())
     pool = {}
     config = tfrecords.load_config(done.shard_dir)
-    for name in config["splits"]["pool"]:
+    for name in config.splits["pool"]:
         for record in tfrecords.read(done.shard_dir / name):
             id_str, pixels, votes = tfrecords.decode(record, "raw")
             assert votes == {}, "a hidden vote is in a pool shard"
@@ -131,7 +131,7 @@ def test_requests_are_the_best_of_the_galaxies_that_may_be_asked_about(done: Set
         samples = np.stack(predictions["label"].to_list())
         assert samples.shape == (len(predictions), done.model.n_samples) and ((samples >= 0) & (samples <= 1)).all()
         with database.connect(iteration(done, number) / "iteration.db") as connection:
-            assert not set(predictions["id_str"]) & database.labelled_ids(connection)
+            assert not set(predictions["id_str"]) & database.labelled_ids(connection, "pool")
 
 
 @pytest.mark.parametrize("name", ["lcmd", "batch_mutual_information"])

@@ -80,19 +80,14 @@ def test_a_head_is_fitted_to_the_features_of_the_encoder_that_is_named(frozen: S
 def test_features_are_kept_and_deleting_them_changes_nothing(frozen: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     before = folders.digest_of(iteration(frozen, 2))
     encoded: list[Path] = []
-    compile_pass = features.encoder_pass
+    encode = encoders.encode
 
-    def counted(*given: Any) -> Callable[[Path], Any]:
-        features = compile_pass(*given)
+    def counted(of_records: encoders.Pass, path: Path, batch_size: int) -> Any:
+        encoded.append(path)
+        return encode(of_records, path, batch_size)
 
-        def of(path: Path) -> Any:
-            encoded.append(path)
-            return features(path)
-
-        return of
-
-    monkeypatch.setattr(features, "encoder_pass", counted)
-    features._frozen_encoder.cache_clear()
+    monkeypatch.setattr(encoders, "encode", counted)
+    features._last_built.clear()
     build = encoders.build
     monkeypatch.setattr(encoders, "build", lambda *_: pytest.fail("the encoder was built"))
     forget(iteration(frozen, 2))
@@ -108,13 +103,13 @@ def test_features_are_kept_and_deleting_them_changes_nothing(frozen: Settings, m
 
 def test_kept_features_are_those_of_the_encoder(frozen: Settings) -> None:
     config = tfrecords.load_config(frozen.shard_dir)
-    path = frozen.shard_dir / config["splits"]["pool"][0]
-    encoder = encoders.build(frozen.model, config["image_size_px"], config["channels"])
+    path = frozen.shard_dir / config.splits["pool"][0]
+    encoder = encoders.build(frozen.model, config.image_size_px, config.channels)
     encoders.load(encoder, frozen.encoders_dir / "galaxies")
     pictures = np.stack([tfrecords.decode(record, "raw")[1] for record in tfrecords.read(path)])
     turned = [np.rot90(flipped, k, axes=(1, 2)) for flipped in (pictures, pictures[:, :, ::-1]) for k in range(4)]
     mean = np.mean([np.asarray(encoder(view.copy(), training=False)) for view in turned], axis=0)
-    assert features.frozen(frozen, config).of(path) == pytest.approx(mean, abs=1e-4)
+    assert features.frozen_features(frozen, config).of(path) == pytest.approx(mean, abs=1e-4)
 
 
 def test_another_encoder_than_the_instructions_name_is_refused(frozen: Settings) -> None:
@@ -177,9 +172,9 @@ def test_an_encoder_of_another_shape_or_none_is_refused(frozen: Settings) -> Non
     config = tfrecords.load_config(frozen.shard_dir)
     other = replace(frozen, model=replace(frozen.model, blocks=[[5]]))
     with pytest.raises(SettingsError, match=r"another shape than the settings:\n  blocks: \[\[4\], \[8\]\] there"):
-        features.frozen(other, config)
+        features.frozen_features(other, config)
     with pytest.raises(SettingsError, match=r"does not exist\. Name an encoder"):
-        features.frozen(replace(frozen, model=replace(frozen.model, weights="nowhere")), config)
+        features.frozen_features(replace(frozen, model=replace(frozen.model, weights="nowhere")), config)
 
 
 @pytest.mark.parametrize("architecture", ["cnn", "pooled_cnn"])
@@ -222,7 +217,9 @@ def test_an_ensemble_learns_predicts_and_warm_starts_by_member(
     assert [c.member_K.tolist() for c in candidates] == [[0, 0, 1, 1, 2]] * 2
     hidden = settings.model.hidden
     assert candidates[1].features_N_H.shape[1] == 3 * hidden
-    networks = [mc_dropout.build(settings.model, candidates[1].groups, config["image_size_px"], 3, 0) for _ in range(3)]
+    networks = [
+        mc_dropout.build(settings.model, candidates[1].predicted.groups, config.image_size_px, 3, 0) for _ in range(3)
+    ]
     for member, network in enumerate(networks):
         mc_dropout.load_weights(network, iteration(settings, 1) / "model", member)
     assert mc_dropout.weights_digest(networks) == read(settings, 1, "iteration.json")["weights_sha256"]

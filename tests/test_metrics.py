@@ -15,15 +15,16 @@ from scipy.stats import betabinom, binom, dirichlet_multinomial, multinomial
 from zoobot import metrics
 from zoobot.errors import InputError
 from zoobot.galaxies.tasks import Group
+from zoobot.metrics import PredictedVotes
 
 PAIR = (Group("bar", ("label", "not_label")),)
 TREE = (*PAIR, Group("arms", ("1", "2", "3"), after=("label",)))
-NAMES = list(metrics.LOG_POWERS)
+NAMES = list(metrics.LIKELIHOODS)
 seeds = st.integers(0, 2**32 - 1)
 
 
 def pair(samples: Any, counts: Any) -> Any:
-    return metrics.evaluate(np.array(samples), np.array(counts), PAIR, "multinomial")
+    return metrics.evaluate(PredictedVotes(np.array(samples), PAIR), np.array(counts))
 
 
 def random_case(name: str, seed: int, n: int = 4, most_votes: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -86,13 +87,13 @@ def test_samples_are_mixed_as_probabilities_not_as_logs() -> None:
 
 
 def test_concentrations_are_not_probabilities() -> None:
-    measured = metrics.evaluate([[[1.0, 1.0]]], [[1, 1]], PAIR, "dirichlet_multinomial")
+    measured = metrics.evaluate(PredictedVotes([[[1.0, 1.0]]], PAIR, "dirichlet_multinomial"), [[1, 1]])
     assert measured["bar"]["log_score"] == pytest.approx(np.log(1 / 3))
     assert measured["bar"]["rmse"] == 0
 
 
 def test_a_question_without_votes_changes_nothing() -> None:
-    measured = metrics.evaluate([[[0.5, 0.5, 0.2, 0.3, 0.5]]], [[1, 1, 0, 0, 0]], TREE, "multinomial")
+    measured = metrics.evaluate(PredictedVotes([[[0.5, 0.5, 0.2, 0.3, 0.5]]], TREE), [[1, 1, 0, 0, 0]])
     assert measured["arms"] == {"galaxies": 0}
     assert measured["all"]["loss"] == pytest.approx(-np.log(0.5))
     assert measured["all"]["coverage_predicted"] == pytest.approx([0.5] * 10)
@@ -101,7 +102,7 @@ def test_a_question_without_votes_changes_nothing() -> None:
 def test_the_loss_of_a_tree_is_joint_over_questions() -> None:
     groups = (Group("a", ("a1", "a2")), Group("b", ("b1", "b2")))
     samples = np.array([[[0.9, 0.1, 0.1, 0.9], [0.1, 0.9, 0.9, 0.1]]])  # a1 goes with b2
-    measured = metrics.evaluate(samples, [[1, 0, 0, 1]], groups, "multinomial")
+    measured = metrics.evaluate(PredictedVotes(samples, groups), [[1, 0, 0, 1]])
     assert measured["all"]["loss"] == pytest.approx(-np.log((0.81 + 0.01) / 2))
 
 
@@ -147,7 +148,7 @@ def test_calibration_of_a_question_is_that_of_summing_over_every_vote(name: str)
     samples, counts = random_case(name, seed=5)
     asked = [0, 1, 3]
     expected = brute_calibration(name, samples[asked][:, :, 2:], counts[asked][:, 2:])
-    measured = metrics.evaluate(samples, counts, TREE, name)["arms"]
+    measured = metrics.evaluate(PredictedVotes(samples, TREE, name), counts)["arms"]
     assert measured["galaxies"] == 3
     for key, value in expected.items():
         assert measured[key] == pytest.approx(value, abs=1e-9), key
@@ -201,7 +202,7 @@ def test_joint_coverage_is_that_of_summing_over_every_vote_for_the_tree(name: st
                 inside &= bool(near[votes == k[at][leading]].all())
             predicted[w] += per_sample.mean() / 3
             observed[w] += inside / 3
-    measured = metrics.evaluate(samples, counts, TREE, name)["all"]
+    measured = metrics.evaluate(PredictedVotes(samples, TREE, name), counts)["all"]
     assert measured["coverage_predicted"] == pytest.approx(predicted, abs=1e-9)
     assert measured["coverage_observed"] == pytest.approx(observed, abs=1e-9)
 
@@ -213,9 +214,9 @@ def test_joint_coverage_is_that_of_summing_over_every_vote_for_the_tree(name: st
 def test_the_order_of_galaxies_and_samples_and_doubled_samples_change_nothing(seed: int) -> None:
     samples, counts = random_case("multinomial", seed, n=7)
     order = np.random.default_rng(seed).permutation(7)
-    expected = metrics.evaluate(samples, counts, TREE, "multinomial")
+    expected = metrics.evaluate(PredictedVotes(samples, TREE), counts)
     for other in (samples[order][:, ::-1], np.repeat(samples[order], 2, axis=1)):
-        measured = metrics.evaluate(other, counts[order], TREE, "multinomial")
+        measured = metrics.evaluate(PredictedVotes(other, TREE), counts[order])
         for question, values in expected.items():
             assert {k: pytest.approx(v, abs=1e-9) for k, v in values.items()} == measured[question]
 
@@ -240,17 +241,19 @@ def test_a_calibrated_set_has_no_coverage_error_and_an_over_confident_one_has(na
     if name == "dirichlet_multinomial":
         true = np.array([random.dirichlet(a) for a in true])
     counts = np.array([random.multinomial(m, p) for m, p in zip(total, true, strict=True)])
-    good = metrics.evaluate(samples, counts, PAIR, name)
+    good = metrics.evaluate(PredictedVotes(samples, PAIR, name), counts)
     assert good["bar"]["coverage_error"] < 0.03 and good["all"]["coverage_error"] < 0.03
     assert good["bar"]["pit_p_value"] > 0.001 and good["bar"]["pit_error"] < 0.02
     assert good["bar"]["dispersion"] == pytest.approx(1, abs=0.05)
-    sure = metrics.evaluate(np.repeat(samples.mean(axis=1, keepdims=True), 2, axis=1), counts, PAIR, name)
+    sure = metrics.evaluate(
+        PredictedVotes(np.repeat(samples.mean(axis=1, keepdims=True), 2, axis=1), PAIR, name), counts
+    )
     assert sure["bar"]["coverage_error"] > 0.3 and sure["all"]["coverage_error"] > 0.3
     assert sure["bar"]["pit_p_value"] < 1e-6 and sure["bar"]["dispersion"] > 1.5
     assert sure["all"]["loss"] > good["all"]["loss"]
     assert sure["bar"]["ranked_probability_score"] > good["bar"]["ranked_probability_score"]
     doubting = metrics.evaluate(
-        np.concatenate([samples, np.broadcast_to([0.01, 0.99], (n, 9, 2))], axis=1), counts, PAIR, name
+        PredictedVotes(np.concatenate([samples, np.broadcast_to([0.01, 0.99], (n, 9, 2))], axis=1), PAIR, name), counts
     )
     assert doubting["bar"]["dispersion"] < 0.8 and doubting["all"]["loss"] > good["all"]["loss"]
 
@@ -273,7 +276,7 @@ def test_a_calibrated_set_has_no_coverage_error_and_an_over_confident_one_has(na
 )
 def test_bad_input_is_refused(samples: Any, counts: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        metrics.evaluate(samples, counts, PAIR, "multinomial")
+        metrics.evaluate(PredictedVotes(samples, PAIR), counts)
 
 
 def test_bad_input_of_coverage_is_refused() -> None:

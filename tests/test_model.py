@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from zoobot.errors import InputError, SettingsError
 from zoobot.galaxies.tasks import Group
-from zoobot.models import features, mc_dropout, training
+from zoobot.models import encoders, mc_dropout, training
 from zoobot.models.views import RandomView
 from zoobot.settings import ModelSettings
 
@@ -50,7 +50,7 @@ def data(n: int = 64) -> tf.data.Dataset:
 
 def test_probabilities_sum_to_one_per_question() -> None:
     network = mc_dropout.build(TINY, TREE, 16, 3, seed=0)
-    hidden = features.forward(network.encoder)(bright_or_dark(20)[0]).numpy()
+    hidden = encoders.forward(network.encoder)(bright_or_dark(20)[0]).numpy()
     samples = mc_dropout.sample([network], hidden, 7, np.random.default_rng(0))
     assert hidden.shape == (20, 8) and samples.shape == (20, 7, 5)
     assert samples[:, :, :3].sum(axis=2) == pytest.approx(np.ones((20, 7)), rel=1e-5)
@@ -65,7 +65,7 @@ def test_concentrations_train_and_differ_between_samples() -> None:
     trained_on = tf.data.Dataset.from_tensor_slices((images, counts)).batch(16)
     history = training.train(network, lambda epoch: trained_on, trained_on, chosen)
     assert history["eval_loss"][-1] < history["eval_loss"][0]
-    hidden = features.forward(network.encoder)(images).numpy()
+    hidden = encoders.forward(network.encoder)(images).numpy()
     samples = mc_dropout.sample([network], hidden, 5, np.random.default_rng(0))
     assert (samples > 0).all() and samples.sum(axis=2).max() > 1 and samples.std(axis=1).max() > 0
 
@@ -74,7 +74,7 @@ def test_samples_are_full_passes_under_the_same_masks() -> None:
     """One pass of the encoder and K of the head give the numbers of K passes of the whole network."""
     network = mc_dropout.build(TINY, PAIR, 16, 3, seed=0)
     images = bright_or_dark(10)[0]
-    hidden = features.forward(network.encoder)(images).numpy()
+    hidden = encoders.forward(network.encoder)(images).numpy()
     cheap = mc_dropout.sample([network], hidden, 3, np.random.default_rng(5))
     masks, keep = np.random.default_rng(5), 1 - TINY.dropout_rate
     for k in range(3):
@@ -85,7 +85,7 @@ def test_samples_are_full_passes_under_the_same_masks() -> None:
 
 def test_without_dropout_all_samples_are_the_mean_and_dropout_keeps_it_near() -> None:
     network = mc_dropout.build(replace(TINY, dropout_rate=0.0), PAIR, 16, 3, seed=0)
-    hidden = features.forward(network.encoder)(bright_or_dark(8)[0]).numpy()
+    hidden = encoders.forward(network.encoder)(bright_or_dark(8)[0]).numpy()
     samples = mc_dropout.sample([network], hidden, 5, np.random.default_rng(0))
     assert (samples == samples[:, :1]).all()
 
@@ -96,7 +96,7 @@ def test_training_learns_what_brightness_tells() -> None:
     history = training.train(network, lambda epoch: data(), data(), chosen)
     assert history["eval_loss"][history["best_epoch"] - 1] == min(history["eval_loss"])
     images, votes = bright_or_dark(64)
-    hidden = features.forward(network.encoder)(images).numpy()
+    hidden = encoders.forward(network.encoder)(images).numpy()
     predicted = mc_dropout.sample([network], hidden, 20, np.random.default_rng(0)).mean(axis=1)[:, 0]
     assert np.corrcoef(predicted, votes[:, 0])[0, 1] > 0.9
 

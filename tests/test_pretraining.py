@@ -20,6 +20,7 @@ from zoobot import folders
 from zoobot.errors import FolderError, InputError
 from zoobot.galaxies import demo, tfrecords
 from zoobot.models import encoders, pretraining
+from zoobot.models.architectures import OFFSET, SCALE
 from zoobot.settings import ModelSettings, PretrainSettings, Settings
 from zoobot.stages import catalogs, master_catalog, pretrain, shards
 
@@ -65,7 +66,7 @@ def test_light_changes_training_images_only_and_stays_in_range() -> None:
     changed = light(scaled, training=True).numpy()
     assert (light(scaled, training=False).numpy() == scaled.numpy()).all()
     assert changed.shape == scaled.shape and np.abs(changed - scaled.numpy()).max(axis=(1, 2, 3)).min() > 0
-    assert changed.min() >= encoders.OFFSET and changed.max() <= 255 * encoders.SCALE + encoders.OFFSET
+    assert changed.min() >= OFFSET and changed.max() <= 255 * SCALE + OFFSET
     spread = changed.std(axis=-1).max(axis=(1, 2))
     assert 0 < (spread < 0.7).sum() < 32, "some are grey but for noise, not all"
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import run as entry
-from zoobot.settings.checks import STAGES
+from zoobot.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "5ec4e7" * 6 + "abcd"  # 40 hex digits, as a W&B key has

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,23 +11,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.records import a_summary
 from zoobot.iterations import stopping
+from zoobot.iterations.files import IterationFolder
 from zoobot.settings import Settings, StopSettings
 from zoobot.stages import iterate, simulate
 
 
-def iteration(folder: Path, loss: float, **summary: Any) -> Path:
-    folder.mkdir()
-    (folder / "iteration.json").write_text(json.dumps(summary))
-    (folder / "metrics.json").write_text(json.dumps({"eval": {"all": {"loss": loss}}}))
+def iteration(path: Path, loss: float, **summary: Any) -> IterationFolder:
+    path.mkdir()
+    folder = IterationFolder(path)
+    folder.write_summary(a_summary(**summary))
+    folder.write_metrics({"eval": {"all": {"loss": loss}}})
     return folder
 
 
 def test_costs_by_hand(tmp_path: Path) -> None:
     before = [iteration(tmp_path / "0", 1.0, classifications_received=10, train_galaxies=60)]
-    now = {"classifications_received": 30, "train_galaxies": 100}
-    spent = stopping.costs(before, now, 0.9, StopSettings(minutes_per_vote=0.25))
-    assert spent == {"votes_spent": 40, "volunteer_minutes": 10.0, "next_100_labels_buy": None}
+    spent = stopping.costs(before, 30, 100, 0.9, StopSettings(minutes_per_vote=0.25))
+    assert spent == stopping.Costs(votes_spent=40, volunteer_minutes=10.0, next_100_labels_buy=None)
 
 
 @given(st.floats(0.1, 3), st.floats(0.05, 2), st.floats(0.2, 1.5))

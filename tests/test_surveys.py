@@ -29,7 +29,8 @@ LONG_ID = "587739505552785605"  # not a float: 587739505552785664
 
 
 def read(settings: Settings) -> tuple[pd.DataFrame, dict[str, int], list[Path]]:
-    return read_survey(settings, load_questions(settings.survey.questions))
+    table = read_survey(settings, load_questions(settings.survey.questions))
+    return table.rows, table.excluded, table.sources
 
 
 # --------------------------------------------------------------- tables

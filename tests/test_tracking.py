@@ -13,6 +13,7 @@ import pytest
 import wandb
 
 from zoobot import folders, sweep
+from zoobot.iterations.files import IterationFolder
 from zoobot.reports import dashboard
 from zoobot.settings import Settings
 from zoobot.stages import simulate
@@ -137,11 +138,11 @@ def test_a_failure_of_the_client_is_told_and_stops_nothing(
     for name in ("instructions", "iteration_0"):
         (blocked.experiment_dir / name).symlink_to(done.experiment_dir / name)
     (blocked.experiment_dir / "tracking").write_text("a file is in the way")
-    dashboard.log_iterations(blocked, [blocked.experiment_dir / "iteration_0"])
+    dashboard.log_iterations(blocked, [IterationFolder(blocked.experiment_dir / "iteration_0")])
     assert "iteration_0 was not logged to Weights & Biases: FileExistsError" in caplog.text
     (blocked.experiment_dir / "tracking").unlink()
     refused = replace(blocked, tracking=replace(done.tracking, project="not/a:project"))
-    dashboard.log_iterations(refused, [blocked.experiment_dir / "iteration_0"])
+    dashboard.log_iterations(refused, [IterationFolder(blocked.experiment_dir / "iteration_0")])
     assert caplog.text.count("was not logged") == 2
 
 
@@ -155,5 +156,5 @@ def test_a_run_that_was_missed_is_logged_when_its_finished_simulation_is_called_
 
 def test_disabled_writes_nothing(done: Settings, tmp_path: Path) -> None:
     off = replace(done, data_dir=str(tmp_path), tracking=replace(done.tracking, mode="disabled"))
-    dashboard.log_iterations(off, [done.experiment_dir / "iteration_0"])
+    dashboard.log_iterations(off, [IterationFolder(done.experiment_dir / "iteration_0")])
     assert list(tmp_path.iterdir()) == []
