@@ -63,7 +63,7 @@ def compare(name: str, folder: Path) -> None:
         cpu, wall = ratio(measured["bare"], measured["shards"])
         rate = np.median([n / seconds for seconds, _ in measured["shards"]])
         print(
-            f"{name}, {config['image_size_px']} px, {what}: {rate:,.0f} images per CPU second,"
+            f"{name}, {config.image_size_px} px, {what}: {rate:,.0f} images per CPU second,"
             f" {cpu:.3f} x those from memory ({wall:.3f}), needed 0.95",
             flush=True,
         )

@@ -79,7 +79,7 @@ def compare(name: str, folder: Path) -> None:
         k: [(c / m, w / m) for c, w in v] for k, v in measured.items() for m in [n_naive if k == "naive" else n]
     }
     rate = np.median([1 / cpu for cpu, _ in per_galaxy["deterministic"]])
-    print(f"{name}, {config['image_size_px']} px: {rate:,.0f} galaxies per CPU second")
+    print(f"{name}, {config.image_size_px} px: {rate:,.0f} galaxies per CPU second")
     cost = ratio(per_galaxy["first"], per_galaxy["deterministic"])[0]
     print(f"  {SAMPLES} samples cost {cost:.3f} x one deterministic pass, needed 1.15 at most")
     gain = ratio(per_galaxy["naive"], per_galaxy["first"])[0]

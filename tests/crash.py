@@ -35,11 +35,11 @@ from hydra import initialize_config_dir
 
 from tests.faults import KILLED, KINDS, Faults
 from tests.stub_network import World, install_stubs
-from zoobot import folders
+from zoobot import folders, stages
 from zoobot.errors import FolderError
 from zoobot.folders import disk, provenance
 from zoobot.settings import Settings, compose
-from zoobot.stages import catalogs, check, instructions, iterate, master_catalog, shards
+from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = (
@@ -130,7 +130,9 @@ def compose_settings(data_dir: Path, *overrides: str) -> Settings:
     """The settings of a run as small as can be."""
     compose.register()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return check(compose.from_config(hydra_compose("config", [*SETTINGS, *overrides, f"data_dir={data_dir}"])))
+        return stages.check(
+            compose.from_config(hydra_compose("config", [*SETTINGS, *overrides, f"data_dir={data_dir}"]))
+        )
 
 
 def prepare(name: str, data_dir: Path) -> Scenario:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from zoobot.galaxies.tfrecords import ShardConfig
-from zoobot.iterations.files import Summary
+from zoobot.iterations.files import Instructions, Source, Summary
+from zoobot.settings import AcquisitionSettings, ModelSettings, TaskSettings
 
 
 def a_summary(**values: Any) -> Summary:
@@ -28,5 +29,18 @@ def a_shard_config(**values: Any) -> ShardConfig:
         **{
             "survey": "demo", "task": "smooth", "image_size_px": 16, "channels": 3, "encoding": "raw",
             "shard_size": 4, "seed": 0, "splits": {}, "galaxies": {}, "dropped": [], "database": "shards.db", **values,
+        }
+    )  # fmt: skip
+
+
+def some_instructions(**values: Any) -> Instructions:
+    """An instructions.json, with these values."""
+    return Instructions(
+        **{
+            "experiment": "e", "survey": "demo", "catalogs": Source("", ""), "shards": Source("", ""), "questions": {},
+            "retirement_votes": 36, "task": TaskSettings(questions=[]), "answers": [], "model": ModelSettings(blocks=[]),
+            "acquisition": AcquisitionSettings(), "oracle": {}, "iterations": 9, "subjects_per_iteration": 10,
+            "shards_per_iteration": 1, "initial_size_px": 16, "final_size_px": 16, "warm_start": False, "seed": 0,
+            "catalog_seed": 0, "last_classification_id": 0, **values,
         }
     )  # fmt: skip

@@ -85,7 +85,7 @@ def test_from_a_folder_of_an_encoder(chosen: ModelSettings, tmp_path: Path) -> N
 
 def test_from_the_model_folder_of_an_iteration(tmp_path: Path) -> None:
     network, encoder = mc_dropout.build(POOLED, PAIR, 32, 3, seed=1), two(POOLED)[0]
-    mc_dropout.save([network], POOLED, tmp_path / "model", {})
+    mc_dropout.save([network], POOLED, tmp_path / "model", {"epochs": 0})
     encoders.load(encoder, tmp_path / "model")
     assert encoders.digest(encoder) == encoders.digest(network.encoder)
 

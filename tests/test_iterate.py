@@ -190,7 +190,7 @@ def test_other_shards_than_the_instructions_name_are_refused(done: Settings, tmp
     moved = copy_data(done, tmp_path)
     manifest = json.loads((moved.shard_dir / "manifest.json").read_text())
     (moved.shard_dir / "manifest.json").write_text(json.dumps(manifest | {"digest": "0" * 64}))
-    with pytest.raises(FolderError, match="holds other shards"):
+    with pytest.raises(FolderError, match="no longer holds the shards"):
         iterate.run(moved)
 
 

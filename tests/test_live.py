@@ -143,7 +143,7 @@ def test_galaxies_that_are_on_zooniverse_are_linked(server: PanoptesServer, live
     export.to_csv(tmp_path / "subjects.csv", index=False)
     again = replace(live, oracle=replace(live.oracle, subjects=str(tmp_path / "subjects.csv")))
     receipt = project(again).request(ids, "new", 52)
-    assert {i: receipt["subjects"][i] for i in ids[:2]} == old and len(server.world.subjects) == 4
+    assert {i: receipt.subjects[i] for i in ids[:2]} == old and len(server.world.subjects) == 4
     assert all(one["metadata"]["#retirement_limit"] == 52 for one in server.world.subjects.values())
     assert project(again).request(ids, "new", 52) == receipt and len(server.world.subjects) == 4
 
@@ -156,11 +156,11 @@ def test_a_set_with_other_galaxies_is_not_ours(server: PanoptesServer, live: Set
 
 def test_a_galaxy_with_two_subjects_keeps_the_first(server: PanoptesServer, live: Settings) -> None:
     receipt = project(live).request(pool(live, 2), "x_iteration_0", 52)
-    one = server.world.sets[receipt["subject_set_id"]]
+    one = server.world.sets[receipt.subject_set_id]
     server.world.subjects["90001"] = dict(server.world.subjects[one["members"][0]])
     one["members"].append("90001")
     assert project(live).request(pool(live, 2), "x_iteration_0", 52) == receipt
-    assert sorted(one["members"]) == sorted(receipt["subjects"].values())
+    assert sorted(one["members"]) == sorted(receipt.subjects.values())
 
 
 def test_a_galaxy_without_a_picture_is_refused_before_anything_is_sent(server: PanoptesServer, live: Settings) -> None:
@@ -192,7 +192,7 @@ def test_rows_of_others_do_not_count_and_the_true_last_id_is_kept(server: Panopt
     receipt = project(live).request(pool(live, 2), "x_iteration_0", 52)
     server.classify()
     galaxy = pool(live, 1)[0]
-    waiting = {galaxy: Asked(receipt["subjects"][galaxy], 52)}
+    waiting = {galaxy: Asked(receipt.subjects[galaxy], 52)}
     received = project(live).receive(waiting, [], 5)
     assert received.last_classification_id == server.world.last_row == 500_000_000 + 3 * 52
     assert received.votes.loc[galaxy, QUESTIONS.root.total] == 26 == len(received.classifications)

@@ -166,7 +166,7 @@ def test_again_does_nothing_and_other_input_is_refused(custom_survey: Custom, ca
     caplog.set_level("INFO")
     assert master_catalog.run(custom_survey(galaxies())) == path
     assert "nothing to do" in caplog.text and path.stat().st_mtime_ns == written_at
-    with pytest.raises(FolderError, match="catalog: the file has changed since"):
+    with pytest.raises(FolderError, match="input catalog: it has changed since"):
         master_catalog.run(custom_survey(galaxies(4)))
     with pytest.raises(FolderError) as caught:
         master_catalog.run(custom_survey(galaxies(), "survey.questions=decals"))

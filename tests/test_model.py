@@ -112,7 +112,7 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_does_not()
 
 def test_saved_weights_come_back_and_their_file_is_byte_stable(tmp_path: Path) -> None:
     network = mc_dropout.build(TINY, PAIR, 16, 3, seed=1)
-    digest = mc_dropout.save([network], TINY, tmp_path / "a", {"epochs": 0})["weights_sha256"]
+    digest = mc_dropout.save([network], TINY, tmp_path / "a", {"epochs": 0}).weights_sha256
     mc_dropout.save([network], TINY, tmp_path / "b", {"epochs": 0})
     for file in ("encoder.weights.h5", "head.weights.h5"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
@@ -123,7 +123,7 @@ def test_saved_weights_come_back_and_their_file_is_byte_stable(tmp_path: Path) -
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    mc_dropout.save([mc_dropout.build(TINY, PAIR, 16, 3, seed=1)], TINY, tmp_path / "a", {})
+    mc_dropout.save([mc_dropout.build(TINY, PAIR, 16, 3, seed=1)], TINY, tmp_path / "a", {"epochs": 0})
     other = mc_dropout.build(replace(TINY, hidden=9), PAIR, 16, 3, seed=1)
     with pytest.raises(SettingsError, match="does not fit this network"):
         mc_dropout.load_weights(other, tmp_path / "a")
@@ -170,7 +170,7 @@ def test_members_give_equal_shares_of_the_samples_from_their_own_features() -> N
 
 def test_the_digest_of_an_ensemble_is_over_all_of_it_and_each_member_comes_back(tmp_path: Path) -> None:
     networks = [mc_dropout.build(TINY, PAIR, 16, 3, seed) for seed in (1, 2)]
-    digest = mc_dropout.save(networks, TINY, tmp_path / "model", {})["weights_sha256"]
+    digest = mc_dropout.save(networks, TINY, tmp_path / "model", {"epochs": 0}).weights_sha256
     assert digest not in (mc_dropout.weights_digest(networks[::-1]), mc_dropout.weights_digest(networks[:1]))
     others = [mc_dropout.build(TINY, PAIR, 16, 3, seed) for seed in (3, 4)]
     for member, other in enumerate(others):

@@ -56,13 +56,13 @@ def read_all(folder: Path) -> dict[str, dict[str, tuple[np.ndarray[Any, Any], di
     """``{split: {id_str: (pixels, votes)}}``, and a check that every shard has galaxies and none is there twice."""
     config = tfrecords.load_config(folder)
     found: dict[str, dict[str, tuple[np.ndarray[Any, Any], dict[str, int]]]] = {}
-    for split, files in config["splits"].items():
+    for split, files in config.splits.items():
         assert files == [f"{split}/{split}_{k:05d}.tfrecord" for k in range(len(files))]
-        records = [[tfrecords.decode(r, config["encoding"]) for r in tfrecords.read(folder / f)] for f in files]
+        records = [[tfrecords.decode(r, config.encoding) for r in tfrecords.read(folder / f)] for f in files]
         sizes = [len(shard) for shard in records]
-        assert min(sizes) > 0 and set(sizes[:-1]) <= {config["shard_size"]} and sizes[-1] <= config["shard_size"]
+        assert min(sizes) > 0 and set(sizes[:-1]) <= {config.shard_size} and sizes[-1] <= config.shard_size
         found[split] = {i: (pixels, votes) for shard in records for i, pixels, votes in shard}
-        assert len(found[split]) == sum(sizes) == config["galaxies"][split]
+        assert len(found[split]) == sum(sizes) == config.galaxies[split]
     ids = [i for split in found.values() for i in split]
     assert len(ids) == len(set(ids))
     return found
@@ -185,7 +185,7 @@ def test_without_catalogs(custom_survey: Custom) -> None:
 
 def test_a_version_it_does_not_read(tmp_path: Path) -> None:
     (tmp_path / "shard_config.json").write_text('{"version": 2}')
-    with pytest.raises(FolderError, match="it reads version 1"):
+    with pytest.raises(FolderError, match="this program reads 1"):
         tfrecords.load_config(tmp_path)
 
 
@@ -198,7 +198,7 @@ def test_bad_pictures_are_dropped_with_a_reason(custom_survey: Custom, caplog: p
     s.image_path(table["file_loc"][0]).write_bytes(b"no picture")
     s.image_path(table["file_loc"][7]).unlink()
     folder = shards.run(s)
-    dropped = {d["id_str"]: d["reason"] for d in tfrecords.load_config(folder)["dropped"]}
+    dropped = {d.id_str: d.reason for d in tfrecords.load_config(folder).dropped}
     assert (
         dropped[table["id_str"][0]].startswith("not a readable picture")
         and dropped[table["id_str"][7]] == "no such file"
@@ -216,7 +216,7 @@ def test_too_many_bad_pictures_stop_the_work_at_once(custom_survey: Custom) -> N
         s.image_path(location).write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"1 of 40 images cannot be used so far.*max_dropped_fraction=0\.01") as caught:
         shards.run(s)
-    assert "not a readable picture" in str(caught.value) and "Mend them, or allow more" in str(caught.value)
+    assert "not a readable picture" in str(caught.value) and "Fix them, or allow more" in str(caught.value)
     assert not s.shard_dir.exists()
 
 
@@ -301,7 +301,7 @@ def test_real_decals_pictures(custom_survey: Custom, tmp_path: Path) -> None:
     master_catalog.run(s)
     catalogs.run(s)
     folder = shards.run(s)
-    assert {d["id_str"] for d in tfrecords.load_config(folder)["dropped"]} == set(names[1:])
+    assert {d.id_str for d in tfrecords.load_config(folder).dropped} == set(names[1:])
     found = read_all(folder)
     assert list(found["pool"]) == ["example_a"] and len(found["train"]) == 16
     assert all(pixels.std() > 3 for of in found.values() for pixels, _ in of.values())

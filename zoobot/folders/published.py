@@ -57,19 +57,20 @@ def is_published(record: Path, made_of: MadeOf, *, may_grow: bool = False) -> bo
     before = parse(read_json(record), _Record, str(record))
     changed = changed_inputs(before.inputs, made_of.inputs)
     differences = differing_keys(before.settings, made_of.settings)
-    if changed and may_grow and not differences:
-        return False
     sha256 = before.sha256 if isinstance(before.sha256, dict) else {record.with_suffix(".csv").name: before.sha256}
-    differences += changed
     paths = {record.with_name(name): digest for name, digest in sha256.items()}
-    differences += [f"{path.name}: it was changed after it was written" for path in paths if not _is(path, paths[path])]
+    is_missing = not all(path.is_file() for path in paths)
+    if not differences and ((changed and may_grow) or (is_missing and not changed)):
+        return False
+    differences += changed
+    differences += [
+        f"{path.name}: it was changed after it was written"
+        for path, digest in paths.items()
+        if path.is_file() and digest_file(path) != digest
+    ]
     if differences:
         raise FolderError(
             "\n  ".join([f"{record.with_suffix('')} already exists, made with other settings or inputs:", *differences])
             + "\nUse those settings and files, or move what is there away."
         )
     return True
-
-
-def _is(path: Path, digest: str) -> bool:
-    return path.is_file() and digest_file(path) == digest
