@@ -26,12 +26,14 @@ class Doomed(Cloud):
     at: int = 10**9
     answered: bool = False
     operations: list[str] = field(default_factory=list)
+    connect: Callable[[Any], None] = lambda client: None  # else by HTTP
 
     def client(self, service: str) -> Any:
         new = service not in self._clients
         client = super().client(service)
         if new:
             client.meta.events.register("before-send", self._before)
+            self.connect(client)
             client.meta.events.register("after-call", self._after)
         return client
 
@@ -47,8 +49,10 @@ class Doomed(Cloud):
             raise Killed
 
 
-def cloud_of(world: World, config: Config, **more: Any) -> Doomed:
-    return Doomed(config, "test", now=world.now, sleep=world.sleep, say=lambda _: None, **more)
+def cloud_of(world: World, config: Config, kind: type[Doomed] = Doomed, **more: Any) -> Doomed:
+    """AWS for a command, with the clock of the test, answered without a connection."""
+    more = {"connect": world.connect, **more}
+    return kind(config, "test", now=world.now, sleep=world.sleep, say=lambda _: None, **more)
 
 
 def settled(world: World, iterations: int = 1, started: int = 1) -> None:
