@@ -88,6 +88,7 @@ class World:
 
     def __enter__(self) -> World:
         self._clients: dict[str, Any] = {}
+        self.lent: dict[str, Any] = {}
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._applications: dict[str, Any] = {}  # of moto, by service
         self._server = make_server("127.0.0.1", 0, self._serve, threaded=True, request_handler=_Quiet)
@@ -251,6 +252,7 @@ class World:
                 self.calls.append(call)
                 for fault in self.faults:
                     if code := fault(call):
+                        self.lent = {}  # a client that was refused has less patience; the next command has its own
                         return _error(call, code, "as the test wants it")
             return self._strictly(call, request)
 

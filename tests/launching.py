@@ -21,37 +21,50 @@ class Killed(BaseException):
 
 @dataclass
 class Doomed(Cloud):
-    """AWS for a process that is killed at its call number ``at``: before it is sent, or before its answer is read."""
+    """AWS for a process that is killed at its call number ``at``: before it is sent, or before its answer is read.
+
+    With ``lent``, it takes over the clients of the command before it: making them is slow.
+    """
 
     at: int = 10**9
     answered: bool = False
     operations: list[str] = field(default_factory=list)
-    connect: Callable[[Any], None] = lambda client: None  # else by HTTP
+    connect: Callable[[Any], None] = lambda client: None  # else over HTTP
+    lent: dict[str, Lent] = field(default_factory=dict)
 
     def client(self, service: str) -> Any:
-        new = service not in self._clients
-        client = super().client(service)
-        if new:
-            client.meta.events.register("before-send", self._before)
-            self.connect(client)
-            client.meta.events.register("after-call", self._after)
-        return client
+        if service not in self._clients:
+            if service not in self.lent:
+                self.lent[service] = Lent(super().client(service), self)
+                self.connect(self._clients[service])
+            self.lent[service].to = self
+            self._clients[service] = self.lent[service].client
+        return self._clients[service]
 
-    def _before(self, request: Any, event_name: str, **_: Any) -> None:
+    def before(self, operation: str) -> None:
         if len(self.operations) >= self.at:
             raise Killed
-        self.operations.append(event_name.rpartition(".")[2])
+        self.operations.append(operation)
         if len(self.operations) == self.at and not self.answered:
             raise Killed
 
-    def _after(self, **_: Any) -> None:
+    def after(self) -> None:
         if len(self.operations) == self.at:
             raise Killed
 
 
+class Lent:
+    """A client that one command after another has."""
+
+    def __init__(self, client: Any, to: Doomed) -> None:
+        self.client, self.to = client, to
+        client.meta.events.register("before-send", lambda event_name, **_: self.to.before(event_name.rpartition(".")[2]))
+        client.meta.events.register("after-call", lambda **_: self.to.after())
+
+
 def cloud_of(world: World, config: Config, kind: type[Doomed] = Doomed, **more: Any) -> Doomed:
     """AWS for a command, with the clock of the test, answered without a connection."""
-    more = {"connect": world.connect, **more}
+    more = {"connect": world.connect, "lent": world.lent, **more}
     return kind(config, "test", now=world.now, sleep=world.sleep, say=lambda _: None, **more)
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from launch.aws import Cloud
 from launch.config import Config
 from launch.day import day
 from launch.setup import setup
@@ -20,7 +19,8 @@ from tests.launching import Killed, cloud_of, command, points, settled
 
 
 def test_a_day_from_an_empty_account(world: World, ec2: Config) -> None:
-    cloud = cloud_of(world, ec2)
+    """Over HTTP, and with clients of its own."""
+    cloud = cloud_of(world, ec2, connect=lambda client: None, lent={})
     setup(cloud)
     assert day(cloud) == "done: iteration_0"
     settled(world)
@@ -77,7 +77,7 @@ def test_a_kill_at_every_call_of_setup(world: World, ec2: Config) -> None:
 
 def fingerprint(world: World, ec2: Config) -> list[str]:
     """What an account holds of an experiment, without the ids."""
-    cloud = Cloud(ec2)
+    cloud = cloud_of(world, ec2)
     found = [f"volume {v['Size']} {v['Encrypted']}" for v in cloud.mine("describe_volumes", "Volumes")]
     found += [f"group {g['IpPermissions']}" for g in cloud.mine("describe_security_groups", "SecurityGroups")]
     templates = cloud.mine("describe_launch_templates", "LaunchTemplates")

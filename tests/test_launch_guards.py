@@ -143,13 +143,13 @@ def test_two_operators_at_once_have_one_machine(made: World, ec2: Config) -> Non
     seen: list[str] = []
 
     class First(Doomed):
-        def _before(self, request: Any, event_name: str, **more: Any) -> None:
-            if event_name.endswith("RunInstances") and not seen:
+        def before(self, operation: str) -> None:
+            if operation == "RunInstances" and not seen:
                 seen.append("")
                 seen[0] = up(cloud_of(made, dataclasses.replace(ec2, record=f"{ec2.record}-second")))
-            super()._before(request, event_name, **more)
+            super().before(operation)
 
-    first = First(ec2, "test", now=made.now, sleep=made.sleep, say=lambda _: None)
+    first = cloud_of(made, ec2, First, lent={})
     assert up(first) == seen[0] and len(made.machines) == 1
     assert day(first) == "done: iteration_0"
     settled(made)
@@ -221,7 +221,8 @@ def test_what_cannot_be_is_refused_with_what_to_do(world: World, ec2: Config) ->
 
 
 def test_every_client_talks_to_this_machine(made: World, ec2: Config) -> None:
-    cloud = cloud_of(made, ec2)
+    """And it does so over HTTP."""
+    cloud = cloud_of(made, ec2, connect=lambda client: None, lent={})
     setup(cloud)
     day(cloud)
     assert command(made, ec2, "status") == 0
