@@ -27,12 +27,13 @@ import urllib.parse
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import boto3
 from botocore.awsrequest import AWSResponse
 from moto.backends import get_backend
+from moto.core import responses
 from moto.core.botocore_stubber import MockRawResponse
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.ssm.models import Parameter
@@ -54,6 +55,8 @@ CREDENTIALS = {
     "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
 }
 os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"  # 1,300 images
+# Moto looks for the methods of a class at each call.
+responses.method_names_from_class = cache(responses.method_names_from_class)  # type: ignore[attr-defined]
 Answer = Callable[[dict[str, str], Any], Iterable[bytes]]
 
 
@@ -195,6 +198,11 @@ class World:
         for key, reservation in list(self.ec2.reservations.items()):
             if instance in reservation.instances:
                 del self.ec2.reservations[key]
+        self._untag(instance.id)
+
+    def _untag(self, name: str) -> None:
+        """What is gone has no tags; moto keeps them, and reads all tags for each thing that it describes."""
+        self.ec2.tags.pop(name, None)
 
     def _let_go(self, volume_id: str, instance_id: str) -> None:
         volume = self.ec2.volumes.get(volume_id)
@@ -377,6 +385,9 @@ class World:
         snapshot.start_time, snapshot.status = self.clock, "pending"
         self.snapshots[snapshot_id] = copy.deepcopy(self.disks.get(given["VolumeId"], Disk()))
         self.later(self.snapshot_takes_s, lambda: setattr(snapshot, "status", "completed"))
+
+    def _after_DeleteSnapshot(self, given: dict[str, Any], response: Response) -> None:
+        self._untag(given["SnapshotId"])
 
     def _before_CreateImage(self, given: dict[str, Any]) -> Any:
         """Moto cannot tag the snapshot of an image."""

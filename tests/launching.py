@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from launch import __main__ as launch
 from launch.aws import Cloud
 from launch.config import Config
 from tests.aws import World
+
+ALL = "EC2_ALL" in os.environ  # make test-ec2
 
 
 class Killed(BaseException):
@@ -58,8 +61,14 @@ class Lent:
 
     def __init__(self, client: Any, to: Doomed) -> None:
         self.client, self.to = client, to
-        client.meta.events.register("before-send", lambda event_name, **_: self.to.before(event_name.rpartition(".")[2]))
-        client.meta.events.register("after-call", lambda **_: self.to.after())
+        client.meta.events.register("before-send", self._before)
+        client.meta.events.register("after-call", self._after)
+
+    def _before(self, event_name: str, **_: Any) -> None:
+        self.to.before(event_name.rpartition(".")[2])
+
+    def _after(self, **_: Any) -> None:
+        self.to.after()
 
 
 def cloud_of(world: World, config: Config, kind: type[Doomed] = Doomed, **more: Any) -> Doomed:
