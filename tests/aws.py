@@ -35,6 +35,7 @@ from botocore.awsrequest import AWSResponse
 from moto.backends import get_backend
 from moto.core import responses
 from moto.core.botocore_stubber import MockRawResponse
+from moto.kms import models as kms
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.ssm.models import Parameter
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -55,8 +56,9 @@ CREDENTIALS = {
     "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
 }
 os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"  # 1,300 images
-# Moto looks for the methods of a class at each call.
+# Moto looks for the methods of a class at each call, and makes an RSA key for each account with an encrypted volume.
 responses.method_names_from_class = cache(responses.method_names_from_class)  # type: ignore[attr-defined]
+kms.generate_private_key = cache(kms.generate_private_key)  # type: ignore[attr-defined]
 Answer = Callable[[dict[str, str], Any], Iterable[bytes]]
 
 
@@ -260,7 +262,7 @@ class World:
                 self.calls.append(call)
                 for fault in self.faults:
                     if code := fault(call):
-                        self.lent = {}  # a client that was refused has less patience; the next command has its own
+                        self.lent = self.lent if code not in LATER else {}  # a client's patience ends
                         return _error(call, code, "as the test wants it")
             return self._strictly(call, request)
 
@@ -428,6 +430,7 @@ class World:
 
 
 _NUMBERS = itertools.count()
+LATER = ("RequestLimitExceeded", "ServiceUnavailable", "ThrottlingException")
 INSIDE = "inside"  # the access key of machines and of AWS itself
 _SCHEDULER = {"POST": "CreateSchedule", "PUT": "UpdateSchedule", "GET": "GetSchedule", "DELETE": "DeleteSchedule"}
 
@@ -466,7 +469,7 @@ def _xml(operation: str, inner: str) -> str:
 
 def _error(call: Call, code: str, message: str) -> Response:
     """A refusal in the manner of the service."""
-    status = 503 if code in ("RequestLimitExceeded", "ServiceUnavailable", "ThrottlingException") else 400
+    status = 503 if code in LATER else 400
     if call.service in ("ssm", "sqs", "scheduler"):
         text = json.dumps({"__type": code, "message": message})
         headers = {"x-amzn-ErrorType": code}

@@ -89,14 +89,21 @@ def settled(world: World, iterations: int = 1, started: int = 1) -> None:
     assert world.disk.formatted == 1
 
 
+def calls(operations: list[str]) -> list[int]:
+    """At which calls to kill, or which to refuse: at all, or (``make test``) at the first of each kind."""
+    return [n for n, name in enumerate(operations, 1) if ALL or name not in operations[: n - 1]]
+
+
 def points(operations: list[str]) -> list[tuple[int, bool]]:
     """Where to kill: at which call, and whether it was answered. A call that only reads is the same either way, and
-    the tenth and later of a kind are polling.
+    the tenth and later of a kind are polling. ``make test`` kills where the call was answered and nobody knows of it.
     """
     found = []
-    for n, name in enumerate(operations, 1):
+    for n in calls(operations):
+        name = operations[n - 1]
         if operations[:n].count(name) <= 9:
-            found += [(n, False)] if name.startswith(("Describe", "Get", "List")) else [(n, False), (n, True)]
+            reads = name.startswith(("Describe", "Get", "List"))
+            found += [(n, False)] if reads else [(n, False), (n, True)] if ALL else [(n, True)]
     return found
 
 

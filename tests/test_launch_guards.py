@@ -25,7 +25,7 @@ from launch.errors import Away, LaunchError
 from launch.setup import setup
 from launch.teardown import teardown
 from tests.aws import Call, World
-from tests.launching import ALL, Doomed, Killed, cloud_of, command, settled
+from tests.launching import ALL, Doomed, Killed, calls, cloud_of, command, settled
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -260,7 +260,7 @@ def test_a_restored_volume_takes_the_place_and_the_old_one_stays(made: World, ec
     restore(whole)
     setup(cloud_of(made, ec2))
     assert made.disk.iterations == ["2026-03-01"] and made.volumes("replaced_volume") == [old]
-    for n in range(1, len(whole.operations) + 1):
+    for n in calls(whole.operations):
         (used,) = made.volumes("working_volume")
         made.client("ec2").create_tags(Resources=[used.id], Tags=[{"Key": "zoobot:day", "Value": "2026-03-02"}])
         with pytest.raises(Killed):
@@ -301,7 +301,7 @@ def test_teardown_leaves_nothing_but_the_data(made: World, ec2: Config) -> None:
     bake(cloud_of(made, ec2))
     whole = cloud_of(made, ec2)
     teardown(whole)
-    for n in range(1, len(whole.operations) + 1):
+    for n in calls(whole.operations):
         setup(cloud_of(made, ec2))
         with suppress(Killed):  # the later rounds have no image left to take away, and fewer calls
             teardown(cloud_of(made, ec2, at=n, answered=True))
