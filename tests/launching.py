@@ -16,6 +16,7 @@ from launch.config import Config
 from tests.aws import World
 
 ALL = "EC2_ALL" in os.environ  # make test-ec2
+READS = ("Describe", "Get", "List")
 
 
 class Killed(BaseException):
@@ -90,20 +91,22 @@ def settled(world: World, iterations: int = 1, started: int = 1) -> None:
 
 
 def calls(operations: list[str]) -> list[int]:
-    """At which calls to kill, or which to refuse: at all, or (``make test``) at the first of each kind."""
-    return [n for n, name in enumerate(operations, 1) if ALL or name not in operations[: n - 1]]
+    """At which calls to kill: at all, or (``make test``) at the first of each kind that changes something. A kill at
+    a call that only reads leaves what a kill after the change before it leaves.
+    """
+    numbered = list(enumerate(operations, 1))
+    return [n for n, name in numbered if ALL or not (name.startswith(READS) or name in operations[: n - 1])]
 
 
 def points(operations: list[str]) -> list[tuple[int, bool]]:
     """Where to kill: at which call, and whether it was answered. A call that only reads is the same either way, and
-    the tenth and later of a kind are polling. ``make test`` kills where the call was answered and nobody knows of it.
+    the tenth and later of a kind are polling. ``make test`` kills only where a change was made and nobody knows of it.
     """
     found = []
     for n in calls(operations):
         name = operations[n - 1]
         if operations[:n].count(name) <= 9:
-            reads = name.startswith(("Describe", "Get", "List"))
-            found += [(n, False)] if reads else [(n, False), (n, True)] if ALL else [(n, True)]
+            found += [(n, False)] if name.startswith(READS) else [(n, False), (n, True)] if ALL else [(n, True)]
     return found
 
 

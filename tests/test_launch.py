@@ -15,7 +15,7 @@ from launch.config import Config
 from launch.day import day
 from launch.setup import setup
 from tests.aws import Call, World
-from tests.launching import ALL, Killed, cloud_of, command, points, settled
+from tests.launching import ALL, READS, Killed, cloud_of, command, points, settled
 
 
 def test_a_day_from_an_empty_account(world: World, ec2: Config) -> None:
@@ -46,7 +46,7 @@ def test_setup_again_changes_nothing_and_mends_what_differs(world: World, ec2: C
     setup(cloud_of(world, ec2))
     calls = len(world.calls)
     setup(cloud_of(world, ec2))
-    assert [c.operation for c in world.calls[calls:] if not c.operation.startswith(("Describe", "Get", "List"))] == []
+    assert [c.operation for c in world.calls[calls:] if not c.operation.startswith(READS)] == []
     group = next(g for g in world.client("ec2").describe_security_groups()["SecurityGroups"] if g["Tags"])
     world.client("ec2").authorize_security_group_ingress(
         GroupId=group["GroupId"], IpProtocol="tcp", FromPort=22, ToPort=22, CidrIp="0.0.0.0/0"
@@ -66,7 +66,7 @@ def test_a_kill_at_every_call_of_setup(world: World, ec2: Config) -> None:
     setup(whole)
     made = fingerprint(world, ec2)
     tried = points(whole.operations)
-    assert len(tried) >= (34 if ALL else 17)
+    assert len(tried) >= (34 if ALL else 9)
     for n, answered in tried:
         other = dataclasses.replace(ec2, experiment=f"at{n}{'answered' if answered else ''}")
         with pytest.raises(Killed):
@@ -99,7 +99,7 @@ def test_a_kill_at_every_call_of_a_day_and_the_command_again(world: World, ec2: 
     whole = cloud_of(world, ec2)
     day(whole)
     tried = points(whole.operations)
-    assert len(tried) >= (28 if ALL else 12)
+    assert len(tried) >= (28 if ALL else 5)
     for days, (n, answered) in enumerate(tried, 2):
         world.sleep(86400)
         with pytest.raises(Killed):
@@ -114,7 +114,7 @@ def test_a_kill_and_nobody_comes_until_the_next_morning(world: World, ec2: Confi
     setup(cloud_of(world, ec2))
     whole = cloud_of(world, ec2)
     day(whole)
-    changes = [n for n, name in enumerate(whole.operations, 1) if not name.startswith(("Describe", "Get", "List"))]
+    changes = [n for n, name in enumerate(whole.operations, 1) if not name.startswith(READS)]
     for n in changes:
         world.sleep(86400)
         before = len(world.disk.iterations)

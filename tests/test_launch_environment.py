@@ -130,15 +130,28 @@ class Host:
         return subprocess.run(["blkid", "-p", self.loop], capture_output=True, text=True).stdout
 
 
+@pytest.fixture(scope="module")
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a run.py of a few lines, and a lock that needs nothing."""
+    folder = tmp_path_factory.mktemp("code")
+    (folder / "run.py").write_text(RUN)
+    (folder / "requirements-gpu.lock").write_text("")
+    (folder / ".gitignore").write_text("data/\n")
+    git = "git -c user.name=t -c user.email=t@example.org"
+    command = f"git init -q -b main . && git add . && {git} commit -qm x"
+    subprocess.run(command, shell=True, cwd=folder, check=True)
+    return folder
+
+
 @pytest.fixture
-def host(tmp_path: Path, ec2: Config) -> Iterator[Host]:
+def host(tmp_path: Path, ec2: Config, code: Path) -> Iterator[Host]:
     """A machine with a blank disk of 96 MB, for an operator on 2026-03-01."""
     base = tmp_path / "host"
-    for name in ("launch", "bin", "disks", "ns", "state", "code"):
+    for name in ("launch", "bin", "disks", "ns", "state"):
         (base / name).mkdir(parents=True)
     for name in ("environment.sh", "spot_watch.sh"):
         shutil.copy(ROOT / "launch" / name, base / "launch" / name)
-    repository(base / "code")
+    shutil.copytree(code, base / "code")
     tag = f"zoobot-{base.parent.name}-{os.getpid()}"
     settings = userdata.settings(
         Config(
@@ -184,16 +197,6 @@ def host(tmp_path: Path, ec2: Config) -> Iterator[Host]:
         Path("/dev/shm", tag).unlink(missing_ok=True)
         server.shutdown()
         server.server_close()
-
-
-def repository(folder: Path) -> None:
-    """A repository with a run.py of a few lines, and a lock that needs nothing."""
-    (folder / "run.py").write_text(RUN)
-    (folder / "requirements-gpu.lock").write_text("")
-    (folder / ".gitignore").write_text("data/\n")
-    git = "git -c user.name=t -c user.email=t@example.org"
-    command = f"git init -q -b main . && git add . && {git} commit -qm x"
-    subprocess.run(command, shell=True, cwd=folder, check=True)
 
 
 def test_a_blank_disk_gets_a_filesystem_and_the_layout_once(host: Host) -> None:

@@ -353,11 +353,15 @@ def test_a_process_that_is_killed_for_real(made: World, ec2: Config, tmp_path: P
     kills = ("RunInstances", "SendCommand", "TerminateInstances") if ALL else ("SendCommand",)
     try:
         for operation in kills:
-            running = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL)
+            running = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE)
             made.faults = [partial(kill_at, operation, running)]
+            try:
+                running.communicate(timeout=60)
+            finally:
+                running.kill()
             assert running.wait() == -signal.SIGKILL, operation
         made.faults = []
-        subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+        subprocess.run(words, cwd=ROOT, check=True, capture_output=True, timeout=60)
     finally:
         stop.set()
         clock.join()
