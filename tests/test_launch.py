@@ -42,7 +42,7 @@ def test_a_second_day_the_same_day_does_nothing(world: World, ec2: Config) -> No
     assert {c.operation for c in world.calls[calls:]} <= {"DescribeVolumes", "DescribeInstances", "DescribeSnapshots"}
 
 
-def test_setup_again_changes_nothing_and_mends_what_differs(world: World, ec2: Config) -> None:
+def test_setup_again_changes_nothing_and_fixes_what_differs(world: World, ec2: Config) -> None:
     setup(cloud_of(world, ec2))
     calls = len(world.calls)
     setup(cloud_of(world, ec2))

@@ -238,13 +238,13 @@ def test_a_disk_with_anything_on_it_is_never_formatted(host: Host, make: str, re
     assert (host.base / "disk.img").read_bytes() == before
 
 
-def test_a_dirty_filesystem_is_mended_and_a_broken_one_left_alone(host: Host) -> None:
+def test_a_dirty_filesystem_is_fixed_and_a_broken_one_left_alone(host: Host) -> None:
     host.disk("mkfs.ext4 -q -F -L working_volume")
     host.disk("debugfs -w -R 'set_super_value state 0'")  # not unmounted cleanly
     assert host.script("boot").returncode == 0
     host.script("close")
     host.disk("debugfs -w -R 'clri <2>'")  # the root folder is gone
-    for told in ("cannot be mounted", "e2fsck could not mend"):  # marked clean, as a bad disk may be; then marked dirty
+    for told in ("cannot be mounted", "e2fsck could not fix"):  # marked clean, as a bad disk may be; then marked dirty
         for name in ("state/closing", "off"):
             (host.base / name).unlink(missing_ok=True)
         broken = host.script("boot")

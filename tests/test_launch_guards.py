@@ -79,6 +79,8 @@ def test_attempts_bound_the_machines_of_a_day_over_all_commands(made: World, ec2
     made.sleep(2 * 3600)
     with pytest.raises(LaunchError, match="used up"):
         day(cloud_of(made, ec2))
+    (volume,) = made.volumes("working_volume")
+    assert [t["value"] for t in volume.get_tags() if t["key"] == "zoobot:starts"] == ["2026-03-01 2"]
     made.training_of = lambda day: "good"
     made.sleep(86400)
     assert day(cloud_of(made, ec2)) == "done: iteration_0", "the next day resumes"
@@ -145,6 +147,7 @@ def test_two_operators_at_once_have_one_machine(made: World, ec2: Config) -> Non
         def before(self, operation: str) -> None:
             if operation == "RunInstances" and not seen:
                 seen.append("")
+                made.sleep(1)  # the other clock
                 seen[0] = up(cloud_of(made, dataclasses.replace(ec2, record=f"{ec2.record}-second")))
             super().before(operation)
 
