@@ -1,11 +1,11 @@
 # make setup: the environment; make demo: a first simulation and its report; make test: all checks, as CI runs them;
 # make bench: all benchmarks of speed, a table of ratios; make docs: docs/settings.md; make lock: requirements.lock;
-# make fuzz, make soak and make test-crash: long tests.
+# make fuzz, make soak, make test-crash and make test-ec2: long tests.
 PYTHON ?= python3
 RUN := .venv/bin/python run.py
 BENCHMARKS := startup acquisition reduction prediction input verify
 
-.PHONY: setup demo test test-crash bench docs fuzz soak lock clean
+.PHONY: setup demo test test-crash test-ec2 bench docs fuzz soak lock clean
 
 setup: .venv/.done
 
@@ -45,6 +45,10 @@ soak: setup
 # hour on two cores.
 test-crash: setup
 	CRASH_ALL=1 .venv/bin/pytest -s tests/test_crash.py tests/test_crash_live.py
+
+# launch/ with a kill at every call, thirty days by hand, and packages that are installed: a minute.
+test-ec2: setup
+	EC2_ALL=1 .venv/bin/pytest -n 2 tests/test_launch*.py
 
 # Exact versions with hashes, for every supported Python; needs uv.
 lock:

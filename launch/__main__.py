@@ -1,4 +1,4 @@
-"""``python -m launch COMMAND --config launch/ec2.yaml``. Exit status 0: done; 2: mend something; 1: try again later."""
+"""``python -m launch COMMAND --config launch/ec2.yaml``. Exit status 0: done; 2: fix something; 1: try again later."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from launch.teardown import teardown
 
 COMMANDS = {
     "plan": "print the calls that setup and a day make, and what a month costs; changes nothing",
-    "setup": "make what is missing, mend what differs: volume, group, roles, template, queue, schedule (off)",
+    "setup": "make what is missing, fix what differs: volume, group, roles, template, queue, schedule (off)",
     "up": "start today's machine",
     "run": "iterate once on it",
     "down": "end all machines of the experiment",
@@ -92,7 +92,7 @@ def _schedule(cloud: Cloud, what: str) -> None:
 def _advice(code: str) -> str:
     if code in ("UnauthorizedOperation", "AccessDenied", "AccessDeniedException"):
         return "The policies that are needed: python -m launch plan --policy daily (and owner)."
-    return "Mend that, then run the same command again: it goes on."
+    return "Fix that, then run the same command again: it goes on."
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -88,7 +88,7 @@ class Cloud:
         return answer
 
     def pages(self, service: str, operation: str, key: str, **parameters: Any) -> list[dict[str, Any]]:
-        """The items of all pages of a listing; errors as of ``call``."""
+        """The items of all pages of a listing; errors as in ``call``."""
         with _patient(f"{service} {operation}"):
             pages = self.client(service).get_paginator(operation).paginate(**parameters)
             return [item for page in pages for item in page.get(key, [])]
@@ -156,7 +156,7 @@ class Cloud:
 
 @contextmanager
 def _patient(what: str) -> Iterator[None]:
-    """Tell apart what may do later from what will not."""
+    """Distinguish what may work later from what will not."""
     try:
         yield
     except ClientError as error:

@@ -110,7 +110,7 @@ def check(found: dict[Any, Any], where: str) -> Config:
         problems = _misfits(config)
         if not problems:
             return config
-    raise LaunchError("\n  ".join([f"{where} needs mending:", *problems]))
+    raise LaunchError("\n  ".join([f"{where} has problems:", *problems]))
 
 
 def _converted(kind: str, value: Any) -> tuple[Any, str]:

@@ -84,7 +84,7 @@ def run(cloud: Cloud) -> str:
     cloud.say(f"{instance} iterates ({command})")
     cloud.wait("the iteration", lambda: _over(cloud, instance, command), cloud.config.max_runtime_s + GRACE_S, 30)
     result = result_of(need_volume(cloud), cloud.today)
-    return result or "cut off: the machine is gone and told nothing"
+    return result or "cut off: the machine is gone and said nothing"
 
 
 def down(cloud: Cloud, driver: str = "") -> None:
@@ -190,8 +190,8 @@ def _running(cloud: Cloud, instance_id: str) -> bool:
     instance = describe_machine(cloud, instance_id)
     if state_of(instance) in ENDING:
         reason = instance.get("StateReason", {}).get("Message", "no reason is given")
-        told = result_of(need_volume(cloud), cloud.today)
-        raise Away(f"{instance_id} went as it started: {told or reason}. Run the same command again.")
+        said = result_of(need_volume(cloud), cloud.today)
+        raise Away(f"{instance_id} went as it started: {said or reason}. Run the same command again.")
     return state_of(instance) == "running"
 
 
@@ -227,12 +227,12 @@ def _over(cloud: Cloud, instance_id: str, command: str) -> bool:
     if state_of(describe_machine(cloud, instance_id)) in ("", "stopped", *ENDING):
         return True
     try:
-        told = cloud.call("ssm", "get_command_invocation", CommandId=command, InstanceId=instance_id)
+        said = cloud.call("ssm", "get_command_invocation", CommandId=command, InstanceId=instance_id)
     except ClientError as error:
         if code_of(error) == "InvocationDoesNotExist":  # not yet
             return False
         raise
-    return told["Status"] in _FINISHED
+    return said["Status"] in _FINISHED
 
 
 def _terminate(cloud: Cloud, instance: dict[str, Any], why: str) -> None:
@@ -241,7 +241,7 @@ def _terminate(cloud: Cloud, instance: dict[str, Any], why: str) -> None:
 
 
 def _free_volume(cloud: Cloud) -> None:
-    """EC2 detaches the volume of a machine that is gone; if it does not, it is told to, and then forced."""
+    """EC2 detaches the volume of a machine that is gone; if it does not, it is asked to, and then forced."""
     volume = need_volume(cloud)["VolumeId"]
     for force in (None, False, True):
         if force is not None:

@@ -30,6 +30,6 @@ def drill(cloud: Cloud, snapshot_id: str = "") -> str:
         down(cloud, "drill")
         cloud.call("ec2", "delete_volume", VolumeId=volume)
     if not result.startswith("done"):
-        raise LaunchError(f"The drill with {source['SnapshotId']} failed: {result or 'the machine told nothing'}.", 1)
+        raise LaunchError(f"The drill with {source['SnapshotId']} failed: {result or 'the machine said nothing'}.", 1)
     cloud.say(f"{source['SnapshotId']}: {result}")
     return result

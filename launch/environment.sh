@@ -33,7 +33,7 @@ CODE=$ROOT/repos/zoobot
 
 say() { printf '%s %s\n' "$(date -u +%FT%TZ)" "$*" >&2; }
 
-# End with a reason, which is told to whoever looks at the volume's tags.
+# End with a reason, which whoever looks at the volume's tags sees.
 fail() {
   say "$*"
   result "failed: $*"
@@ -146,10 +146,10 @@ mount_volume() {
   label=$(blkid -p -o value -s LABEL "$disk") || label=
   [[ $label == "$LABEL" ]] || fail "the filesystem is labelled '$label' and not $LABEL: is it another volume?"
   e2fsck -p "$disk" >&2 || status=$?
-  ((status < 4)) || fail "e2fsck could not mend the filesystem by itself, status $status: restore a snapshot or mend it"
+  ((status < 4)) || fail "e2fsck could not fix the filesystem by itself, status $status: restore a snapshot or fix it"
   uuid=$(blkid -p -o value -s UUID "$disk")
   mkdir -p "$MOUNT"
-  mount -o noatime,nodev,nosuid "UUID=$uuid" "$MOUNT" || fail "the filesystem cannot be mounted: restore a snapshot or mend it"
+  mount -o noatime,nodev,nosuid "UUID=$uuid" "$MOUNT" || fail "the filesystem cannot be mounted: restore a snapshot or fix it"
   # A copy of the volume has the same UUID.
   [[ $(findmnt -n -o SOURCE --mountpoint "$MOUNT") == "$disk" ]] || fail "another disk with the UUID $uuid was mounted"
 }
@@ -240,7 +240,7 @@ run() {
     result "done: iteration_$before"
     return
   fi
-  [[ ! -e $STATE/closing ]] || exit 1  # whoever closes tells why
+  [[ ! -e $STATE/closing ]] || exit 1  # whoever closes says why
   fail "run.py ended with status $status: see root/logs/$DAY/run.log"
 }
 

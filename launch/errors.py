@@ -2,7 +2,7 @@
 
 
 class LaunchError(Exception):
-    """Stopped; ``exit_status`` is 2 if the user must mend something first, 1 if the same command may do later."""
+    """Stopped; ``exit_status`` is 2 if the user must fix something first, 1 if the same command may work later."""
 
     def __init__(self, message: str, exit_status: int = 2) -> None:
         super().__init__(message)

@@ -51,7 +51,7 @@ def need_template(cloud: Cloud) -> str:
 
 
 def result_of(volume: dict[str, Any], day: str) -> str:
-    """How the iteration of ``day`` ended, as the machine told; empty if it told nothing (yet)."""
+    """How the iteration of ``day`` ended, as the machine said; empty if it said nothing (yet)."""
     tags = tags_of(volume)
     return tags.get(RESULT, "") if tags.get(DAY) == day else ""
 

@@ -28,10 +28,10 @@ _MADE: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Pretence(Cloud):
-    """AWS that is asked, but never told: what would change something is printed instead."""
+    """AWS that is only asked: what would change something is printed instead."""
 
     def call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
-        """As of Cloud."""
+        """As in Cloud."""
         if operation.startswith(READS):
             return super().call(service, operation, **parameters)
         self.say(f"  {service}:{operation}{_about(parameters)}")
@@ -47,7 +47,7 @@ class Rehearsal(Pretence):
     _day_tags: list[dict[str, str]] = field(default_factory=list)
 
     def call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
-        """As of Cloud."""
+        """As in Cloud."""
         self._running = operation == "run_instances" or (self._running and operation != "terminate_instances")
         if operation == "get_command_invocation":
             self._day_tags = tag_list(day=self.today, result="done")
@@ -56,7 +56,7 @@ class Rehearsal(Pretence):
         return super().call(service, operation, **parameters)
 
     def pages(self, service: str, operation: str, key: str, **parameters: Any) -> list[dict[str, Any]]:
-        """As of Cloud."""
+        """As in Cloud."""
         self.say(f"  {service}:{operation}")
         machine = {
             "InstanceId": "i-NEW", "State": {"Name": "running"}, "LaunchTime": self.now(),

@@ -1,6 +1,6 @@
 """Who may do what: least privilege, each change limited by ARN or tag.
 
-    machine    what runs on EC2: takes its own volume, tells how the day went, reads its secrets
+    machine    what runs on EC2: takes its own volume, says how the day went, reads its secrets
     scheduler  EventBridge Scheduler: starts a machine from the template
     daily      whoever runs up, run, down, day, status, snapshot, logs
     owner      whoever runs all other commands as well

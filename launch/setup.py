@@ -1,5 +1,5 @@
 """What lasts: volume, security group, roles, launch template, queue, schedule. Each is found first, made if missing,
-mended if it differs; so a run that was cut off is simply run again.
+fixed if it differs; so a run that was cut off is simply run again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _UNKNOWN_YET = {"InvalidParameterValue", "ValidationException", "NoSuchEntity", 
 
 
 def setup(cloud: Cloud) -> None:
-    """Make what is missing, mend what differs. The schedule is made switched off: `schedule on` starts it."""
+    """Make what is missing, fix what differs. The schedule is made switched off: `schedule on` starts it."""
     volume = ensure_volume(cloud)
     subnet = _subnet(cloud)
     group = ensure_group(cloud, subnet["VpcId"])

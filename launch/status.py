@@ -19,7 +19,7 @@ def status(cloud: Cloud) -> None:
         return
     tags = tags_of(volume)
     cloud.say(f"volume    {volume['VolumeId']}, {volume['Size']} GB in {volume['AvailabilityZone']}, {volume['State']}")
-    cloud.say(f"last day  {tags.get(DAY, '-')}: {tags.get(RESULT, 'no machine told anything yet')}")
+    cloud.say(f"last day  {tags.get(DAY, '-')}: {tags.get(RESULT, 'no machine said anything yet')}")
     cloud.say(f"starts    {tags.get(STARTS, 'none')} (at most {cloud.config.attempts} a day)")
     for instance in machines(cloud):
         hours = (cloud.now() - instance["LaunchTime"]).total_seconds() / 3600
@@ -38,8 +38,8 @@ def status(cloud: Cloud) -> None:
 
 def _schedule(cloud: Cloud) -> None:
     there = found(cloud, "scheduler", "get_schedule", Name=cloud.config.name)
-    told = f"{there['ScheduleExpression']} {there['ScheduleExpressionTimezone']}, {there['State']}" if there else "none"
-    cloud.say(f"schedule  {told}")
+    text = f"{there['ScheduleExpression']} {there['ScheduleExpressionTimezone']}, {there['State']}" if there else "none"
+    cloud.say(f"schedule  {text}")
     queue = found(cloud, "sqs", "get_queue_url", QueueName=cloud.config.name)
     if queue:
         names = ["ApproximateNumberOfMessages"]

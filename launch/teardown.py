@@ -39,4 +39,4 @@ def teardown(cloud: Cloud) -> None:
         if volume
         else "No volume is left."
     )
-    cloud.say(f"All but the data is gone. {cost} docs/ec2.md tells how to delete them by hand.")
+    cloud.say(f"All but the data is gone. {cost} docs/ec2.md says how to delete them by hand.")

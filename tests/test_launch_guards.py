@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -26,7 +25,7 @@ from launch.errors import Away, LaunchError
 from launch.setup import setup
 from launch.teardown import teardown
 from tests.aws import Call, World
-from tests.launching import Doomed, Killed, cloud_of, command, settled
+from tests.launching import ALL, Doomed, Killed, calls, cloud_of, command, settled
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -80,6 +79,8 @@ def test_attempts_bound_the_machines_of_a_day_over_all_commands(made: World, ec2
     made.sleep(2 * 3600)
     with pytest.raises(LaunchError, match="used up"):
         day(cloud_of(made, ec2))
+    (volume,) = made.volumes("working_volume")
+    assert [t["value"] for t in volume.get_tags() if t["key"] == "zoobot:starts"] == ["2026-03-01 2"]
     made.training_of = lambda day: "good"
     made.sleep(86400)
     assert day(cloud_of(made, ec2)) == "done: iteration_0", "the next day resumes"
@@ -143,13 +144,14 @@ def test_two_operators_at_once_have_one_machine(made: World, ec2: Config) -> Non
     seen: list[str] = []
 
     class First(Doomed):
-        def _before(self, request: Any, event_name: str, **more: Any) -> None:
-            if event_name.endswith("RunInstances") and not seen:
+        def before(self, operation: str) -> None:
+            if operation == "RunInstances" and not seen:
                 seen.append("")
+                made.sleep(1)  # the other clock
                 seen[0] = up(cloud_of(made, dataclasses.replace(ec2, record=f"{ec2.record}-second")))
-            super()._before(request, event_name, **more)
+            super().before(operation)
 
-    first = First(ec2, "test", now=made.now, sleep=made.sleep, say=lambda _: None)
+    first = cloud_of(made, ec2, First, lent={})
     assert up(first) == seen[0] and len(made.machines) == 1
     assert day(first) == "done: iteration_0"
     settled(made)
@@ -221,7 +223,8 @@ def test_what_cannot_be_is_refused_with_what_to_do(world: World, ec2: Config) ->
 
 
 def test_every_client_talks_to_this_machine(made: World, ec2: Config) -> None:
-    cloud = cloud_of(made, ec2)
+    """And it does so over HTTP."""
+    cloud = cloud_of(made, ec2, connect=lambda client: None, lent={})
     setup(cloud)
     day(cloud)
     assert command(made, ec2, "status") == 0
@@ -260,7 +263,7 @@ def test_a_restored_volume_takes_the_place_and_the_old_one_stays(made: World, ec
     restore(whole)
     setup(cloud_of(made, ec2))
     assert made.disk.iterations == ["2026-03-01"] and made.volumes("replaced_volume") == [old]
-    for n in range(1, len(whole.operations) + 1):
+    for n in calls(whole.operations):
         (used,) = made.volumes("working_volume")
         made.client("ec2").create_tags(Resources=[used.id], Tags=[{"Key": "zoobot:day", "Value": "2026-03-02"}])
         with pytest.raises(Killed):
@@ -301,7 +304,7 @@ def test_teardown_leaves_nothing_but_the_data(made: World, ec2: Config) -> None:
     bake(cloud_of(made, ec2))
     whole = cloud_of(made, ec2)
     teardown(whole)
-    for n in range(1, len(whole.operations) + 1):
+    for n in calls(whole.operations):
         setup(cloud_of(made, ec2))
         with suppress(Killed):  # the later rounds have no image left to take away, and fewer calls
             teardown(cloud_of(made, ec2, at=n, answered=True))
@@ -324,28 +327,44 @@ def test_teardown_waits_for_machines(made: World, ec2: Config) -> None:
 # ----------------------------------------------------------------------------------------------------- for real
 
 
+SPEED = 40
+# python -m launch, whose sleep goes with the world's clock
+QUICK = f"""import runpy, time
+sleep = time.sleep
+time.sleep = lambda seconds: sleep(seconds / {SPEED})
+runpy.run_module("launch", run_name="__main__", alter_sys=True)"""
+
+
 def run_clock(world: World, stop: threading.Event) -> None:
     while not stop.wait(0.05):
-        world.sleep(2)
+        world.sleep(0.05 * SPEED)
+
+
+def kill_at(operation: str, process: subprocess.Popen[bytes], call: Call) -> None:
+    if call.operation == operation:
+        process.kill()
 
 
 def test_a_process_that_is_killed_for_real(made: World, ec2: Config, tmp_path: Path) -> None:
-    """kill -9 just after three of its calls, then the command again to its end; the world's clock runs beside it."""
+    """kill -9 once a call has reached AWS, then the command again to its end. The world's clock runs beside it."""
     made.clock = datetime.now(UTC)
     stop = threading.Event()
     clock = threading.Thread(target=run_clock, args=(made, stop))
     clock.start()
     assert command(made, ec2, "plan") == 0  # writes the settings to a file
-    words = [sys.executable, "-m", "launch", "day", "--config", str(tmp_path / "ec2.yaml")]
+    words = [sys.executable, "-c", QUICK, "day", "--config", str(tmp_path / "ec2.yaml")]
+    kills = ("RunInstances", "SendCommand", "TerminateInstances") if ALL else ("SendCommand",)
     try:
-        for operation in ("RunInstances", "SendCommand", "TerminateInstances"):
-            running = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL)
-            until = time.monotonic() + 60
-            while not any(c.operation == operation for c in made.calls) and time.monotonic() < until:
-                time.sleep(0.02)
-            running.send_signal(signal.SIGKILL)
+        for operation in kills:
+            running = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE)
+            made.faults = [partial(kill_at, operation, running)]
+            try:
+                running.communicate(timeout=60)
+            finally:
+                running.kill()
             assert running.wait() == -signal.SIGKILL, operation
-        subprocess.run(words, cwd=ROOT, check=True, capture_output=True, timeout=100)
+        made.faults = []
+        subprocess.run(words, cwd=ROOT, check=True, capture_output=True, timeout=60)
     finally:
         stop.set()
         clock.join()

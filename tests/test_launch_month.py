@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import random
+from collections import Counter
 from datetime import timedelta
 from functools import partial
 
@@ -14,15 +17,55 @@ from launch.errors import LaunchError
 from launch.find import need_volume, result_of
 from launch.setup import setup
 from tests.aws import Call, World
-from tests.launching import cloud_of, command, settled
+from tests.launching import ALL, cloud_of, command, settled
 
 DAYS = 30
+SEED = os.environ.get("EC2_SEED", "0")
+LONG = pytest.mark.skipif(not ALL, reason="takes six seconds: make test-ec2")
 # What goes wrong on which day; every other day is good.
 INTERRUPTED, HANGING, STUCK, NO_CAPACITY, THROTTLED, HALF_DETACHED = {3, 17}, {6, 20}, {9}, {12, 13}, {15, 16}, {5, 24}
 
 
-@pytest.mark.parametrize("driver", ["operator", "schedule"])
+class Throttle:
+    """Refuses a third of some calls. Which, is drawn from the seed, the day, and how many of its kind it is that day.
+
+    So the same run has the same faults, whatever ids AWS gives.
+    """
+
+    def __init__(self, seed: str, number: int) -> None:
+        self.seed, self.number = seed, number
+        self.seen: Counter[str] = Counter()
+        self.refused: list[str] = []
+
+    def __call__(self, call: Call) -> str | None:
+        if call.operation not in ("DescribeInstances", "SendCommand", "TerminateInstances"):
+            return None
+        self.seen[call.operation] += 1
+        name = f"day {self.number} {call.operation} {self.seen[call.operation]}"
+        if random.Random(f"{self.seed} {name}").random() >= 1 / 3:
+            return None
+        self.refused.append(name)
+        return "RequestLimitExceeded"
+
+
+def no_capacity(number: int, call: Call) -> str | None:
+    if call.operation != "RunInstances" or (number != 12 and call.parameters["InstanceType"] != "g4dn.xlarge"):
+        return None
+    return "InsufficientInstanceCapacity"
+
+
+@pytest.mark.parametrize("driver", [pytest.param("operator", marks=LONG), "schedule"])
 def test_thirty_days(world: World, ec2: Config, driver: str) -> None:
+    throttled = [Throttle(SEED, number) for number in range(DAYS + 1)]
+    try:
+        thirty_days(world, ec2, driver, throttled)
+    except Exception as error:
+        refused = [name for throttle in throttled for name in throttle.refused]
+        error.add_note(f"Again by EC2_SEED={SEED}. Throttled: {'; '.join(refused) or 'none'}. Last: {world.calls[-1]}")
+        raise
+
+
+def thirty_days(world: World, ec2: Config, driver: str, throttled: list[Throttle]) -> None:
     config = dataclasses.replace(ec2, max_runtime_h=0.25, budget_usd=70)
     world.max_runtime_s = config.max_runtime_s
     setup(cloud_of(world, config))
@@ -34,7 +77,8 @@ def test_thirty_days(world: World, ec2: Config, driver: str) -> None:
     for number in range(1, DAYS + 1):
         world.sleep((start + timedelta(days=number) - world.now()).total_seconds())
         world.training_of = partial(plan, number, tried)
-        world.faults = [partial(fault, number)]
+        world.faults = [partial(no_capacity, number)] if number in NO_CAPACITY else []
+        world.faults += [throttled[number]] if number in THROTTLED else []
         world.detach_s = partial(detach_s, number)
         before = len(world.disk.iterations) if world.disks else 0
         reason = operated(world, config) if driver == "operator" else scheduled(world, config)
@@ -65,15 +109,6 @@ def detach_s(number: int, machine: str) -> float:
     return 10**7 if number in HALF_DETACHED else 9
 
 
-def fault(number: int, call: Call) -> str | None:
-    if number in NO_CAPACITY and call.operation == "RunInstances":
-        return (
-            "InsufficientInstanceCapacity" if number == 12 or call.parameters["InstanceType"] == "g4dn.xlarge" else None
-        )
-    throttled = number in THROTTLED and call.operation in ("DescribeInstances", "SendCommand", "TerminateInstances")
-    return "RequestLimitExceeded" if throttled and hash((number, id(call))) % 3 == 0 else None
-
-
 def operated(world: World, config: Config) -> str:
     """`day`, and again by the hand that sees that AWS was away; the reason if there is no iteration."""
     for _ in range(3):
@@ -92,3 +127,21 @@ def scheduled(world: World, config: Config) -> str:
     world.sleep(3600)
     cloud = cloud_of(world, config)
     return result_of(need_volume(cloud), cloud.today) or "no machine could be started, or it hangs"
+
+
+def test_the_same_seed_throttles_the_same_calls(world: World, ec2: Config) -> None:
+    runs: list[list[str]] = []
+    for _ in range(2):
+        world.reset()
+        setup(cloud_of(world, ec2))
+        throttle = Throttle("0", 15)
+        world.faults = [throttle]
+        operated(world, ec2)
+        runs.append(throttle.refused)
+    assert runs[0] == runs[1] != []
+    assert draw("0") == [1, 5, 8, 10, 11] != draw("1"), "in any process"
+
+
+def draw(seed: str) -> list[int]:
+    throttle = Throttle(seed, 15)
+    return [n for n in range(1, 13) if throttle(Call("ec2", "DescribeInstances", {}))]
