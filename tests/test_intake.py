@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,14 +52,51 @@ def write_export(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def assert_as_reference(reduction: votes.Reduction, rows: list[Any], repeats: Any = "all") -> None:
-    expected = reference_votes.reduce_all(rows, TREE, VERSIONS, anonymous_repeats=repeats)
-    pd.testing.assert_frame_equal(reduction.votes, expected.votes)
-    order = list(votes.REJECTED_COLUMNS)
-    found, wanted = (r.rejected.sort_values(order, ignore_index=True) for r in (reduction, expected))
-    pd.testing.assert_frame_equal(found, wanted)
-    assert {k: n for k, n in reduction.tally.items() if n} == {k: n for k, n in expected.tally.items() if n}
-    assert reduction.answers_read == expected.answers_read
+SAME_AS = {  # what the reduction says of an answer: the reference's word for it
+    "not an object": "unreadable",
+    ".* is not an object": "unreadable",
+    "broken JSON in .*": "unreadable",
+    "no usable classification id": "no id",
+    "no subject": "not one subject",
+    "[0-9]+ subjects, expected one": "not one subject",
+    "the user is neither an id nor null": "no such user",
+    "the annotations are not a list": "no list of answers",
+    "the workflow version is missing or not text": "unknown version",
+    "unknown workflow .*": "unknown version",
+    "not an answer to a task": "no task",
+    "this workflow version has no such task": "not asked",
+    "unknown answer .*": "unknown answer",
+    "answered twice in one classification": "answered twice",
+    "off the path: .*": "off the path",
+    answers.VOTE: "vote",
+    answers.REJECTED: "rejected",
+    answers.NO_ANSWER: "no answer",
+    answers.NO_QUESTION: "no question",
+    answers.NOT_SINGLE: "not single",
+    votes.DUPLICATE: "duplicate",
+    votes.REPEAT: "repeat",
+    votes.SESSION_REPEAT: "session repeat",
+}
+
+
+def in_words_of_the_reference(said: str) -> str:
+    return next(word for pattern, word in SAME_AS.items() if re.fullmatch(pattern, said, re.DOTALL))
+
+
+def assert_as_reference(reduction: votes.Reduction, items: Path | list[Any], repeats: Any = "all") -> None:
+    rows = reference_votes.read(items) if isinstance(items, Path) else items
+    expected = reference_votes.count(rows, TREE.as_dict(), VERSIONS, repeats)
+    found = reduction.votes.to_dict("index")
+    assert {subject: {c: n for c, n in of.items() if n} for subject, of in found.items()} == expected.votes
+    rejected = [(*row[:3], in_words_of_the_reference(row[3])) for row in reduction.rejected.itertuples(index=False)]
+    assert sorted(map(shown, rejected)) == sorted(map(shown, expected.rejected))
+    tally = Counter({in_words_of_the_reference(reason): n for reason, n in reduction.tally.items()})
+    assert (tally, reduction.answers_read) == (expected.tally, expected.answers_read)  # a Counter's zeros are absent
+
+
+def shown(rejected: tuple[str, ...]) -> tuple[str, ...]:
+    """Without the id and the subject of a row that cannot be read, about which the rules say nothing."""
+    return ("", "", *rejected[2:]) if rejected[3] == "unreadable" else rejected
 
 
 def reduced(items: Any, repeats: Any = "all") -> votes.Reduction:
@@ -78,17 +116,18 @@ def distinct_copies(draw: st.DrawFn, rows: st.SearchStrategy[Any]) -> list[Any]:
 @FILES
 @given(rows=distinct_copies(plausible_rows()), repeats=REPEATS)
 def test_a_dump_and_an_export_give_what_the_reference_gives(tmp_path: Path, rows: list[Any], repeats: Any) -> None:
-    assert_as_reference(reduced(write_dump(tmp_path / "a.jsonl", rows), repeats), rows, repeats)
+    dump = write_dump(tmp_path / "a.jsonl", rows)
+    assert_as_reference(reduced(dump, repeats), dump, repeats)
     # An export does not say which of two copies is newer.
     export = write_export(tmp_path / "a.csv", list({each["id"]: each for each in rows}.values()))
-    assert_as_reference(reduced(export, repeats), list(classifications.read_export(export)), repeats)
+    assert_as_reference(reduced(export, repeats), export, repeats)
 
 
 @FILES
 @given(rows=distinct_copies(spoilt_rows()), repeats=REPEATS)
 def test_spoilt_rows_give_what_the_reference_gives(tmp_path: Path, rows: list[Any], repeats: Any) -> None:
     dump = write_dump(tmp_path / "a.jsonl", rows)
-    assert_as_reference(reduced(dump, repeats), list(classifications.read_api_dump(dump)), repeats)
+    assert_as_reference(reduced(dump, repeats), dump, repeats)
 
 
 @FILES
@@ -101,8 +140,8 @@ def test_what_the_first_rows_of_a_large_file_teach_changes_nothing(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(intake, "_LEARN_FROM_BYTES", -1)  # as if all files were large
         patch.setattr(intake, "_N_LEARNED_FROM", n_learned_from)
-        for path, read in ((export, classifications.read_export), (dump, classifications.read_api_dump)):
-            assert_as_reference(reduced(path), list(read(path)))
+        for path in (export, dump):
+            assert_as_reference(reduced(path), path)
 
 
 @FILES
@@ -202,7 +241,7 @@ SPOILS: dict[str, Callable[[bytes], bytes]] = {
 def test_odd_exports_give_what_the_reference_gives(tmp_path: Path, name: str) -> None:
     path = write_export(tmp_path / "a.csv", EXPORT)
     path.write_bytes(SPOILS[name](path.read_bytes()))
-    assert_as_reference(reduced(path), list(classifications.read_export(path)))
+    assert_as_reference(reduced(path), path)
 
 
 def test_a_key_is_judged_once_whether_met_at_first_or_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +260,7 @@ def test_a_key_is_judged_once_whether_met_at_first_or_later(tmp_path: Path, monk
             judged.clear()
             assert sum(reduced([path, path]).votes["shape_total-votes"]) == len(rows)
             assert sorted(judged) == sorted(set(judged)) and 1 <= len(judged) <= len(rows)
-            assert_as_reference(reduced(path), rows)
+            assert_as_reference(reduced(path), path)
 
 
 def test_compressed_files_are_read(tmp_path: Path) -> None:
