@@ -72,7 +72,7 @@ def count(
     classifications = [understood(row, labels_shown) for row in rows]
     counted.answers_read = sum(max(1, len(c.answers)) for c in classifications)
 
-    # Rule 1. What has no usable id is no copy of anything.
+    # Rule 1. What has no usable id is no copy of anything. Which of two equally new copies counts is left open.
     newest: dict[int, Classification] = {}
     for c in classifications:
         if c.id >= 0 and (c.id not in newest or c.updated_at >= newest[c.id].updated_at):

@@ -80,12 +80,11 @@ SAME_AS = {  # what the reduction says of an answer: the reference's word for it
 
 
 def in_words_of_the_reference(said: str) -> str:
-    return next(word for pattern, word in SAME_AS.items() if re.fullmatch(pattern, said, re.DOTALL))
+    return next((word for pattern, word in SAME_AS.items() if re.fullmatch(pattern, said, re.DOTALL)), said)
 
 
-def assert_as_reference(reduction: votes.Reduction, items: Path | list[Any], repeats: Any = "all") -> None:
-    rows = reference_votes.read(items) if isinstance(items, Path) else items
-    expected = reference_votes.count(rows, TREE.as_dict(), VERSIONS, repeats)
+def assert_as_reference(reduction: votes.Reduction, path: Path, repeats: Any = "all") -> None:
+    expected = reference_votes.count(reference_votes.read(path), TREE.as_dict(), VERSIONS, repeats)
     found = reduction.votes.to_dict("index")
     assert {subject: {c: n for c, n in of.items() if n} for subject, of in found.items()} == expected.votes
     rejected = [(*row[:3], in_words_of_the_reference(row[3])) for row in reduction.rejected.itertuples(index=False)]
@@ -107,10 +106,16 @@ def reduced(items: Any, repeats: Any = "all") -> votes.Reduction:
 def distinct_copies(draw: st.DrawFn, rows: st.SearchStrategy[Any]) -> list[Any]:
     """Rows of which no two copies claim the same time: which of them counts is then a rule, not a matter of ties."""
     made = draw(st.lists(rows, min_size=4, max_size=16))
-    for position, each in enumerate(made):
+    for second, each in zip(draw(st.permutations(range(len(made)))), made, strict=True):
         if isinstance(each, dict) and "updated_at" in each:
-            each["updated_at"] = f"2020-01-01T00:00:{position:02d}Z"
+            each["updated_at"] = f"2020-01-01T00:00:{second:02d}Z"
     return made
+
+
+def test_the_reference_imports_nothing_of_zoobot() -> None:
+    source = Path(reference_votes.__file__).read_text(encoding="utf-8")
+    assert re.findall(r"^\s*(?:from|import) (\w+)", source, re.MULTILINE)[1:3] == ["csv", "gzip"]  # the pattern works
+    assert not re.findall(r"^\s*(?:from|import) (?:zoobot|benchmarks|tests)\b", source, re.MULTILINE)
 
 
 # None: as it is; a number: as if all files were large, so that this many of their rows are looked at beforehand.
