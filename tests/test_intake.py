@@ -149,6 +149,14 @@ def test_spoilt_rows_give_what_the_reference_gives(
     assert_reads_as_reference(write_dump(tmp_path / "a.jsonl", rows), repeats, learned)
 
 
+def test_volunteers_and_sessions_are_read_from_both_kinds_of_file(tmp_path: Path) -> None:
+    rows = [row(i, user=user, T0=0) for i, user in enumerate([None, None, "7", "7"])]
+    for path in (write_dump(tmp_path / "a.jsonl", rows), write_export(tmp_path / "a.csv", rows)):
+        reduction = reduced(path, "first_per_session")
+        assert reduction.votes["shape_smooth"].tolist() == [2]
+        assert reduction.tally[votes.REPEAT] == reduction.tally[votes.SESSION_REPEAT] == 1
+
+
 @settings(FILES, max_examples=15)
 @given(data=st.data(), rows=ROWS, repeats=REPEATS)
 def test_pieces_in_any_order_with_overlaps_give_the_same(

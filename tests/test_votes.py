@@ -521,11 +521,12 @@ ANSWERS: st.SearchStrategy[list[tuple[str, Any]]] = st.lists(
 @st.composite
 def plausible_rows(draw: st.DrawFn) -> dict[str, Any]:
     made = row(
-        draw(st.integers(1, 20)),
-        draw(st.sampled_from(["10", "10", "11", "a"])),  # of a file, DuckDB reads the rows about a number by itself
-        draw(st.sampled_from([None, None, "7", "8"])),
-        draw(st.sampled_from(["28.3", "28.30", "28.30", "29.1", "0.0"])),
+        id_=draw(st.integers(1, 20)),
+        user=draw(st.sampled_from([None, None, "7", "8"])),
+        version=draw(st.sampled_from(["28.3", "28.30", "28.30", "29.1", "0.0"])),
     )
+    # Of a file, DuckDB reads the rows about one number by itself.
+    made["links"]["subjects"] = draw(st.sampled_from([["10"], ["10"], ["10"], ["11"], ["a"], ["10", "11"]]))
     made["annotations"] = [{"task": task, "value": value} for task, value in draw(st.one_of(PATHS, ANSWERS))]
     made["metadata"]["session"] = draw(st.sampled_from(["s", "s", "t", None]))
     made["updated_at"] = draw(st.sampled_from([None, "2019", "2020"]))
