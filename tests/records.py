@@ -40,7 +40,8 @@ def some_instructions(**values: Any) -> Instructions:
             "experiment": "e", "survey": "demo", "catalogs": Source("", ""), "shards": Source("", ""), "questions": {},
             "retirement_votes": 36, "task": TaskSettings(questions=[]), "answers": [],
             "model": ModelSettings(blocks=[]), "acquisition": AcquisitionSettings(), "oracle": {},
-            "iterations": 9, "subjects_per_iteration": 10, "shards_per_iteration": 1, "initial_size_px": 16, "final_size_px": 16, "warm_start": False, "seed": 0,
+            "iterations": 9, "subjects_per_iteration": 10, "shards_per_iteration": 1,
+            "initial_size_px": 16, "final_size_px": 16, "warm_start": False, "seed": 0,
             "catalog_seed": 0, "last_classification_id": 0, **values,
         }
     )  # fmt: skip

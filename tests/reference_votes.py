@@ -1,314 +1,347 @@
-"""Votes by the rules of zoobot/votes.py in plain Python, row by row: slow, independent of DuckDB."""
+"""The rules at the top of zoobot's reduction once more, in plain Python, to compare the reduction with.
+
+Written from those eight rules alone. It imports nothing of zoobot and shares no code with it, so that a rule which
+one of the two gets wrong shows as a difference. Clear beats fast. Questions are plain values, as
+``QuestionTree.as_dict`` gives them.
+"""
 
 from __future__ import annotations
 
+import csv
+import gzip
+import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from sys import intern
+from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from zoobot.errors import InputError, SettingsError
-from zoobot.galaxies.questions import QuestionTree
-from zoobot.votes.classifications import Unreadable
-
-VOTE = "vote"
-REJECTED = "rejected"
-DUPLICATE = "duplicate of a classification"
-REPEAT = "repeat by the same volunteer"
-SESSION_REPEAT = "repeat in the same anonymous session"
-NO_ANSWER = "no answer"
-NO_QUESTION = "task without a question"
-NOT_SINGLE = "not a single-choice task in this version"
-
-REJECTED_COLUMNS = ("classification_id", "subject_id", "task", "reason")
+SIZE = re.compile(r"\s*=\d*x\d*")  # of an image: " =60x"
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # which no file can hold
+FILE_ENDING = re.compile(r"\S*\.\w{3,4}")  # "-small.png"
 
 
-# An image, a size after it, and what an address with an unmatched parenthesis leaves: "![a](b).png =60x) Smooth".
-_IMAGE = re.compile(r"!\[.*?\]\((?:[^()]|\([^()]*\))*\)(?:[^\s()]*\.\w{3,4}(?:\s*=\d*x\d*)?\s*\))?(?:\s*=\d*x\d*)?")
+@dataclass(slots=True)
+class Broken:
+    """A row of a file that cannot be read, and what could be read of it."""
 
-Row: TypeAlias = Mapping[str, Any]
-AnonymousRepeats: TypeAlias = Literal["all", "first_per_session"]
-_Outcome: TypeAlias = tuple[
-    tuple[str, ...], tuple[str, ...], tuple[tuple[str, str], ...]
-]  # the last three fields below
-_Offered: TypeAlias = dict[str, tuple[str, ...]]  # task -> normalised label of each index; () if not single-choice
+    fields: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Reduction:
-    """Votes, rejected answers, and ``tally``: what became of the answers. ``sum(tally.values()) == answers_read``."""
+@dataclass(slots=True)
+class Classification:
+    """What the rules need of a row. ``answers`` are pairs of task and value; ``problem`` is why rule 2 rejects it."""
 
-    votes: pd.DataFrame
-    rejected: pd.DataFrame
-    tally: dict[str, int]
-    answers_read: int
-
-
-@dataclass(frozen=True)
-class _Tables:
-    questions: QuestionTree
-    columns: dict[str, dict[str, str]]  # task -> normalised label -> vote column
-    versions: dict[tuple[str, str], _Offered]  # workflow ("" if the record names none), version
-
-
-@dataclass(frozen=True, slots=True)
-class _Classification:
-    id: int  # -1 if it has none that is usable
-    id_text: str
+    id: int
+    shown_id: str
     subject: str
-    turn: tuple[str, ...]  # alike for classifications of which one counts; () for one that always counts
+    user: str
+    session: str
     updated_at: str
-    columns: tuple[str, ...]
-    without_vote: tuple[str, ...]
-    rejected: tuple[tuple[str, str], ...]  # task, reason
-
-    @property
-    def n_answers(self) -> int:
-        return len(self.columns) + len(self.without_vote) + len(self.rejected)
+    version: tuple[str, str]
+    answers: list[tuple[str, Any]]
+    problem: str
 
 
-def reduce(
-    classifications: Iterable[Row],
-    questions: QuestionTree,
-    workflow_versions: Sequence[Row],
-    *,
-    anonymous_repeats: AnonymousRepeats = "all",
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Count votes by the rules at the top of this file; the order of ``classifications`` does not matter.
+@dataclass
+class Counted:
+    """The result: votes by subject and column (zeros left out), (id, subject, task, why), and what became of answers.
 
-    Args:
-        classifications: rows in the shape of the Zooniverse API (``read_api_dump``, ``read_export``).
-        questions: their tasks and labels say which answer a vote is for.
-        workflow_versions: all that volunteers were shown (``read_workflow_versions``, ``workflow_of``). One with
-            ``links.workflow`` is for the classifications of that workflow only.
-
-    Returns:
-        votes: a row per subject with a vote; string index ``subject_id``, sorted; int64 columns ``questions.columns``.
-        rejected: a row per rejected answer; string columns classification_id, subject_id, task, reason.
-
-    No classification, whatever is in it, raises. InputError: a workflow version is malformed, or two answers of a
-    question share a label. SettingsError: ``anonymous_repeats`` is neither of the two.
+    ``tally`` has vote, rejected, duplicate, repeat, session repeat, no answer, no question and not single.
     """
-    reduction = reduce_all(classifications, questions, workflow_versions, anonymous_repeats=anonymous_repeats)
-    return reduction.votes, reduction.rejected
+
+    votes: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    rejected: list[tuple[str, str, str, str]] = field(default_factory=list)
+    tally: Counter[str] = field(default_factory=Counter)
+    answers_read: int = 0
 
 
-def reduce_all(
-    classifications: Iterable[Row],
-    questions: QuestionTree,
-    workflow_versions: Sequence[Row],
-    *,
-    anonymous_repeats: AnonymousRepeats = "all",
-) -> Reduction:
-    """``reduce``, with the tally of all answers read."""
-    if anonymous_repeats not in ("all", "first_per_session"):
-        raise SettingsError(f"anonymous_repeats must be all or first_per_session, got {anonymous_repeats!r}")
-    tables = _Tables(questions, _columns_by_label(questions), _offered_by_version(workflow_versions))
-    newest: dict[int, _Classification] = {}
-    answers_read, tally = 0, Counter[str]()
-    for position, row in enumerate(classifications):
-        new = _read_row(row, tables, anonymous_repeats == "first_per_session")
-        answers_read += new.n_answers
-        key = new.id if new.id >= 0 else -1 - position
-        if key in newest:  # repr only breaks ties, so that the order of rows does not matter
-            old, new = sorted((newest[key], new), key=lambda c: (c.updated_at, repr(c)))
-            tally[DUPLICATE] += old.n_answers
-        newest[key] = new
-    kept = _one_per_turn(sorted(newest.values(), key=lambda c: (c.id, repr(c) if c.id < 0 else "")), tally)
-    for classification in kept:
-        tally.update(classification.without_vote)
-    tally[VOTE] = sum(len(c.columns) for c in kept)
-    rejected = [(c.id_text, c.subject, task, reason) for c in kept for task, reason in c.rejected]
-    tally[REJECTED] = len(rejected)
-    assert sum(tally.values()) == answers_read, (tally, answers_read)
-    rejected_table = pd.DataFrame(rejected, columns=list(REJECTED_COLUMNS), dtype="string")
-    return Reduction(_votes_table(kept, questions), rejected_table, dict(tally), answers_read)
+def count(
+    rows: Iterable[object],
+    questions: dict[str, Any],
+    workflow_versions: Iterable[Any],
+    anonymous_repeats: str = "all",
+) -> Counted:
+    """Go through the rules one after the other."""
+    labels_shown = labels_by_version(workflow_versions)
+    columns_of_task = {question["task"]: columns_by_label(name, question) for name, question in questions.items()}
+    counted = Counted()
+    classifications = [understood(row, labels_shown) for row in rows]
+    counted.answers_read = sum(max(1, len(c.answers)) for c in classifications)
 
+    # Rule 1. What has no usable id is no copy of anything. Which of two equally new copies counts is left open.
+    newest: dict[int, Classification] = {}
+    for c in classifications:
+        if c.id >= 0 and (c.id not in newest or c.updated_at >= newest[c.id].updated_at):
+            newest[c.id] = c
+    for c in classifications:
+        if c.id >= 0 and newest[c.id] is not c:
+            counted.tally["duplicate"] += max(1, len(c.answers))
 
-@lru_cache(maxsize=10_000)
-def normalise_label(text: str) -> str:
-    """A label without image markdown, in lower case, with single spaces: what answers are compared by."""
-    return " ".join(_IMAGE.sub(" ", text).split()).casefold()
+    # Rule 2.
+    for c in [*(c for c in classifications if c.id < 0), *newest.values()]:
+        if c.problem:
+            reject(counted, c, [(task, c.problem) for task, _ in c.answers] or [("", c.problem)])
 
-
-def _columns_by_label(questions: QuestionTree) -> dict[str, dict[str, str]]:
-    columns: dict[str, dict[str, str]] = {q.task: {} for q in questions}
-    for question in questions:
-        for label, column in ((label, question.column(a.name)) for a in question.answers for label in a.labels):
-            if columns[question.task].setdefault(normalise_label(label), column) != column:
-                raise InputError(f"question {question.name}: two answers have the label {label!r}")
-    return columns
-
-
-def _offered_by_version(workflow_versions: Sequence[Row]) -> dict[tuple[str, str], _Offered]:
-    versions: dict[tuple[str, str], _Offered] = {}
-    for number, record in enumerate(workflow_versions, start=1):
-        offered: _Offered = {}
-        try:
-            workflow = _text(_mapping(record.get("links")).get("workflow"))
-            version = f"{record['major_number']}.{record['minor_number']}"
-            for task, body in record["tasks"].items():
-                labels = [a["label"] for a in body["answers"]] if body.get("type") == "single" else []
-                offered[task] = tuple(normalise_label(record.get("strings", {}).get(x, x)) for x in labels)
-        except (KeyError, TypeError, AttributeError) as error:
-            what = "expected major_number, minor_number, strings and tasks with type and answers, as Zooniverse has it"
-            raise InputError(f"workflow version {number} of {len(workflow_versions)}: {what}; {error!r}") from error
-        if versions.setdefault((workflow, version), offered) != offered:
-            raise InputError(f"workflow version {version} is there twice, with other answers but the same workflow")
-    return versions
-
-
-def _read_row(row: object, tables: _Tables, one_per_session: bool) -> _Classification:
-    fields = _mapping(row)
-    links, metadata = _mapping(fields.get("links")), _mapping(fields.get("metadata"))
-    id_text, user, session = _text(fields.get("id")), _text(links.get("user")), _text(metadata.get("session"))
-    # A row that was cut off is no copy of a whole one, so it has no id here.
-    id_ = int(id_text) if re.fullmatch(r"[0-9]{1,18}", id_text) and not isinstance(row, Unreadable) else -1
-    subject = ";".join(_text(s) for s in _list(links.get("subjects")))
-    answers = list(_without_combos(_list(fields.get("annotations"))))
-    offered, problem = _find_version(tables, _text(links.get("workflow")), metadata.get("workflow_version"))
-    problem = _problem(row, id_, links, subject) or problem
-    turn: tuple[str, ...] = ()
-    if problem:
-        tasks = [_text(_mapping(a).get("task")) for a in answers] or [""]
-        outcome: _Outcome = (), (), tuple((task, problem) for task in tasks)
-    else:
-        outcome = _outcome(answers, tables, offered)
-        if user or (session and one_per_session):
-            turn = (REPEAT, user, subject) if user else (SESSION_REPEAT, session, subject)
-    return _Classification(id_, id_text, subject, turn, _text(fields.get("updated_at")), *outcome)
-
-
-def _problem(row: object, id_: int, links: Row, subject: str) -> str:
-    """Why a classification cannot be read whatever its workflow; "" if it can."""
-    fields, n_subjects, user = _mapping(row), len(_list(links.get("subjects"))), links.get("user")
-    problems = (
-        (not isinstance(row, Mapping), "not an object"),
-        (isinstance(row, Unreadable), getattr(row, "reason", "")),
-        (id_ < 0, "no usable classification id"),
-        (n_subjects > 1, f"{n_subjects} subjects, expected one"),
-        (not subject, "no subject"),
-        (user not in (None, "") and not _text(user), "the user is neither an id nor null"),
-        (not isinstance(fields.get("annotations"), list | None), "the annotations are not a list"),
-    )
-    return next((reason for is_so, reason in problems if is_so), "")
-
-
-def _find_version(tables: _Tables, workflow: str, version: object) -> tuple[_Offered, str]:
-    """What was offered, or why that is unknown. A number is no version: 28.30 and 28.3 would be the same."""
-    if not isinstance(version, str) or not version.strip():
-        return {}, "the workflow version is missing or not text"
-    for key in ((workflow, _text(version)), ("", _text(version))):
-        if key in tables.versions:
-            return tables.versions[key], ""
-    if any(known in ("", workflow) for known, _ in tables.versions):
-        return {}, f"unknown workflow version {_text(version)}"
-    return {}, f"unknown workflow {workflow or '(none named)'}"
-
-
-def _without_combos(annotations: list[Any]) -> Iterator[object]:
-    stack = annotations[::-1]  # not recursion: the sender chooses how deep it goes
-    while stack:
-        annotation = stack.pop()
-        parts = _list(_mapping(annotation).get("value"))
-        if any("task" in _mapping(part) for part in parts):
-            stack.extend(reversed(parts))
+    # Rules 3 to 8, in the order of the ids.
+    turns: set[tuple[str, str, str]] = set()
+    for c in sorted((c for c in newest.values() if not c.problem), key=lambda c: c.id):
+        if c.user:
+            turn = ("repeat", c.user, c.subject)
+        elif c.session and anonymous_repeats == "first_per_session":
+            turn = ("session repeat", c.session, c.subject)
         else:
-            yield annotation
+            turn = ("", "", "")
+        if turn in turns:
+            counted.tally[turn[0]] += max(1, len(c.answers))
+        else:
+            count_answers(counted, c, questions, columns_of_task, labels_shown[c.version])
+            if turn[0]:
+                turns.add(turn)
+    return counted
 
 
-def _outcome(answers: list[object], tables: _Tables, offered: _Offered) -> _Outcome:
-    """Vote columns, reasons for no vote, and rejected (task, reason) of one classification."""
-    chosen: dict[str, str] = {}  # task -> vote column
-    without_vote: list[str] = [] if answers else [NO_ANSWER]
+def count_answers(
+    counted: Counted,
+    c: Classification,
+    questions: dict[str, Any],
+    columns_of_task: dict[str, dict[str, str]],
+    labels_of_task: dict[str, list[str] | None],
+) -> None:
+    """Rules 5 to 8 for one classification."""
+    chosen: dict[str, str] = {}  # question -> vote column
     rejected: list[tuple[str, str]] = []
-    for answer in answers:
-        task = _text(_mapping(answer).get("task"))
-        kind, text = _vote(task, _mapping(answer).get("value"), tables.columns, offered)
-        if kind == REJECTED or (kind == VOTE and task in chosen):
-            rejected.append((task, text if kind == REJECTED else "answered twice in one classification"))
-        elif kind == VOTE:
-            chosen[task] = text
+    question_of_task = {question["task"]: name for name, question in questions.items()}
+    if not c.answers:
+        counted.tally["no answer"] += 1
+    for task, value in c.answers:
+        what, column = worth(task, value, columns_of_task, labels_of_task)
+        if what in ("no question", "no answer", "not single"):
+            counted.tally[what] += 1
+        elif what != "vote":
+            rejected.append((task, what))
+        elif question_of_task[task] in chosen:
+            rejected.append((task, "answered twice"))
         else:
-            without_vote.append(kind)
-    columns: list[str] = []
-    for question in tables.questions:  # parents first, so that a whole branch falls with its first question
-        column = chosen.get(question.task)
-        if column and question.after and not set(question.after) & set(columns):
-            rejected.append((question.task, f"off the path: {question.name} is only for {' or '.join(question.after)}"))
-        elif column:
-            columns.append(column)
-    return tuple(columns), tuple(without_vote), tuple(rejected)
+            chosen[question_of_task[task]] = column
+
+    def is_on_the_path(question: str) -> bool:
+        after = questions[question]["after"]
+        return not after or any(column in after and is_on_the_path(other) for other, column in chosen.items())
+
+    for question, column in chosen.items():
+        if is_on_the_path(question):
+            counted.tally["vote"] += 1
+            counted.votes[c.subject][column] += 1
+            counted.votes[c.subject][f"{question}_total-votes"] += 1
+        else:
+            rejected.append((questions[question]["task"], "off the path"))
+    reject(counted, c, rejected)
 
 
-def _vote(task: str, value: Any, columns: dict[str, dict[str, str]], offered: _Offered) -> tuple[str, str]:
-    """(VOTE, column), (REJECTED, reason), or (why there is no vote, "")."""
+def worth(
+    task: str, value: Any, columns_of_task: dict[str, dict[str, str]], labels_of_task: dict[str, list[str] | None]
+) -> tuple[str, str]:
+    """Rules 5 and 6: "vote" and its column, or what becomes of the answer instead."""
     if not task:
-        return REJECTED, "not an answer to a task"
-    if task not in columns:
-        return NO_QUESTION, ""
-    if value is None or value in ("", [], {}) or (isinstance(value, str) and not value.strip()):
-        return NO_ANSWER, ""
-    if offered.get(task) == ():
-        return NOT_SINGLE, ""
-    label, problem = _label(value, offered[task]) if task in offered else ("", "this workflow version has no such task")
-    if not problem and label not in columns[task]:
-        problem = f"unknown answer {label[:80]!r}"
-    return (REJECTED, problem) if problem else (VOTE, columns[task][label])
-
-
-def _label(value: Any, labels: tuple[str, ...]) -> tuple[str, str]:
-    """The normalised label that an answer means, or why it means none."""
+        return "no task", ""
+    if task not in columns_of_task:
+        return "no question", ""
+    if value is None or value == [] or value == {} or (isinstance(value, str) and not value.strip()):
+        return "no answer", ""
+    if task not in labels_of_task:
+        return "not asked", ""
+    labels = labels_of_task[task]
+    if labels is None:
+        return "not single", ""
     if isinstance(value, str):
-        return normalise_label(_text(value)[:1000]), ""  # cut: a text of megabytes would keep the pattern busy
-    if isinstance(value, bool) or not isinstance(value, int):
-        return "", f"unknown answer of type {type(value).__name__}, expected an index or a label"
-    if not 0 <= value < len(labels):
-        return "", f"unknown answer {_text(value) or 'of many digits'}; this workflow version has {len(labels)}"
-    return labels[value], ""
+        label = plain_label(value)
+    elif type(value) is int and 0 <= value < len(labels):  # true and false are no indices
+        label = labels[value]
+    else:
+        return "unknown answer", ""
+    column = columns_of_task[task].get(label)
+    return ("vote", column) if column else ("unknown answer", "")
 
 
-def _one_per_turn(ordered: list[_Classification], tally: Counter[str]) -> list[_Classification]:
-    """The first classification of each turn, and all that take none; the answers of the others are tallied."""
-    kept: list[_Classification] = []
-    turns: set[tuple[str, ...]] = set()
-    for classification in ordered:
-        if classification.turn and classification.turn in turns:
-            tally[classification.turn[0]] += classification.n_answers
+def reject(counted: Counted, c: Classification, answers: list[tuple[str, str]]) -> None:
+    """A row of ``rejected`` for each task and reason."""
+    counted.tally["rejected"] += len(answers)
+    counted.rejected += [(c.shown_id, c.subject, task, why) for task, why in answers]
+
+
+def understood(row: object, labels_shown: dict[tuple[str, str], Any]) -> Classification:
+    """A row in the shape of the Zooniverse API, whatever is in it. Rule 2's reasons go in the order of its words."""
+    fields = row.fields if isinstance(row, Broken) else row
+    subjects, user, annotations = (inside(fields, *path) for path in (
+        ("links", "subjects"), ("links", "user"), ("annotations",)))  # fmt: skip
+    subjects = [text(subject) for subject in subjects] if isinstance(subjects, list) else []
+    id_, version = text(inside(fields, "id")), inside(fields, "metadata", "workflow_version")
+    workflow, number = text(inside(fields, "links", "workflow")), text(version) if isinstance(version, str) else ""
+    known = next((key for key in ((workflow, number), ("", number)) if key in labels_shown), None)
+    has_id = id_.isascii() and id_.isdigit() and len(id_) <= 18
+    problem = ""
+    if not isinstance(row, dict):
+        problem = "unreadable"
+    elif not has_id:
+        problem = "no id"
+    elif len(subjects) != 1 or not subjects[0]:
+        problem = "not one subject"
+    elif user not in (None, "") and not text(user):
+        problem = "no such user"
+    elif not (annotations is None or isinstance(annotations, list)):
+        problem = "no list of answers"
+    elif known is None:
+        problem = "unknown version"
+    return Classification(
+        id=int(id_) if has_id and not isinstance(row, Broken) else -1,
+        shown_id=id_,
+        subject=";".join(subjects),
+        user=text(user),
+        session=text(inside(fields, "metadata", "session")),
+        updated_at=text(inside(fields, "updated_at")),
+        version=known or ("", ""),
+        answers=list(single_answers(annotations)),
+        problem=problem,
+    )
+
+
+def single_answers(annotations: object) -> Iterator[tuple[str, Any]]:
+    """Rule 4: task and value of each answer, those inside combo tasks too. A combo's value is a list with tasks."""
+    waiting = list(annotations) if isinstance(annotations, list) else []
+    while waiting:
+        answer = waiting.pop(0)
+        value = inside(answer, "value")
+        if isinstance(value, list) and any(isinstance(part, dict) and "task" in part for part in value):
+            waiting = value + waiting
         else:
-            turns.add(classification.turn)
-            kept.append(classification)
-    return kept
+            # Tasks and labels are few: each is kept once, so that a million rows fit into memory.
+            yield intern(text(inside(answer, "task"))), intern(value) if isinstance(value, str) else value
 
 
-def _votes_table(kept: list[_Classification], questions: QuestionTree) -> pd.DataFrame:
-    votes = Counter((c.subject, column) for c in kept for column in c.columns)
-    subjects = sorted({subject for subject, _ in votes})
-    row_of = {subject: row for row, subject in enumerate(subjects)}
-    column_of = {column: position for position, column in enumerate(questions.columns)}
-    counts = np.zeros((len(subjects), len(column_of)), dtype=np.int64)
-    for (subject, column), n_votes in votes.items():
-        counts[row_of[subject], column_of[column]] = n_votes
-    for question in questions:
-        counts[:, column_of[question.total]] = counts[:, [column_of[c] for c in question.all_columns]].sum(axis=1)
-    return pd.DataFrame(counts, pd.Index(subjects, dtype="string", name="subject_id"), list(questions.columns))
+def columns_by_label(name: str, question: dict[str, Any]) -> dict[str, str]:
+    """The vote column for each label of a question, in the form in which labels are compared."""
+    answers = question["answers"] | question["retired"]
+    return {plain_label(label): f"{name}_{answer}" for answer, labels in answers.items() for label in labels}
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+def labels_by_version(workflow_versions: Iterable[Any]) -> dict[tuple[str, str], dict[str, list[str] | None]]:
+    """For each workflow ("" if none is named) and version: task -> the labels shown, None for other kinds of task."""
+    shown: dict[tuple[str, str], dict[str, list[str] | None]] = {}
+    for record in workflow_versions:
+        version = text(inside(record, "links", "workflow")), f"{record['major_number']}.{record['minor_number']}"
+        tasks: dict[str, list[str] | None] = {}
+        for task, body in record["tasks"].items():
+            tasks[task] = None
+            if body["type"] == "single":
+                keys = [answer["label"] for answer in body["answers"]]
+                tasks[task] = [plain_label(record["strings"].get(key, key)) for key in keys]
+        shown[version] = tasks
+    return shown
 
 
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
+@cache
+def plain_label(label: str) -> str:
+    """A label without image markdown, case and spacing: ``![alt](address =60x) A  Disk`` is ``a disk``."""
+    kept = ""
+    while "![" in label:
+        before, _, after = label.partition("![")
+        alt, has_address, _ = after.partition("](")
+        end = end_of_address(after, len(alt) + 2) if has_address and "\n" not in alt else 0
+        kept += before + (" " if end else "![")
+        label = after[end:]
+    return " ".join((kept + label).casefold().split())
 
 
-def _text(value: object) -> str:
-    """An id or a name as text that a file can hold; "" for neither text nor a whole number of at most 18 digits."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value) if abs(value) < 10**18 else ""
-    return value.strip().encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else ""
+def end_of_address(label: str, start: int) -> int:
+    """Where an image's address ends, which may have pairs of parentheses in it; 0 if it does not."""
+    depth = 1
+    for end in range(start, len(label)):
+        depth += {"(": 1, ")": -1}.get(label[end], 0)
+        if depth == 0:
+            break
+    else:
+        return 0
+    end += 1
+    rest, closed, _ = label[end:].partition(")")  # "![x](a).png) Smooth": the address itself has a lone parenthesis
+    ending = FILE_ENDING.match(rest)
+    if closed and ending and "(" not in rest and not SIZE.sub("", rest[ending.end() :]).strip():
+        end += len(rest) + 1
+    size = SIZE.match(label, end)
+    return size.end() if size else end
+
+
+def read(path: Path) -> Iterator[object]:
+    """The rows of a dump of the API (a JSON object a line) or of an export (CSV), both also with .gz."""
+    opened: Any = gzip.open if path.suffix == ".gz" else open
+    if ".csv" in path.suffixes:
+        with opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
+            yield from rows_of_export(file)
+    else:
+        with opened(path, "rb") as file:
+            yield from (row_of_line(line) for line in file if line.strip())
+
+
+def row_of_line(line: bytes) -> object:
+    """One line of a dump."""
+    try:
+        return parsed(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return Broken({})
+
+
+def rows_of_export(file: Iterable[str]) -> Iterator[object]:
+    """An export in the shape of the API. Its answers are labels, its empty cells are absent values."""
+    csv.field_size_limit(10**9)
+    lines = csv.reader(file)
+    header = next(lines)
+    for line in filter(None, lines):
+        cells = dict.fromkeys(header, "") | dict(zip(header, line, strict=False))
+        values: dict[str, Any] = {}
+        for column in ("metadata", "annotations"):
+            try:
+                values[column] = parsed(cells[column]) if cells[column] else None
+            except (ValueError, RecursionError):
+                values["broken"] = True
+        row = {
+            "id": cells["classification_id"],
+            "annotations": values.get("annotations"),
+            "links": {
+                "workflow": cells["workflow_id"],
+                "user": cells["user_id"],
+                "subjects": [subject for subject in cells["subject_ids"].split(";") if subject.strip()],
+            },
+            "metadata": {
+                "session": inside(values, "metadata", "session"),
+                "workflow_version": cells["workflow_version"],
+            },
+        }
+        yield Broken(row) if "broken" in values else row
+
+
+def parsed(json_text: str) -> Any:
+    """A JSON value. Of a key that stands twice in an object, the first counts."""
+
+    def first_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return dict(reversed(pairs))
+
+    return json.loads(json_text, object_pairs_hook=first_of_each)
+
+
+def inside(value: Any, *keys: str) -> Any:
+    """What stands there in nested objects; None if nothing does."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def text(value: object) -> str:
+    """An id or a name, which may be text or a whole number: 7 and "7" are the same. "" if it is neither."""
+    if type(value) is int:
+        return str(value) if -(10**18) < value < 10**18 else ""
+    if not isinstance(value, str):
+        return ""
+    return LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):x}", value.strip())
