@@ -260,13 +260,13 @@ def test_odd_exports_give_what_the_reference_gives(tmp_path: Path, name: str) ->
 
 def test_a_key_is_judged_once_whether_met_at_first_or_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judged: list[str] = []
-    of = duckdb_reader._Verdicts.of
+    of = duckdb_reader._Judgements.of
 
     def recorded(self: Any, key: str) -> int:
         judged.append(key)
         return of(self, key)
 
-    monkeypatch.setattr(duckdb_reader._Verdicts, "of", recorded)
+    monkeypatch.setattr(duckdb_reader._Judgements, "of", recorded)
     for rows, write in (([row(i, str(i), T0=i % 2) for i in range(9)], write_dump), (EXPORT, write_export)):
         path = write(tmp_path / ("a.jsonl" if write is write_dump else "a.csv"), rows)
         for learn_from_bytes in (-1, 1_000_000):

@@ -37,8 +37,8 @@ class PrepareJobs(Callback):
             ]
 
     def _count(self, config: DictConfig) -> int:
-        chosen = dict(config.hydra.sweeper.params or {})
-        texts = [f"{key}={value}" for key, value in chosen.items()] + list(config.hydra.overrides.task)
+        swept = dict(config.hydra.sweeper.params or {})
+        texts = [f"{key}={value}" for key, value in swept.items()] + list(config.hydra.overrides.task)
         overrides = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(texts)}
         counts = [len(list(o.sweep_string_iterator())) for o in overrides.values() if o.is_sweep_override()]
         return math.prod(counts)

@@ -129,17 +129,17 @@ def draw(index: int, seed: int, size_px: int, world: str = "standard") -> DemoGa
 
     Votes, fractions and layout are the same at every size; only the sampling and the noise of the pixels differ.
     """
-    chosen = WORLDS[world]
+    of_world = WORLDS[world]
     streams = np.random.SeedSequence([seed, index]).spawn(5)
     latents_rng, votes_rng, layout_rng, noise_rng, world_rng = (np.random.default_rng(stream) for stream in streams)
-    if world_rng.random() < chosen.copied:
+    if world_rng.random() < of_world.copied:
         original = np.random.SeedSequence([seed, index % ORIGINALS]).spawn(4)
         latents_rng, layout_rng = np.random.default_rng(original[0]), np.random.default_rng(original[2])
-        kind, latents = _draw_latents(latents_rng, chosen)
+        kind, latents = _draw_latents(latents_rng, of_world)
         latents = replace(latents, angle=float(world_rng.uniform(0, np.pi)))
     else:
-        kind, latents = _draw_latents(latents_rng, chosen)
-    answered = _draw_latents(world_rng, WORLDS["standard"])[1] if kind in chosen.unpredictable else latents
+        kind, latents = _draw_latents(latents_rng, of_world)
+    answered = _draw_latents(world_rng, WORLDS["standard"])[1] if kind in of_world.unpredictable else latents
     fractions = _vote_fractions(answered)
     image = _expose(_scene(latents, size_px, layout_rng), latents.seeing, noise_rng)
     return DemoGalaxy(f"demo_{index:06d}", kind, image, fractions, _cast_votes(fractions, votes_rng))

@@ -92,10 +92,10 @@ class QuestionTree:
     def subset(self, names: Sequence[str]) -> QuestionTree:
         """Only these questions, in the order of the tree; one whose parent is left out counts as always asked."""
         wanted = {self[name].name for name in names}
-        chosen = [q for q in self if q.name in wanted]
-        kept = {c for q in chosen for c in q.all_columns}
+        taken = [q for q in self if q.name in wanted]
+        kept = {c for q in taken for c in q.all_columns}
         return QuestionTree(
-            tuple(Question(q.name, q.task, q.answers, tuple(c for c in q.after if c in kept)) for q in chosen)
+            tuple(Question(q.name, q.task, q.answers, tuple(c for c in q.after if c in kept)) for q in taken)
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, logit, softmax
+from threadpoolctl import threadpool_limits
 
 from zoobot import metrics
 from zoobot.errors import InputError
@@ -140,13 +141,13 @@ def fit(
     scale[scale < _SMALLEST_SCALE * (1 + np.abs(features).max(axis=0))] = 1.0  # the same for all galaxies
     unfitted = LinearHead(features.mean(axis=0), scale, ())
     with_one = np.concatenate([unfitted._standardise(features), np.ones((len(features), 1))], axis=1)
-    posteriors, start = [], 0
-    for group in groups:
-        of_group = counts[:, start : start + len(group.answers)]
-        asked = of_group.sum(axis=1) > 0
-        fitted = _fit_question(with_one[asked], of_group[asked])
-        posteriors.append(_calibrate(fitted, with_one[asked & at_random], of_group[asked & at_random]))
-        start += len(group.answers)
+    posteriors = []
+    with threadpool_limits(1, "blas"):  # the matrices are small: two threads mostly wait for each other
+        for at in metrics.columns(groups):
+            of_group = counts[:, at]
+            asked = of_group.sum(axis=1) > 0
+            fitted = _fit_question(with_one[asked], of_group[asked])
+            posteriors.append(_calibrate(fitted, with_one[asked & at_random], of_group[asked & at_random]))
     return replace(unfitted, questions=tuple(posteriors))
 
 

@@ -162,12 +162,12 @@ def _losses(e: Experiment, n_iterations: int) -> Floats:
 
 def _drawn(losses: Sequence[Floats], labels: Floats, random: np.random.Generator) -> tuple[Floats, Floats]:
     """The mean curves of one replicate: losses and labels, 2 × T each."""
-    chosen = random.integers(len(losses), size=len(losses))
+    drawn = random.integers(len(losses), size=len(losses))
     curves = []
-    for pair in chosen:
+    for pair in drawn:
         n = losses[pair].shape[2]
         curves.append(losses[pair] @ random.multinomial(n, np.full(n, 1 / n)) / n)
-    return np.mean(curves, axis=0), labels[chosen].mean(axis=0)
+    return np.mean(curves, axis=0), labels[drawn].mean(axis=0)
 
 
 def _numbers(loss_2_T: Floats, labels_2_T: Floats) -> dict[str, float]:

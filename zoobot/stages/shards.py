@@ -223,8 +223,8 @@ def _read_images(galaxies: pd.DataFrame, settings: Settings) -> Iterator[tuple[d
             pixels = read_image(settings.image_path(str(row["file_loc"])))
         except InputError as error:
             return row, str(error)
-        chosen = settings.shards
-        return row, resize(pixels, chosen.image_size_px, chosen.channels, chosen.crop)
+        stored = settings.shards
+        return row, resize(pixels, stored.image_size_px, stored.channels, stored.crop)
 
     rows = [dict(zip(galaxies.columns, row, strict=True)) for row in galaxies.itertuples(index=False)]
     with ThreadPoolExecutor(READ_THREADS) as pool:

@@ -1,4 +1,4 @@
-"""Classifications, from rows or files, into one table of DuckDB with a verdict for each.
+"""Classifications, from rows or files, into one table of DuckDB with a judgement for each.
 
 DuckDB reads files in parallel and out of core; they do not pass through Python row by row. What the answers of a
 classification are worth depends only on its workflow, version and annotations, so Python judges each such key once.
@@ -25,7 +25,7 @@ import pyarrow as pa
 from zoobot.errors import InputError
 from zoobot.votes import classifications
 from zoobot.votes.classifications import EXPORT_IDS, EXPORT_JSON, Unreadable, api_row, open_bytes
-from zoobot.votes.judge import Judge, Outcome, Verdict
+from zoobot.votes.judge import Judge, Judgement, Outcome
 
 log = logging.getLogger("zoobot")
 
@@ -34,22 +34,22 @@ _BATCH = 1_000
 _LEARN_FROM_BYTES, _N_LEARNED_FROM = 100_000_000, 100_000
 _MAX_JUDGED = 100_000  # keys remembered from file to file
 
-# ``verdict`` is below 0 if it rejects the classification whole; 0 stands for a key that is broken JSON. Of a row that
+# ``judgement`` is below 0 if it rejects the classification whole; 0 stands for a key that is broken JSON. Of a row that
 # is yet to be judged, ``unjudged`` has the key or, if more than that is to be judged, ``odd`` has all of it as JSON.
 _TABLES = """
 CREATE TABLE classification (id BIGINT, id_text VARCHAR, subject VARCHAR, volunteer VARCHAR, session VARCHAR,
-                             updated_at VARCHAR, verdict INTEGER, odd VARCHAR, unjudged VARCHAR);
+                             updated_at VARCHAR, judgement INTEGER, odd VARCHAR, unjudged VARCHAR);
 CREATE TABLE judged (key VARCHAR, code INTEGER);
 """
 _TEXTS = [(name, pa.string()) for name in ("id_text", "subject", "volunteer", "session", "updated_at")]
 _SCHEMA = pa.schema(
-    [("id", pa.int64()), *_TEXTS, ("verdict", pa.int32()), ("odd", pa.string()), ("unjudged", pa.string())]
+    [("id", pa.int64()), *_TEXTS, ("judgement", pa.int32()), ("odd", pa.string()), ("unjudged", pa.string())]
 )
 
-# What the verdict depends on, as JSON texts in one; those of a workflow and a version have no line breaks.
+# What the judgement depends on, as JSON texts in one; those of a workflow and a version have no line breaks.
 _KEY = "concat_ws(chr(10), coalesce(workflow, 'null'), coalesce(version, 'null'), annotations) AS key"
-_FIND_VERDICTS = """
-UPDATE classification SET verdict = code, unjudged = NULL FROM judged WHERE unjudged = judged.key AND code <> 0
+_FIND_JUDGEMENTS = """
+UPDATE classification SET judgement = code, unjudged = NULL FROM judged WHERE unjudged = judged.key AND code <> 0
 """
 _NOTHING = "id IS NULL AND updated_at IS NULL AND annotations IS NULL AND links IS NULL AND metadata IS NULL"
 
@@ -123,19 +123,19 @@ UNION SELECT n FROM parsed WHERE row IS NULL
 
 
 class Intake:
-    """Fills the table ``classification`` of a connection; ``codes`` says which verdict a number in it stands for."""
+    """Fills the table ``classification`` of a connection; ``codes`` says which judgement a number in it stands for."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, judge: Judge, sessions: bool) -> None:
         self._connection, self._judge, self._sessions = connection, judge, sessions
-        self._verdicts = _Verdicts(judge)
-        self.codes = self._verdicts.codes
+        self._judgements = _Judgements(judge)
+        self.codes = self._judgements.codes
         connection.execute(_TABLES)
 
     def add(self, items: Iterable[object]) -> None:
         """Take in rows, and all rows of a file where an item is a ``Path``. InputError: a file cannot be read."""
         judged = map(self._judge.classification, self._rows(items))
         while batch := list(islice(judged, _BATCH)):
-            columns = list(zip(*((*c[:6], self._verdicts.code(c.verdict), None, None) for c in batch), strict=True))
+            columns = list(zip(*((*c[:6], self._judgements.code(c.judgement), None, None) for c in batch), strict=True))
             rows = pa.table([pa.array(c, t) for c, t in zip(columns, _SCHEMA.types, strict=True)], schema=_SCHEMA)
             self._connection.from_arrow(rows).insert_into("classification")
 
@@ -173,7 +173,7 @@ class Intake:
             yield from slow(path)
             return
         self._judge_keys("SELECT unjudged AS key FROM classification WHERE unjudged IS NOT NULL", {})
-        self._connection.execute(_FIND_VERDICTS)
+        self._connection.execute(_FIND_JUDGEMENTS)
         if self._connection.execute("DELETE FROM classification WHERE unjudged IS NOT NULL").fetchall() != [(0,)]:
             self._connection.execute(f"{statement} WHERE plain AND code = 0", values)  # they are odd, as it turned out
         yield from self._set_aside(path, is_export)
@@ -184,7 +184,10 @@ class Intake:
         cursor = self._connection.cursor().execute(new, values)  # of its own: rows are put in while these are taken out
         while batch := cursor.fetchmany(_BATCH):
             texts = [text for (text,) in batch]
-            columns = {"key": pa.array(texts, pa.string()), "code": pa.array(map(self._verdicts.of, texts), pa.int32())}
+            columns = {
+                "key": pa.array(texts, pa.string()),
+                "code": pa.array(map(self._judgements.of, texts), pa.int32()),
+            }
             self._connection.from_arrow(pa.table(columns)).insert_into("judged")
 
     def _set_aside(self, path: Path, is_export: bool) -> Iterator[object]:
@@ -225,19 +228,19 @@ class Intake:
                 yield from (batch[n] for (n,) in sorted(self._connection.execute(_FIND_NOTHING).fetchall()))
 
 
-class _Verdicts:
-    """Verdicts by number, and what a key is worth."""
+class _Judgements:
+    """Judgements by number, and what a key is worth."""
 
     def __init__(self, judge: Judge) -> None:
-        self.codes: dict[Verdict, int] = {}
+        self.codes: dict[Judgement, int] = {}
         self._judge = judge
         # Few parts, few ways to combine them: what is new about most annotations is only the combination.
         self._alone = lru_cache(maxsize=10_000)(self._judge_alone)
         self._together = lru_cache(maxsize=10_000)(self._judge_together)
 
-    def code(self, verdict: Verdict) -> int:
+    def code(self, judgement: Judgement) -> int:
         number = len(self.codes) + 1
-        return self.codes.setdefault(verdict, -number if verdict.rejected_whole else number)
+        return self.codes.setdefault(judgement, -number if judgement.rejected_whole else number)
 
     def of(self, key: str) -> int:
         """The code for the JSON texts of a key; 0 where one is broken."""
@@ -254,7 +257,7 @@ class _Verdicts:
                     parts = annotations[2:-2].split("},{")
                     outcomes = [o for part in parts for o in self._alone(workflow, version, part)]
                     return self._together(workflow, version, tuple(outcomes))
-            return self.code(self._judge.verdict(_json(workflow), _json(version), _json(annotations)))
+            return self.code(self._judge.judgement(_json(workflow), _json(version), _json(annotations)))
         return 0
 
     def _judge_alone(self, workflow: str, version: str, part: str) -> list[Outcome]:

@@ -1,6 +1,6 @@
 """What the answers of one classification are worth: rules 2 and 4 to 8 of zoobot/votes.py.
 
-A verdict has one outcome for each answer, so that nothing which was read is lost from the totals.
+A judgement has one outcome for each answer, so that nothing which was read is lost from the totals.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
     text: str = ""
 
 
-class Verdict(NamedTuple):
+class Judgement(NamedTuple):
     """What became of all answers of a classification, which ``rejected_whole`` takes nobody's turn."""
 
     rejected_whole: bool
@@ -52,7 +52,7 @@ class Classification(NamedTuple):
     volunteer: str
     session: str
     updated_at: str
-    verdict: Verdict
+    judgement: Judgement
 
 
 @lru_cache(maxsize=10_000)
@@ -92,16 +92,16 @@ class Judge:
         id_ = int(id_text) if usable else None
         annotations, problem = fields.get("annotations"), _problem(row, id_, links, subject)
         if problem:
-            verdict = _rejected_whole(problem, annotations)
+            judgement = _rejected_whole(problem, annotations)
         else:
-            verdict = self.verdict(links.get("workflow"), metadata.get("workflow_version"), annotations)
+            judgement = self.judgement(links.get("workflow"), metadata.get("workflow_version"), annotations)
         user, session, updated_at = (
             _text(x) for x in (links.get("user"), metadata.get("session"), fields.get("updated_at"))
         )
-        return Classification(id_, id_text, subject, user, session, updated_at, verdict)
+        return Classification(id_, id_text, subject, user, session, updated_at, judgement)
 
-    def verdict(self, workflow: object, version: object, annotations: object) -> Verdict:
-        """The verdict on a row's annotations; the rest of the row is as it should be."""
+    def judgement(self, workflow: object, version: object, annotations: object) -> Judgement:
+        """The judgement on a row's annotations; the rest of the row is as it should be."""
         if not isinstance(annotations, list | None):
             return _rejected_whole("the annotations are not a list", annotations)
         found = self.version(workflow, version)
@@ -114,11 +114,11 @@ class Judge:
             return [Outcome(REJECTED, _text(answer.get("task")), found) for answer in answers]
         return [self._outcome(answer, found) for answer in answers]
 
-    def together(self, found: Version | str, outcomes: Sequence[Outcome]) -> Verdict:
-        """The verdict on a row, of whose annotations ``alone`` gave these outcomes."""
+    def together(self, found: Version | str, outcomes: Sequence[Outcome]) -> Judgement:
+        """The judgement on a row, of whose annotations ``alone`` gave these outcomes."""
         if isinstance(found, str):
-            return Verdict(True, tuple(outcomes) or (Outcome(REJECTED, text=found),))
-        return Verdict(False, self._along_the_tree(outcomes) if outcomes else (Outcome(NO_ANSWER),))
+            return Judgement(True, tuple(outcomes) or (Outcome(REJECTED, text=found),))
+        return Judgement(False, self._along_the_tree(outcomes) if outcomes else (Outcome(NO_ANSWER),))
 
     def version(self, workflow: object, version: object) -> Version | str:
         """What was offered, or why that is unknown. A number is no version: 28.30 and 28.3 would be the same."""
@@ -134,18 +134,18 @@ class Judge:
 
     def _along_the_tree(self, outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
         """The same answers, judged together: votes in the order of the tree, then all others."""
-        chosen: dict[str, Outcome] = {}  # by task
+        first: dict[str, Outcome] = {}  # by task
         others: list[Outcome] = []
         for outcome in outcomes:
             if outcome.kind != VOTE:
                 others.append(outcome)
-            elif outcome.task in chosen:
+            elif outcome.task in first:
                 others.append(Outcome(REJECTED, outcome.task, "answered twice in one classification"))
             else:
-                chosen[outcome.task] = outcome
+                first[outcome.task] = outcome
         given: dict[str, Outcome] = {}  # by column
         for question in self.questions:  # parents first, so that a whole branch falls with its first question
-            vote = chosen.get(question.task)
+            vote = first.get(question.task)
             if vote and question.after and given.keys().isdisjoint(question.after):
                 reason = f"off the path: {question.name} is only for {' or '.join(question.after)}"
                 others.append(Outcome(REJECTED, question.task, reason))
@@ -223,9 +223,9 @@ def _problem(row: object, id_: int | None, links: Row, subject: str) -> str:
     return next((reason for is_so, reason in problems if is_so), "")
 
 
-def _rejected_whole(problem: str, annotations: object) -> Verdict:
+def _rejected_whole(problem: str, annotations: object) -> Judgement:
     tasks = [_text(_mapping(a).get("task")) for a in _without_combos(_list(annotations))] or [""]
-    return Verdict(True, tuple(Outcome(REJECTED, task, problem) for task in tasks))
+    return Judgement(True, tuple(Outcome(REJECTED, task, problem) for task in tasks))
 
 
 def _without_combos(annotations: list[Any]) -> Iterator[object]:

@@ -39,7 +39,7 @@ from zoobot.errors import SettingsError
 from zoobot.galaxies.questions import QuestionTree
 from zoobot.votes.classifications import Row
 from zoobot.votes.duckdb_reader import Intake
-from zoobot.votes.judge import REJECTED, VOTE, Judge, Outcome, Verdict
+from zoobot.votes.judge import REJECTED, VOTE, Judge, Judgement, Outcome
 
 DUPLICATE = "duplicate of a classification"
 REPEAT = "repeat by the same volunteer"
@@ -101,13 +101,13 @@ def reduce_all(
     with tempfile.TemporaryDirectory(prefix="zoobot-reduce-") as spill, _connect(spill) as connection:
         intake = Intake(connection, judge, sessions)
         intake.add(items)
-        _store_verdicts(connection, intake.codes, questions)
+        _store_judgements(connection, intake.codes, questions)
         answers_read = _n_answers(connection, "true")
         newest = "updated_at DESC, rank DESC, subject DESC, volunteer DESC, session DESC"
         tally = Counter({DUPLICATE: _keep_first(connection, "id", "id IS NOT NULL", newest)})
-        tally[REPEAT] = _keep_first(connection, "volunteer, subject", "verdict > 0 AND volunteer <> ''", "id")
+        tally[REPEAT] = _keep_first(connection, "volunteer, subject", "judgement > 0 AND volunteer <> ''", "id")
         if sessions:
-            anonymous = "verdict > 0 AND volunteer = '' AND session <> ''"
+            anonymous = "judgement > 0 AND volunteer = '' AND session <> ''"
             tally[SESSION_REPEAT] = _keep_first(connection, "session, subject", anonymous, "id")
         tally.update({VOTE: 0, REJECTED: 0} | _tally(connection))
         votes, rejected = _votes_table(connection, questions), _rejected_table(connection)
@@ -134,33 +134,36 @@ def _connect(spill: str) -> duckdb.DuckDBPyConnection:
     )
 
 
-def _store_verdicts(connection: duckdb.DuckDBPyConnection, codes: dict[Verdict, int], questions: QuestionTree) -> None:
-    """Tables ``verdict`` (``rank`` does not depend on the order of rows; ``v0``, ``v1``, ... per vote column: true or
+def _store_judgements(
+    connection: duckdb.DuckDBPyConnection, codes: dict[Judgement, int], questions: QuestionTree
+) -> None:
+    """Tables ``judgement`` (``rank`` does not depend on the order of rows; ``v0``, ``v1``, ... per vote column: true or
     null) and ``outcome``.
     """
     ordered = sorted(codes)
     number_of = {column: i for i, column in enumerate(c for q in questions for c in q.all_columns)}
     has_vote = np.zeros((len(number_of), len(ordered)), dtype=bool)
-    for position, verdict in enumerate(ordered):
-        for outcome in verdict.outcomes:
+    for position, judgement in enumerate(ordered):
+        for outcome in judgement.outcomes:
             if outcome.kind == VOTE:
                 has_vote[number_of[outcome.text], position] = True
-    verdicts: dict[str, Any] = {"code": pa.array([codes[v] for v in ordered], pa.int32()), "rank": range(len(ordered))}
-    verdicts["n_answers"] = pa.array([len(v.outcomes) for v in ordered], pa.int64())
-    verdicts["n_votes"] = pa.array(has_vote.sum(axis=0), pa.int64())
-    verdicts |= {f"v{i}": pa.array(votes, mask=~votes) for i, votes in enumerate(has_vote)}
+    judgements: dict[str, Any] = {
+        "code": pa.array([codes[v] for v in ordered], pa.int32()),
+        "rank": range(len(ordered)),
+    }
+    judgements["n_answers"] = pa.array([len(v.outcomes) for v in ordered], pa.int64())
+    judgements["n_votes"] = pa.array(has_vote.sum(axis=0), pa.int64())
+    judgements |= {f"v{i}": pa.array(votes, mask=~votes) for i, votes in enumerate(has_vote)}
     outcomes = [(codes[v], position, *outcome) for v in ordered for position, outcome in enumerate(v.outcomes)]
     fields = [("code", pa.int32()), ("position", pa.int32()), *((f, pa.string()) for f in Outcome._fields)]
     values: list[Any] = list(zip(*outcomes, strict=True)) or [[]] * len(fields)
     outcome_table = pa.table({name: pa.array(v, t) for (name, t), v in zip(fields, values, strict=True)})
-    connection.from_arrow(pa.table(verdicts)).create("verdict")
+    connection.from_arrow(pa.table(judgements)).create("judgement")
     connection.from_arrow(outcome_table).create("outcome")
 
 
 def _n_answers(connection: duckdb.DuckDBPyConnection, rows: str) -> int:
-    query = (
-        f"SELECT coalesce(sum(n_answers), 0)::BIGINT FROM classification JOIN verdict ON code = verdict WHERE {rows}"
-    )
+    query = f"SELECT coalesce(sum(n_answers), 0)::BIGINT FROM classification JOIN judgement ON code = judgement WHERE {rows}"
     return int(connection.execute(query).fetchall()[0][0])
 
 
@@ -173,7 +176,7 @@ def _keep_first(connection: duckdb.DuckDBPyConnection, alike: str, among: str, o
             SELECT hash({alike}) AS key FROM classification WHERE {among} GROUP BY key HAVING count(*) > 1
         ), numbered AS (
             SELECT c.rowid AS id_of_row, row_number() OVER (PARTITION BY {alike} ORDER BY {order}) AS number
-            FROM classification AS c JOIN verdict ON code = verdict
+            FROM classification AS c JOIN judgement ON code = judgement
             WHERE {among} AND hash({alike}) IN (SELECT key FROM several)
         )
         SELECT id_of_row FROM numbered WHERE number > 1
@@ -187,8 +190,8 @@ def _keep_first(connection: duckdb.DuckDBPyConnection, alike: str, among: str, o
 def _tally(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
     return dict(
         connection.execute("""
-            WITH n AS (SELECT verdict, count(*) AS n FROM classification GROUP BY verdict)
-            SELECT kind, sum(n)::BIGINT FROM n JOIN outcome ON code = verdict GROUP BY kind
+            WITH n AS (SELECT judgement, count(*) AS n FROM classification GROUP BY judgement)
+            SELECT kind, sum(n)::BIGINT FROM n JOIN outcome ON code = judgement GROUP BY kind
         """).fetchall()
     )
 
@@ -197,7 +200,7 @@ def _votes_table(connection: duckdb.DuckDBPyConnection, questions: QuestionTree)
     n_columns = sum(len(question.all_columns) for question in questions)
     counts = ", ".join(f"count(v{i}) AS v{i}" for i in range(n_columns))
     found = connection.sql(f"""
-        SELECT subject, {counts} FROM classification JOIN verdict ON code = verdict
+        SELECT subject, {counts} FROM classification JOIN judgement ON code = judgement
         WHERE n_votes > 0 GROUP BY subject ORDER BY subject
     """).to_arrow_table()
     counted = iter(found.columns[1:])
@@ -213,7 +216,7 @@ def _votes_table(connection: duckdb.DuckDBPyConnection, questions: QuestionTree)
 def _rejected_table(connection: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     found = connection.sql("""
         SELECT coalesce(id_text, id::VARCHAR), subject, task, text
-        FROM classification JOIN verdict ON code = verdict JOIN outcome USING (code)
+        FROM classification JOIN judgement ON code = judgement JOIN outcome USING (code)
         WHERE kind = 'rejected' ORDER BY id NULLS FIRST, id_text, subject, rank, position
     """).to_arrow_table()
     columns = dict(zip(REJECTED_COLUMNS, found.columns, strict=True))
