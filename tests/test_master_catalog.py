@@ -173,7 +173,7 @@ def test_again_does_nothing_and_other_input_is_refused(custom_survey: Custom, ca
     assert "survey.questions: 'gz2' there, 'decals' now" in str(caught.value)
     assert max(map(len, str(caught.value).splitlines())) < 300, "a whole question set is no message"
     path.write_text("id_str\n")
-    with pytest.raises(FolderError, match="the catalog itself was changed"):
+    with pytest.raises(FolderError, match="it was changed after it was written"):
         master_catalog.run(custom_survey(galaxies()))
 
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from tests.records import a_shard_config
 from zoobot import folders
 from zoobot.errors import FolderError, InputError
 from zoobot.galaxies import demo, tfrecords
@@ -142,8 +143,8 @@ def test_other_settings_are_refused_with_their_keys(done: Settings) -> None:
 
 def test_the_first_shards_are_enough_for_max_galaxies(done: Settings) -> None:
     config = tfrecords.load_config(done.shard_dir)
-    names, total = config["splits"]["pool"], config["galaxies"]["pool"]
-    assert config["shard_size"] == 32 and 64 < total == sum(len(tfrecords.read_ids(done.shard_dir / n)) for n in names)
+    names, total = config.splits["pool"], config.galaxies["pool"]
+    assert config.shard_size == 32 and 64 < total == sum(len(tfrecords.read_ids(done.shard_dir / n)) for n in names)
     for wanted, n_files, n_galaxies in ((0, 3, total), (1, 1, 32), (33, 2, 64), (65, 3, total), (10**6, 3, total)):
         chosen = replace(done, pretrain=replace(done.pretrain, max_galaxies=wanted))
         assert pretrain._pool_files(chosen, config) == ([done.shard_dir / n for n in names[:n_files]], n_galaxies)
@@ -160,7 +161,7 @@ def test_training_that_diverges_publishes_nothing(done: Settings) -> None:
 
 def test_a_pool_of_one_galaxy_is_refused_before_work(done: Settings) -> None:
     with pytest.raises(InputError, match="1 galaxy in its pool"):
-        pretrain._pool_files(done, {"splits": {"pool": ["pool/a"]}, "galaxies": {"pool": 1}, "shard_size": 2})
+        pretrain._pool_files(done, a_shard_config(splits={"pool": ["pool/a"]}, galaxies={"pool": 1}))
 
 
 def test_without_shards_it_says_what_to_run(compose: Callable[..., Settings], tmp_path: Path) -> None:

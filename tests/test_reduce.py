@@ -14,6 +14,7 @@ import pytest
 
 from zoobot import folders
 from zoobot.errors import FolderError, InputError, ServiceError, SettingsError
+from zoobot.folders import files, published
 from zoobot.galaxies.questions import load_questions
 from zoobot.oracles.rehearsal.server import Fault, PanoptesServer
 from zoobot.oracles.simulated import classification
@@ -73,20 +74,20 @@ def test_a_pull_grows_from_day_to_day(
     assert {path.name for path in raw.iterdir()} == {"rows_00000.jsonl", "state.json", "workflow_versions.json"}
 
 
-def test_a_stop_while_the_new_result_is_written_is_mended(
+def test_a_stop_while_the_new_result_is_written_is_made_good(
     pulling: Settings, server: PanoptesServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(server, 1, 5)
     folder = reduce.run(pulling)
     add(server, 10, 5)
-    publish = folders.publish_file
+    publish = files.publish_file
 
     def stop(path: Path, content: bytes) -> None:
         if path.name == "reduction.json":
             raise KeyboardInterrupt
         publish(path, content)
 
-    monkeypatch.setattr(folders, "publish_file", stop)
+    monkeypatch.setattr(published, "publish_file", stop)
     with pytest.raises(KeyboardInterrupt):
         reduce.run(pulling)
     monkeypatch.undo()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zoobot import folders
-from zoobot.errors import FolderError
+from zoobot.errors import ChangedError, FolderError
 from zoobot.settings import Settings
 from zoobot.stages import verify
 
@@ -25,13 +25,12 @@ def make_chain(parent: Path) -> tuple[Path, Path]:
     return first, second
 
 
-def listed(settings: Callable[..., Settings], path: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the stage lists before it ends with status 1."""
-    caplog.clear()
-    with pytest.raises(SystemExit) as caught:
+def listed(settings: Callable[..., Settings], path: Path) -> list[str]:
+    """What the stage lists when it ends with status 1."""
+    with pytest.raises(ChangedError) as caught:
         verify.run(settings("stage=verify", f"verify.path={path}"))
-    assert caught.value.code == 1
-    return [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert caught.value.exit_status == 1
+    return str(caught.value).splitlines()
 
 
 Fixture = Callable[..., Settings]
@@ -46,45 +45,39 @@ def test_a_sound_chain_is_checked_down_to_its_inputs(
     assert "2 folders verified" in caplog.text
 
 
-def test_damage_in_an_input_is_listed(settings: Fixture, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_in_an_input_is_listed(settings: Fixture, tmp_path: Path) -> None:
     first, second = make_chain(tmp_path / "data")
     (first / "a.txt").write_text("forst")
-    assert listed(settings, second, caplog) == [f"{first}/a.txt: its content has changed"]
+    assert listed(settings, second) == [f"{first}/a.txt: its content has changed"]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"format_version": 1}', '{"format_version": 99}'])
-def test_a_damaged_manifest_is_listed(
-    content: str, settings: Fixture, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_manifest_is_listed(content: str, settings: Fixture, tmp_path: Path) -> None:
     first, second = make_chain(tmp_path / "data")
     (first / "manifest.json").write_text(content)
     (second / "a.txt").write_text("other")
-    problems = "\n".join(listed(settings, tmp_path / "data", caplog))
+    problems = "\n".join(listed(settings, tmp_path / "data"))
     assert f"{first}/manifest.json" in problems and f"{second}: its input first cannot be checked" in problems
     assert f"{second}/a.txt: 5 bytes, should be 6" in problems, "one damage hides another"
 
 
-def test_an_iteration_without_a_manifest_is_listed(
-    settings: Fixture, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_iteration_without_a_manifest_is_listed(settings: Fixture, tmp_path: Path) -> None:
     make_chain(tmp_path / "data")
     (tmp_path / "data" / "iteration_0").mkdir()
-    assert listed(settings, tmp_path / "data", caplog) == [f"{tmp_path}/data/iteration_0: has no manifest.json"]
+    assert listed(settings, tmp_path / "data") == [f"{tmp_path}/data/iteration_0: has no manifest.json"]
 
 
-def test_a_link_that_was_added_is_listed(settings: Fixture, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_link_that_was_added_is_listed(settings: Fixture, tmp_path: Path) -> None:
     first, _ = make_chain(tmp_path / "data")
     (first / "link").symlink_to("/etc/hostname")
-    (problem,) = listed(settings, tmp_path / "data", caplog)
+    (problem,) = listed(settings, tmp_path / "data")
     assert f"{first}/link is a symbolic link" in problem
 
 
-def test_a_folder_that_is_being_written_is_left_alone(
-    settings: Fixture, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_folder_that_is_being_written_is_left_alone(settings: Fixture, tmp_path: Path) -> None:
     first, _ = make_chain(tmp_path / "data")
     first.rename(tmp_path / "data" / ".second.staging")
-    (problem,) = listed(settings, tmp_path / "data", caplog)
+    (problem,) = listed(settings, tmp_path / "data")
     assert "its input first cannot be checked" in problem
 
 

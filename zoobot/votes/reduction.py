@@ -163,7 +163,8 @@ def _store_judgements(
 
 
 def _n_answers(connection: duckdb.DuckDBPyConnection, rows: str) -> int:
-    query = f"SELECT coalesce(sum(n_answers), 0)::BIGINT FROM classification JOIN judgement ON code = judgement WHERE {rows}"
+    joined = "classification JOIN judgement ON code = judgement"
+    query = f"SELECT coalesce(sum(n_answers), 0)::BIGINT FROM {joined} WHERE {rows}"
     return int(connection.execute(query).fetchall()[0][0])
 
 
