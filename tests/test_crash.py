@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -22,14 +23,14 @@ import pytest
 from tests.crash import SETTINGS, in_child, start_child, status_of
 from tests.faults import KILLED, Faults
 from zoobot import folders
-from zoobot.errors import FolderError
+from zoobot.errors import FolderError, ServiceError
 from zoobot.folders import disk, once
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = "CRASH_ALL" in os.environ  # make test-crash
-STOPPED = "not as it was written|not valid JSON|format version|has no|made differently|holds other"
+STOPPED = "not as it was written|not valid JSON|format version|has no|made with other settings|no longer holds"
 Compose = Callable[..., Settings]
 
 
@@ -283,7 +284,8 @@ def test_too_little_space_is_told_before_the_work(tmp_path: Path) -> None:
         (OSError(errno.ENOSPC, "x"), "No space left on device.*Free some space, then run the same command again"),
         (OSError(errno.EDQUOT, "x"), "quota"),
         (OSError(errno.EROFS, "x"), "Make the file system writable"),
-        (RuntimeError("; Input/output error [Op:Write]"), "Input/output error.*dmesg"),
+        (RuntimeError("Can't decrement id (file write failed: errno = 5, error message = '?')"), "error.*dmesg"),
+        (sqlite3.OperationalError("database or disk is full"), "Free some space"),
     ],
 )
 def test_an_error_of_the_disk_says_what_to_do(tmp_path: Path, error: Exception, told: str) -> None:
@@ -291,6 +293,20 @@ def test_an_error_of_the_disk_says_what_to_do(tmp_path: Path, error: Exception, 
         raise error
     assert not (tmp_path / "made").exists()
     make(tmp_path / "made")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ServiceError("Zooniverse answered: Permission denied", 403),
+        RuntimeError("No space left on device, says a server"),
+        PermissionError(errno.EACCES, "Permission denied", "/somewhere/else/picture.png"),
+    ],
+)
+def test_an_error_elsewhere_is_not_taken_for_one_of_the_disk(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, folders.create(tmp_path / "made", {}, {}):
+        raise error
+    assert caught.value is error
 
 
 # --------------------------------------------------------------- flipped bytes

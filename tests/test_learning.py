@@ -118,7 +118,7 @@ def test_another_encoder_than_the_instructions_name_is_refused(frozen: Settings)
     manifest.chmod(0o644)
     try:
         manifest.write_text(json.dumps(json.loads(content) | {"digest": "0" * 64}))
-        with pytest.raises(FolderError, match="holds other encoder"):
+        with pytest.raises(FolderError, match="no longer holds the encoder"):
             iterate.run(frozen)
     finally:
         manifest.write_text(content)
@@ -135,7 +135,7 @@ def test_a_file_of_weights_that_changed_since_the_instructions_is_refused(
     assert folders.read_json(path / "instructions.json")["encoder"]["digest"] == folders.digest_file(weights)
     assert not folders.verify(path)
     weights.write_bytes(weights.read_bytes() + b" ")
-    with pytest.raises(FolderError, match=r"mine\.weights\.h5 holds other encoder"):
+    with pytest.raises(FolderError, match=r"mine\.weights\.h5 no longer holds the encoder"):
         iterate.run(settings)
     weights.unlink()
     with pytest.raises(FolderError, match=r"mine\.weights\.h5 is missing"):

@@ -136,7 +136,7 @@ def test_a_request_that_was_killed_anywhere_is_finished_by_the_next(
 
 def test_galaxies_that_are_on_zooniverse_are_linked(server: PanoptesServer, live: Settings, tmp_path: Path) -> None:
     ids = pool(live, 4)
-    old = project(live).request(ids[:2], "old", 30)["subjects"]
+    old = project(live).request(ids[:2], "old", 30).subjects
     export = pd.DataFrame(
         {"subject_id": [*old.values(), "999"], "metadata": [json.dumps({"id_str": i}) for i in ids[:3]]}
     )
@@ -315,8 +315,7 @@ def check_control(settings: Settings) -> None:
 
 
 def labelled_before(settings: Settings) -> int:
-    n: int = tfrecords.load_config(settings.shard_dir)["galaxies"]["train"]
-    return n
+    return tfrecords.load_config(settings.shard_dir).galaxies["train"]
 
 
 def check_no_secret(folder: Path, server: PanoptesServer) -> None:

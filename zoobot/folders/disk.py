@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import platform
+import re
 import shutil
 import sqlite3
 import time
@@ -28,9 +29,9 @@ _FIX = {
     errno.EROFS: "Make the file system writable",
     errno.EACCES: "Make the folder writable",
 }
-# What SQLite says instead of a number. The writers of TensorFlow and HDF5 give the system's own words.
+# What SQLite says instead of a number; and where HDF5 hides one: in an OSError without it, or in a RuntimeError.
 _SQLITE = {"database or disk is full": errno.ENOSPC, "disk I/O error": errno.EIO, "readonly database": errno.EROFS}
-_SYSTEM = {os.strerror(number): number for number in _FIX}
+_HDF5 = re.compile(r"\berrno = (\d+)")
 
 
 # --------------------------------------------------------------- flush
@@ -179,17 +180,15 @@ def _disk_error(error: BaseException | None, folder: Path) -> int | None:
     while error is not None and not isinstance(error, ZoobotError):
         if isinstance(error, OSError) and error.errno in _FIX:
             return error.errno if _is_below(error.filename, folder) else None
-        words = _SQLITE if isinstance(error, sqlite3.Error) else _SYSTEM if _is_of_a_writer(error) else {}
-        found = [number for text, number in words.items() if text in str(error)]
+        found = []
+        if isinstance(error, sqlite3.Error):
+            found = [number for text, number in _SQLITE.items() if text in str(error)]
+        elif type(error) in (OSError, RuntimeError):
+            found = [int(number) for number in _HDF5.findall(str(error)) if int(number) in _FIX]
         if found:
             return found[0]
         error = error.__cause__
     return None
-
-
-def _is_of_a_writer(error: BaseException) -> bool:
-    """Whether TensorFlow or HDF5 raised it. HDF5 raises OSError itself, without a number."""
-    return type(error) is OSError or type(error).__module__.startswith("tensorflow")
 
 
 def _is_below(name: object, folder: Path) -> bool:
