@@ -158,3 +158,26 @@ def test_a_first_block_of_equal_layers_halves_once() -> None:
     convolutions = encoders.build(chosen, 16, 3).get_layer("convolutions")
     sizes = [layer.output.shape[1] for layer in convolutions.layers if isinstance(layer, keras.layers.Conv2D)]
     assert sizes == [8, 8, 8]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_an_encoder_has_as_many_features_as_it_says(name: str) -> None:
+    model = ModelSettings(name=name, architecture=name, blocks=[[4], [7]], hidden=9, final_size_px=32, colour=True)
+    architecture = ARCHITECTURES[name]
+    if architecture.fixed:
+        n_features = architecture.fixed(model, PICTURES).shape[1]
+    else:
+        n_features = encoders.build(model, 32, 3).output_shape[1]
+    assert architecture.n_features(model) == n_features
+
+
+def test_pixels_are_means_of_cells_whatever_the_size() -> None:
+    model = ModelSettings(name="pixels", architecture="pixels", blocks=[], final_size_px=2, colour=True)
+    fixed = ARCHITECTURES["pixels"].fixed
+    assert fixed
+    image = np.zeros((1, 3, 3, 3), np.uint8)
+    image[0, 0, 0] = [255, 0, 51]
+    found = fixed(model, image)  # cells of 2 and 1 rows, 2 and 1 columns
+    assert found.shape == (1, 12) and found[0, :3] == pytest.approx([0.25, 0.0, 0.05]) and not found[0, 3:].any()
+    grey = fixed(replace(model, colour=False, final_size_px=1), image)
+    assert grey == pytest.approx(np.array([[306 / 3 / 255 / 9]]))

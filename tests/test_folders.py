@@ -72,6 +72,21 @@ def test_exists_with_names_what_differs(tmp_path: Path) -> None:
         folders.exists_with(path, SETTINGS, {"source": source})
 
 
+def test_a_setting_newer_than_the_folder_is_equal_at_its_default(tmp_path: Path) -> None:
+    path = make(tmp_path / "made")
+    now = {**SETTINGS, "acquisition.random_share": 0.0}
+    assert folders.exists_with(path, now, {})
+    with pytest.raises(FolderError, match=r"acquisition\.random_share: 0\.0 there, 0\.2 now"):
+        folders.exists_with(path, {**now, "acquisition.random_share": 0.2}, {})
+    with pytest.raises(FolderError, match="unheard_of: None there, 1 now"):
+        folders.exists_with(path, {**SETTINGS, "unheard_of": 1}, {})
+
+
+def test_what_ran_is_in_the_manifest(tmp_path: Path) -> None:
+    versions = folders.read_manifest(make(tmp_path / "made")).provenance.versions
+    assert {"python", "numpy", "pandas", "pyarrow", "duckdb", "h5py", "keras"} <= set(versions)
+
+
 def test_an_input_that_is_no_longer_given_is_a_difference(tmp_path: Path) -> None:
     path, source = tmp_path / "made", tmp_path / "source.csv"
     source.write_text("a")

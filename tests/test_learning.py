@@ -184,6 +184,19 @@ def test_imagenet_is_refused_for_our_own_architectures(settings: Compose, archit
     settings(*QUICK, "model=efficientnet_b0", "model.weights=imagenet")
 
 
+def test_a_simulation_pretrains_in_a_process_of_its_own(settings: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def call(function: Any, of: Settings, what: str) -> None:
+        asked.append(of.stage)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(simulate.process, "call", call)
+    with pytest.raises(InputError, match="far enough"):
+        simulate.run(settings(*QUICK, "model=pretrained"))
+    assert asked == ["pretrain"]
+
+
 # --------------------------------------------------------------- ensembles
 
 

@@ -231,6 +231,19 @@ def test_a_dry_run_says_what_it_would_send_and_leaves_no_iteration(
     assert {one["metadata"]["id_str"] for one in server.world.subjects.values()} == said
 
 
+def test_a_dry_run_keeps_no_votes_for_the_real_run_that_follows(server: PanoptesServer, live: Settings) -> None:
+    instructions.run(live)
+    iterate.run(live)
+    dry = replace(live, oracle=replace(live.oracle, dry_run=True))
+    iterate.run(dry)
+    assert not folders.unfinished(live.experiment_dir / "iteration_1").exists()
+    server.classify()  # days later
+    iterate.run(live)
+    summary = folders.read_json(live.experiment_dir / "iteration_1" / "iteration.json")
+    assert summary["labels_received"] == 4 and summary["control_labels_received"] == 2
+    assert not [path for path in live.experiment_dir.iterdir() if "dry_run" in path.name]
+
+
 # --------------------------------------------------------------- five days
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from PIL import Image
 
 from tests.records import a_shard_config, a_summary, some_instructions
@@ -587,3 +588,10 @@ def test_report_is_light() -> None:
     heavy = {"tensorflow", "keras", "matplotlib.pyplot"}
     code = f"import sys, zoobot.stages.report; sys.exit(', '.join({heavy} & set(sys.modules)) or None)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(report.__file__).parents[2])
+
+
+def test_the_page_advises_the_default(tmp_path: Path) -> None:
+    write_experiment(tmp_path, "alone", (2.0, 1.0), acquisition="entropy")
+    config = yaml.safe_load((Path(report.__file__).parents[2] / "configs" / "config.yaml").read_text())
+    (default,) = (group["acquisition"] for group in config["defaults"] if "acquisition" in group)
+    assert f"acquisition={default},random" in report.run(settings_for(tmp_path)).read_text()

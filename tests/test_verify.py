@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from zoobot import folders
+from zoobot import folders, stages
+from zoobot.engine import process
 from zoobot.errors import ChangedError, FolderError
 from zoobot.settings import Settings
 from zoobot.stages import verify
@@ -93,3 +94,10 @@ def test_a_manifest_lists_what_it_needs(tmp_path: Path) -> None:
         (first / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != key}))
         with pytest.raises(FolderError, match=rf"manifest\.json.* {key}"):
             folders.read_manifest(first)
+
+
+def test_what_differs_is_told_by_a_process_of_a_sweep(settings: Fixture, tmp_path: Path) -> None:
+    _, second = make_chain(tmp_path / "data")
+    (second / "a.txt").write_text("seconx")
+    with pytest.raises(ChangedError, match=r"second/a\.txt: its content has changed"):
+        process.call(stages.run, settings("stage=verify", f"verify.path={second}"), "verify")

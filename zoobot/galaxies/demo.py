@@ -17,7 +17,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from astropy.modeling.models import Sersic2D
 from scipy.ndimage import gaussian_filter
 
 from zoobot.galaxies.questions import QuestionTree, load_questions
@@ -268,6 +267,8 @@ def _tint(colour_C: Floats, light: Floats) -> Floats:
 
 def _sersic(x: Floats, y: Floats, radius: float, index: float, flattening: float = 0.0, angle: float = 0.0) -> Floats:
     """A Sersic profile of flux 1; its cusp, which no pixel resolves, is cut off."""
+    from astropy.modeling.models import Sersic2D  # late: it takes 0.4 s, and most runs draw nothing
+
     cusp = Sersic2D.evaluate(0.06 * radius, 0.0, 1.0, radius, index, 0.0, 0.0, 0.0, 0.0)
     profile_Y_X = np.minimum(Sersic2D.evaluate(x, y, 1.0, radius, index, 0.0, 0.0, flattening, angle), cusp)
     return np.asarray(profile_Y_X / profile_Y_X.mean())
