@@ -33,8 +33,9 @@ def pieces() -> dict[str, list[tuple[str, str]]]:
 def command(section: str) -> list[str]:
     """The settings in the section's line of text that begins with ``python run.py``."""
     text = next(s for s in re.split(r"^## ", GUIDE, flags=re.MULTILINE) if s.startswith(section))
-    (line,) = re.findall(r"```text\npython run\.py (.*?)```", text, re.DOTALL)
-    return line.split()
+    line = re.search(r"```text\npython run\.py (.*?)```", text, re.DOTALL)
+    assert line, section
+    return line[1].split()
 
 
 @pytest.mark.parametrize("section", pieces())

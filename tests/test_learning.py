@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from zoobot import acquisition, folders
+from zoobot.engine import process
 from zoobot.errors import FolderError, InputError, SettingsError
 from zoobot.galaxies import tfrecords
 from zoobot.models import encoders, features, linear_head, losses, mc_dropout, training
@@ -191,7 +192,7 @@ def test_a_simulation_pretrains_in_a_process_of_its_own(settings: Compose, monke
         asked.append(of.stage)
         raise InputError("far enough")
 
-    monkeypatch.setattr(simulate.process, "call", call)
+    monkeypatch.setattr(process, "call", call)
     with pytest.raises(InputError, match="far enough"):
         simulate.run(settings(*QUICK, "model=pretrained"))
     assert asked == ["pretrain"]

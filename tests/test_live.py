@@ -31,7 +31,7 @@ LIVE = (
     "oracle=panoptes", "oracle.project_id=1", "oracle.workflow_ids=[1]", "shards.source=real", "quick=true",
     "oracle.votes_per_galaxy=52", "oracle.control_votes=4", "oracle.control_per_iteration=2", "oracle.overlap_ids=3000",
     "survey.retirement_votes=48", "oracle.retry_wait_s=0.01", "oracle.timeout_s=1", "tracking=disabled",
-    "iterate.subjects_per_iteration=4", "oracle.tries=4", "model.max_epochs=1", "model.n_samples=2",
+    "iterate.subjects_per_iteration=4", "oracle.tries=4", "model=pixels", "model.n_samples=2",
 )  # fmt: skip
 SECRETS = ("rehearsal-secret", "rehearsal-password", "volunteer-wrangler", "sig=")
 
@@ -235,6 +235,7 @@ def test_a_dry_run_keeps_no_votes_for_the_real_run_that_follows(server: Panoptes
     instructions.run(live)
     iterate.run(live)
     dry = replace(live, oracle=replace(live.oracle, dry_run=True))
+    server.classify()  # half of the votes
     iterate.run(dry)
     assert not folders.unfinished(live.experiment_dir / "iteration_1").exists()
     server.classify()  # days later
