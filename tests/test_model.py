@@ -64,7 +64,7 @@ def test_concentrations_train_and_differ_between_samples() -> None:
     counts = np.concatenate([votes, 0 * votes[:, :1], 1e6 * votes], axis=1)  # many votes, and an answer without any
     trained_on = tf.data.Dataset.from_tensor_slices((images, counts)).batch(16)
     history = training.train(network, lambda epoch: trained_on, trained_on, chosen)
-    assert history["eval_loss"][-1] < history["eval_loss"][0]
+    assert history.eval_loss[-1] < history.eval_loss[0]
     hidden = encoders.forward(network.encoder)(images).numpy()
     samples = mc_dropout.sample([network], hidden, 5, np.random.default_rng(0))
     assert (samples > 0).all() and samples.sum(axis=2).max() > 1 and samples.std(axis=1).max() > 0
@@ -94,7 +94,7 @@ def test_training_learns_what_brightness_tells() -> None:
     chosen = replace(TINY, max_epochs=25, patience=25)
     network = mc_dropout.build(chosen, PAIR, 16, 3, seed=0)
     history = training.train(network, lambda epoch: data(), data(), chosen)
-    assert history["eval_loss"][history["best_epoch"] - 1] == min(history["eval_loss"])
+    assert history.eval_loss[history.best_epoch - 1] == min(history.eval_loss)
     images, votes = bright_or_dark(64)
     hidden = encoders.forward(network.encoder)(images).numpy()
     predicted = mc_dropout.sample([network], hidden, 20, np.random.default_rng(0)).mean(axis=1)[:, 0]

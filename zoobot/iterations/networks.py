@@ -9,6 +9,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import keras
@@ -47,11 +48,13 @@ def train_networks(it: Iteration) -> Training:
             encoders.load(network.encoder, it.settings.weights_path)
         histories.append(_train(it, network, member))
         networks.append(network)
-    history = histories[0] | ({"members": histories[1:]} if len(histories) > 1 else {})
+    history: dict[str, object] = asdict(histories[0])
+    if len(histories) > 1:
+        history["members"] = [asdict(one) for one in histories[1:]]
     return mc_dropout.save(networks, it.settings.model, it.folder.model, history)
 
 
-def _train(it: Iteration, network: mc_dropout.Network, member: int) -> dict[str, object]:
+def _train(it: Iteration, network: mc_dropout.Network, member: int) -> training.History:
     model, config = it.settings.model, it.shard_config
     labelled = it.labelled("train")
     files, n_train = list(labelled.files.values()), len(labelled.ids)

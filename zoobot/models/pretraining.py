@@ -5,7 +5,6 @@ different galaxies unlike ones (SimCLR, Chen et al. 2020, arXiv 2002.05709). Axe
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -13,7 +12,7 @@ import tensorflow as tf
 from zoobot.engine.seeds import number
 from zoobot.errors import InputError
 from zoobot.models import encoders
-from zoobot.models.architectures import OFFSET, SCALE
+from zoobot.models.architectures import OFFSET, SCALE, Tensor
 from zoobot.models.views import RandomView
 from zoobot.settings import ModelSettings, PretrainSettings
 
@@ -67,19 +66,21 @@ def _build_trainer(encoder: keras.Model, model: ModelSettings, pretrain: Pretrai
 class ContrastiveTrainer(keras.Model):
     """Stored images → the projections of two views of each, first views before second ones."""
 
-    def __init__(self, images: Any, projected: Any, temperature: float) -> None:
+    def __init__(self, images: Tensor, projected: Tensor, temperature: float) -> None:
         super().__init__(images, projected)
         self._temperature = temperature
         self._accuracy = keras.metrics.Mean(name="accuracy")
 
-    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, *_: Any, **__: Any) -> Any:
+    def compute_loss(
+        self, x: Tensor = None, y: Tensor = None, y_pred: Tensor = None, *_: Tensor, **__: Tensor
+    ) -> Tensor:
         """The contrastive loss of the projections; votes there are none."""
         loss, accuracy = contrastive_loss(y_pred, self._temperature)
         self._accuracy.update_state(accuracy)
         return loss
 
 
-def contrastive_loss(projected_2N_D: Any, temperature: float) -> tuple[Any, Any]:
+def contrastive_loss(projected_2N_D: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """NT-Xent (Chen et al. 2020, eq. 1) of N first views followed by their N twins: the mean over views, in nats; and
     the share of views whose twin is the nearest.
 
@@ -101,7 +102,7 @@ class RandomLight(keras.layers.Layer):
         super().__init__()
         self._random = keras.random.SeedGenerator(seed)
 
-    def call(self, scaled: Any, training: bool = False) -> Any:
+    def call(self, scaled: Tensor, training: bool = False) -> Tensor:
         """Images N × H × W × C as ``encoders.prepare`` gives them; unchanged unless ``training``."""
         if not training:
             return scaled
@@ -118,11 +119,11 @@ class RandomLight(keras.layers.Layer):
         light = light + noise * keras.random.normal(keras.ops.shape(light), seed=self._random)
         return keras.ops.clip(light, 0.0, 1.0) * (255 * SCALE) + OFFSET
 
-    def _happens(self, n: Any, share: float) -> Any:
+    def _happens(self, n: Tensor, share: float) -> Tensor:
         return keras.random.uniform((n, 1, 1, 1), seed=self._random) < share
 
 
-def _blur(light: Any, channels: int) -> Any:
+def _blur(light: Tensor, channels: int) -> Tensor:
     """A point becomes a spot of about 1.4 pixels standard deviation: what worse seeing does."""
     row = tf.constant([1.0, 8.0, 28.0, 56.0, 70.0, 56.0, 28.0, 8.0, 1.0]) / 256  # binomial, variance 2
     across = tf.tile(row[None, :, None, None], [1, 1, channels, 1])

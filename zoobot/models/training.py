@@ -6,8 +6,8 @@ import io
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -21,13 +21,23 @@ from zoobot.settings import ModelSettings
 log = logging.getLogger("zoobot")
 
 
+@dataclass(frozen=True)
+class History:
+    """How many epochs there were, the one whose weights were kept (from 1), and the losses of each."""
+
+    epochs: int
+    best_epoch: int
+    train_loss: list[float]
+    eval_loss: list[float]
+
+
 def train(
     network: Network,
     train_data: Callable[[int], tf.data.Dataset],
     eval_data: tf.data.Dataset,
     model: ModelSettings,
     checkpoint: Path | None = None,
-) -> dict[str, Any]:
+) -> History:
     """Train until the eval loss stops falling, and keep the best weights. Returns the history, a list per epoch for
     each loss.
 
@@ -56,12 +66,7 @@ def train(
             )
         state.add(*losses)
     network.trainer.set_weights(state.best_weights)
-    return {
-        "epochs": state.epoch,
-        "best_epoch": state.best_epoch,
-        "train_loss": state.train_loss,
-        "eval_loss": state.eval_loss,
-    }
+    return History(state.epoch, state.best_epoch, state.train_loss, state.eval_loss)
 
 
 class _TrainingState:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
+
+from zoobot.models.architectures import Tensor
 
 
 class RandomView(keras.layers.Layer):
@@ -19,7 +20,7 @@ class RandomView(keras.layers.Layer):
         self._rotate, self._zoom = rotate, zoom
         self._random = keras.random.SeedGenerator(seed)
 
-    def call(self, images: Any, training: bool = False) -> Any:
+    def call(self, images: Tensor, training: bool = False) -> Tensor:
         """Images N × H × W × C, float; unchanged unless ``training``."""
         if not training:
             return images

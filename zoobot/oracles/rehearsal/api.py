@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.message import Message
-from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from zoobot.oracles.rehearsal.world import EXPORT_HEADER, PROJECT, WORKFLOW, World
@@ -39,7 +38,7 @@ class Answer:
     """Status, body (JSON, or bytes as they are) and headers."""
 
     status: int
-    body: Any = None
+    body: object = None
     headers: dict[str, str] = field(default_factory=dict)
 
     def content(self) -> bytes:
@@ -128,7 +127,7 @@ class Api:
 
     # ----------------------------------------------------------- classifications
 
-    def _classifications(self, query: Json, **_: Any) -> Answer:
+    def _classifications(self, query: Json, **_: object) -> Answer:
         if "last_id" in query and "project_id" not in query:
             raise Refused(422, "Project ID required if last_id is included")
         size, last_id = _page_size(query), int(query.get("last_id", 0))
@@ -159,7 +158,7 @@ class Api:
         return {"id": subject_id, "metadata": subject["metadata"], "locations": [{subject["mime"]: url}],
                 "href": f"/subjects/{subject_id}", "links": {"project": PROJECT, "subject_sets": sets}}  # fmt: skip
 
-    def _subjects(self, subject_id: str | None, query: Json, **_: Any) -> Answer:
+    def _subjects(self, subject_id: str | None, query: Json, **_: object) -> Answer:
         ids = query.get("id") or subject_id
         found = sorted(self.world.subjects, key=int) if query.get("project_id", PROJECT) == PROJECT else []
         if ids:
@@ -170,7 +169,7 @@ class Api:
             raise Refused(404, f"Could not find subject with id='{subject_id}'")
         return self._page("subjects", [self._subject(id_) for id_ in found], query, etag=bool(subject_id))
 
-    def _create_subject(self, body: bytes, **_: Any) -> Answer:
+    def _create_subject(self, body: bytes, **_: object) -> Answer:
         given = json.loads(body)["subjects"]
         links = given["links"]
         if str(links["project"]) != PROJECT:
@@ -182,7 +181,7 @@ class Api:
             self._set(str(set_id))["members"].append(subject_id)
         return Answer(201, {"subjects": [self._subject(subject_id, put=True)]})
 
-    def _update_subject(self, subject_id: str, headers: Message, body: bytes, **_: Any) -> Answer:
+    def _update_subject(self, subject_id: str, headers: Message, body: bytes, **_: object) -> Answer:
         if subject_id not in self.world.subjects:
             raise Refused(404, f"Could not find subject with id='{subject_id}'")
         self._check_etag(headers, self._subject(subject_id))
@@ -206,7 +205,7 @@ class Api:
             self.world.media[key] = base64.b64encode(body).decode()
         return Answer(201)
 
-    def _media(self, key: str, **_: Any) -> Answer:
+    def _media(self, key: str, **_: object) -> Answer:
         if key not in self.world.media:
             raise Refused(404, "BlobNotFound")
         return Answer(200, base64.b64decode(self.world.media[key]), {"Content-Type": "image/png"})
@@ -226,7 +225,7 @@ class Api:
                 "set_member_subjects_count": len(one["members"]), "href": f"/subject_sets/{set_id}",
                 "links": {"project": PROJECT, "workflows": workflows}}  # fmt: skip
 
-    def _subject_sets(self, set_id: str | None, query: Json, **_: Any) -> Answer:
+    def _subject_sets(self, set_id: str | None, query: Json, **_: object) -> Answer:
         if set_id:
             return self._page("subject_sets", [self._show_set(set_id)], query, etag=True)
         found = [self._show_set(one) for one in self.world.sets if query.get("project_id", PROJECT) == PROJECT]
@@ -234,7 +233,7 @@ class Api:
             found = [one for one in found if one["display_name"] == query["display_name"]]
         return self._page("subject_sets", found, query)
 
-    def _create_set(self, body: bytes, **_: Any) -> Answer:
+    def _create_set(self, body: bytes, **_: object) -> Answer:
         given = json.loads(body)["subject_sets"]
         if any(one["display_name"] == given["display_name"] for one in self.world.sets.values()):
             raise Refused(400, "Validation failed: Display name has already been taken")
@@ -243,19 +242,19 @@ class Api:
                                    "metadata": given.get("metadata", {})}  # fmt: skip
         return Answer(201, {"subject_sets": [self._show_set(set_id)]}, {"ETag": _etag(self._show_set(set_id))})
 
-    def _link(self, set_id: str, body: bytes, **_: Any) -> Answer:
+    def _link(self, set_id: str, body: bytes, **_: object) -> Answer:
         one, ids = self._set(set_id), [str(id_) for id_ in json.loads(body)["subjects"]]
         if len(set(ids)) != len(ids) or not set(ids) <= set(self.world.subjects):
             raise Refused(422, "Error: check the subject set and all the subjects exist.")
         one["members"] += [id_ for id_ in ids if id_ not in one["members"]]
         return Answer(200, {"subject_sets": [self._show_set(set_id)]})
 
-    def _unlink(self, set_id: str, ids: str, **_: Any) -> Answer:
+    def _unlink(self, set_id: str, ids: str, **_: object) -> Answer:
         one = self._set(set_id)
         one["members"] = [id_ for id_ in one["members"] if id_ not in ids.split(",")]
         return Answer(204)
 
-    def _members(self, query: Json, **_: Any) -> Answer:
+    def _members(self, query: Json, **_: object) -> Answer:
         found = [
             {"id": f"{set_id}{id_}", "links": {"subject_set": set_id, "subject": id_}}
             for set_id, one in self.world.sets.items()
@@ -272,38 +271,38 @@ class Api:
         links = {"project": PROJECT, "subject_sets": self.world.workflows[workflow_id]["subject_sets"]}
         return {"id": workflow_id, "display_name": "Galaxies", "version": WORKFLOW_VERSION, "links": links}
 
-    def _workflow(self, workflow_id: str, query: Json, **_: Any) -> Answer:
+    def _workflow(self, workflow_id: str, query: Json, **_: object) -> Answer:
         return self._page("workflows", [self._show_workflow(workflow_id)], query, etag=True)
 
-    def _link_sets(self, workflow_id: str, body: bytes, **_: Any) -> Answer:
+    def _link_sets(self, workflow_id: str, body: bytes, **_: object) -> Answer:
         self._show_workflow(workflow_id)
         linked = self.world.workflows[workflow_id]["subject_sets"]
         linked += [id_ for id_ in json.loads(body)["subject_sets"] if self._set(id_) and id_ not in linked]
         return Answer(200, {"workflows": [self._show_workflow(workflow_id)]})
 
-    def _retire(self, workflow_id: str, body: bytes, **_: Any) -> Answer:
+    def _retire(self, workflow_id: str, body: bytes, **_: object) -> Answer:
         self._show_workflow(workflow_id)
         self.world.workflows[workflow_id]["retired"] += [str(id_) for id_ in json.loads(body)["subject_ids"]]
         return Answer(204)
 
-    def _versions(self, query: Json, **_: Any) -> Answer:
+    def _versions(self, query: Json, **_: object) -> Answer:
         wanted = query.get("workflow_id", WORKFLOW)
         found = [one for one in self.world.versions if one["links"]["workflow"] == wanted]
         return self._page("workflow_versions", found, query)
 
     # ----------------------------------------------------------- exports
 
-    def _export(self, _id: str, what: str, **_: Any) -> Answer:
+    def _export(self, _id: str, what: str, **_: object) -> Answer:
         medium = {"id": "1", "src": f"{self.endpoint}/exports/{what}.csv", "metadata": {"state": "ready"}}
         return Answer(200, {"media": [medium]})
 
-    def _export_file(self, what: str, **_: Any) -> Answer:
+    def _export_file(self, what: str, **_: object) -> Answer:
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerows(self._export_rows() if what == "classifications" else self._subject_rows())
         return Answer(200, text.getvalue().encode(), {"Content-Type": "text/csv"})
 
-    def _export_rows(self) -> list[list[Any]]:
+    def _export_rows(self) -> list[list[object]]:
         strings, rows = self.world.versions[0]["strings"], [EXPORT_HEADER]
         for row in self.world.rows:
             answers = [
@@ -321,7 +320,7 @@ class Api:
             rows.append([row["id"], *who, *what, *about, subject])
         return rows
 
-    def _subject_rows(self) -> list[list[Any]]:
+    def _subject_rows(self) -> list[list[object]]:
         return [["subject_id", "project_id", "workflow_id", "subject_set_id", "metadata", "locations"]] + [
             [subject, PROJECT, WORKFLOW, set_id, json.dumps(self.world.subjects[subject]["metadata"]), "{}"]
             for set_id, one in self.world.sets.items()
