@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.message import Message
 from urllib.parse import parse_qsl, urlencode
@@ -302,7 +302,7 @@ class Api:
         writer.writerows(self._export_rows() if what == "classifications" else self._subject_rows())
         return Answer(200, text.getvalue().encode(), {"Content-Type": "text/csv"})
 
-    def _export_rows(self) -> list[list[object]]:
+    def _export_rows(self) -> Sequence[Sequence[object]]:
         strings, rows = self.world.versions[0]["strings"], [EXPORT_HEADER]
         for row in self.world.rows:
             answers = [
@@ -320,7 +320,7 @@ class Api:
             rows.append([row["id"], *who, *what, *about, subject])
         return rows
 
-    def _subject_rows(self) -> list[list[object]]:
+    def _subject_rows(self) -> Sequence[Sequence[object]]:
         return [["subject_id", "project_id", "workflow_id", "subject_set_id", "metadata", "locations"]] + [
             [subject, PROJECT, WORKFLOW, set_id, json.dumps(self.world.subjects[subject]["metadata"]), "{}"]
             for set_id, one in self.world.sets.items()
