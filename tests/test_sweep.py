@@ -20,7 +20,7 @@ from zoobot.errors import FolderError
 from zoobot.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-SWEEP = ["stage=simulate", "quick=true", "model=pretrained", "tracking=disabled", "acquisition=random,entropy",
+SWEEP = ["stage=simulate", "quick=true", "model=pixels", "tracking=disabled", "acquisition=random,entropy",
          "simulate.iterations=2"]  # fmt: skip
 
 
@@ -49,20 +49,20 @@ def test_a_killed_sweep_goes_on_to_the_same_files(tmp_path: Path, settings: Call
                                                   caplog: pytest.LogCaptureFixture,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     killed = run(tmp_path / "killed")
-    second = tmp_path / "killed" / "quick" / "experiments" / "simulations" / "demo_smooth_pretrained_entropy_seed0"
+    second = tmp_path / "killed" / "quick" / "experiments" / "simulations" / "demo_smooth_pixels_entropy_seed0"
     while killed.poll() is None and not second.exists():
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     output, _ = run(tmp_path / "killed").communicate()
-    assert "demo_smooth_pretrained_random_seed0 has 2 iterations already: nothing to do" in output
-    assert "2 of 2: demo demo_smooth_pretrained_entropy_seed0\n" in output, output
+    assert "demo_smooth_pixels_random_seed0 has 2 iterations already: nothing to do" in output
+    assert "2 of 2: demo demo_smooth_pixels_entropy_seed0\n" in output, output
     whole = run(tmp_path / "whole")
     whole.communicate()
     assert whole.returncode == 0 and digests(tmp_path / "killed") == digests(tmp_path / "whole")
     assert (
-        len(digests(tmp_path / "whole")) == 4 + 2 * 3
-    )  # pictures, catalogs, shards, encoder; instructions and two iterations each
+        len(digests(tmp_path / "whole")) == 3 + 2 * 3
+    )  # pictures, catalogs, shards; instructions and two iterations each
 
     finished = settings(*[o.replace("random,entropy", "random") for o in SWEEP])
     finished = replace(finished, data_dir=str(tmp_path / "whole" / "quick"))

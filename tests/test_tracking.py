@@ -21,6 +21,7 @@ from zoobot.stages import simulate
 TINY = (
     "stage=simulate", "quick=true", "survey.n_galaxies=120", "survey.draw_size_px=16", "simulate.iterations=2",
     "iterate.subjects_per_iteration=4", "tracking.table_galaxies=3", "tracking.project=test", "oracle.late_fraction=0",
+    "model=pixels",
 )  # fmt: skip
 
 
