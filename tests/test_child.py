@@ -84,8 +84,8 @@ def test_a_killed_process_is_a_clear_error() -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_it_ends_with_its_parent(tmp_path: Path, how: signal.Signals) -> None:
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"  # a shell may ignore it
-    code += "from pathlib import Path; from zoobot import child; from tests.test_child import sleep;"
-    code += f"child.call(sleep, Path({str(tmp_path / 'pid')!r}), 'a test')"
+    code += "from pathlib import Path; from zoobot.engine import process; from tests.test_child import sleep;"
+    code += f"process.call(sleep, Path({str(tmp_path / 'pid')!r}), 'a test')"
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
     pid = int(_wait_for(tmp_path / "pid"))
     parent.send_signal(how)

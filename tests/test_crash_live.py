@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def ask(settings: Settings, folder: Path, at: int, kind: str) -> int:
 
         HTTPAdapter.send = counted  # type: ignore[method-assign]
         live = project(settings)
-        once.send(folder / "request.json", pool(settings), lambda ids: live.request(ids, "x_iteration_0", 52))
+        once.send(folder / "request.json", pool(settings), lambda ids: asdict(live.request(ids, "x_iteration_0", 52)))
 
     return in_child(work, folder.with_name("told.txt"))
 

@@ -139,6 +139,6 @@ def test_rows_have_the_shape_of_real_ones() -> None:
 
 def test_a_request_names_the_subjects_and_refuses_strangers() -> None:
     receipt = volunteers().request(["demo_000003"], "x_iteration_0", 40)
-    assert receipt["subject_set"] == "x_iteration_0" and set(receipt["subjects"]) == {"demo_000003"}
+    assert receipt.subject_set == "x_iteration_0" and set(receipt.subjects) == {"demo_000003"}
     with pytest.raises(InputError, match="demo_999999"):
         volunteers().request(["demo_999999"], "x", 40)

@@ -126,7 +126,7 @@ def test_the_stage_writes_an_encoder_once(done: Settings, caplog: pytest.LogCapt
     path = done.encoders_dir / "galaxies"
     assert {p.name for p in path.iterdir()} == {"encoder.weights.h5", "encoder.json", "curves.json", "manifest.json"}
     assert folders.verify(path) == []
-    pool = tfrecords.load_config(done.shard_dir)["galaxies"]["pool"]
+    pool = tfrecords.load_config(done.shard_dir).galaxies["pool"]
     curves = json.loads((path / "curves.json").read_text())
     assert curves["galaxies"] == pool and len(curves["loss"]) == len(curves["accuracy"]) == 1
     caplog.set_level("INFO")

@@ -185,7 +185,7 @@ def test_an_error_of_ours_or_of_the_machine_leaves_its_traceback_in_the_log(tmp_
 
 
 def test_no_secret_is_written_anywhere(data_dir: Path) -> None:
-    small = ("simulate.iterations=1", "model=small_cnn", "iterate.subjects_per_iteration=2", "tracking=offline")
+    small = ("simulate.iterations=1", "model=pixels", "iterate.subjects_per_iteration=2", "tracking=offline")
     done = run("stage=simulate", *QUICK, *small, f"data_dir={data_dir}")
     assert done.returncode == 0, done.stdout + done.stderr
     files = [path for path in data_dir.parent.rglob("*") if path.is_file()]

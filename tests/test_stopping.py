@@ -67,7 +67,7 @@ def test_rules(tmp_path: Path, stop: StopSettings, said: str | None) -> None:
 
 
 def test_a_simulation_stops_and_says_why(settings: Callable[..., Settings], caplog: pytest.LogCaptureFixture) -> None:
-    chosen = settings("stage=simulate", "quick=true", "model=pretrained", "tracking=disabled", "stop.labels=25")
+    chosen = settings("stage=simulate", "quick=true", "model=pixels", "tracking=disabled", "stop.labels=25")
     caplog.set_level("INFO")
     experiment = simulate.run(chosen)
     done = len(list(experiment.glob("iteration_*")))
