@@ -38,6 +38,8 @@ from tests.stub_network import World, install_stubs
 from zoobot import folders, stages
 from zoobot.errors import FolderError
 from zoobot.folders import disk, provenance
+from zoobot.galaxies import tfrecords
+from zoobot.iterations.files import ExperimentFolder
 from zoobot.settings import Settings, compose
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards
 
@@ -235,6 +237,17 @@ def reset(scenario: Scenario, template: Path) -> None:
     scenario.world.path.unlink(missing_ok=True)
 
 
+def load_records(scenario: Scenario) -> None:
+    """Read each kind of record once, so that the children find its reader loaded."""
+    folders.read_manifest(scenario.settings.catalog_dir)
+    experiment = ExperimentFolder(scenario.settings.experiment_dir)
+    if experiment.path.exists():
+        tfrecords.load_config(scenario.settings.shard_dir)
+        experiment.instructions.read()
+        experiment.iteration(0).summary()
+        experiment.iteration(0).requests()
+
+
 def explore(name: str, every: int, kinds: Sequence[str], job: int = 0, jobs: int = 1) -> Result:
     """Try this job's share of every ``every``-th case, in an order of chance. Returns how the cases ended, and what
     went wrong.
@@ -245,6 +258,7 @@ def explore(name: str, every: int, kinds: Sequence[str], job: int = 0, jobs: int
         scenario, template = prepare(name, Path(folder) / "data"), Path(folder) / "template"
         shutil.copytree(scenario.root, template)
         reset(scenario, template)
+        load_records(scenario)
         if scenario.execute(count=True):
             raise AssertionError(scenario.told.read_text())
         points = scenario.told.read_text().splitlines()

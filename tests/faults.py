@@ -1,7 +1,7 @@
 """A fault layer: it counts what a program does to a folder and to the outside, and makes one of these operations fail.
 
     faults = Faults(folder, at=17, kind="torn")
-    faults.install()            # in a forked child, since it patches the child's own open, os, sqlite3 and tfrecords
+    faults.install()            # in a forked child, since it patches the child's own open, os and sqlite3
     …                           # the 17th operation below the folder fails
 
 Counted are each write that reaches the system, truncation, flush, creation, rename, unlink, mkdir, rmdir, chmod, SQL
@@ -26,7 +26,6 @@ import io
 import os
 import sqlite3
 import stat
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,8 +153,6 @@ class Faults:
     # ----------------------------------------------------------- libraries that write below Python
 
     def _install_libraries(self) -> None:
-        if "zoobot.galaxies.tfrecords" in sys.modules:
-            self._install_tfrecords()
         faults, real_connect = self, sqlite3.connect
 
         class Connection(sqlite3.Connection):
@@ -189,25 +186,6 @@ class Faults:
             return connection
 
         sqlite3.connect = connect  # type: ignore[assignment]
-
-    def _install_tfrecords(self) -> None:
-        import tensorflow as tf
-
-        from zoobot.galaxies import tfrecords
-
-        real_write = tfrecords.write
-
-        def write(path: Path, records: Any) -> None:
-            def half() -> None:
-                real_write(path, records)
-                os.truncate(path, path.stat().st_size // 2)
-
-            def error(number: int) -> Exception:
-                return tf.errors.UnknownError(None, None, f"{path}; {os.strerror(number)}")  # type: ignore[no-any-return]
-
-            self.point("write", str(path), lambda: real_write(path, records), half, error)
-
-        tfrecords.write = write
 
 
 class _Raw(io.FileIO):

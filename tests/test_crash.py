@@ -286,6 +286,7 @@ def test_too_little_space_is_told_before_the_work(tmp_path: Path) -> None:
         (OSError(errno.EROFS, "x"), "Make the file system writable"),
         (RuntimeError("Can't decrement id (file write failed: errno = 5, error message = '?')"), "error.*dmesg"),
         (sqlite3.OperationalError("database or disk is full"), "Free some space"),
+        (shutil.Error([("a", "b", "[Errno 5] Input/output error")]), "dmesg"),
     ],
 )
 def test_an_error_of_the_disk_says_what_to_do(tmp_path: Path, error: Exception, told: str) -> None:

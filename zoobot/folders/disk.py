@@ -29,9 +29,9 @@ _FIX = {
     errno.EROFS: "Make the file system writable",
     errno.EACCES: "Make the folder writable",
 }
-# What SQLite says instead of a number; and where HDF5 hides one: in an OSError without it, or in a RuntimeError.
+# What SQLite says instead of a number; and how HDF5 (an OSError or RuntimeError without one) and shutil write it.
 _SQLITE = {"database or disk is full": errno.ENOSPC, "disk I/O error": errno.EIO, "readonly database": errno.EROFS}
-_HDF5 = re.compile(r"\berrno = (\d+)")
+_IN_TEXT = re.compile(r"(?:\berrno = |\[Errno )(\d+)")
 
 
 # --------------------------------------------------------------- flush
@@ -183,8 +183,8 @@ def _disk_error(error: BaseException | None, folder: Path) -> int | None:
         found = []
         if isinstance(error, sqlite3.Error):
             found = [number for text, number in _SQLITE.items() if text in str(error)]
-        elif type(error) in (OSError, RuntimeError):
-            found = [int(number) for number in _HDF5.findall(str(error)) if int(number) in _FIX]
+        elif type(error) in (OSError, RuntimeError, shutil.Error):
+            found = [int(number) for number in _IN_TEXT.findall(str(error)) if int(number) in _FIX]
         if found:
             return found[0]
         error = error.__cause__
