@@ -1,6 +1,6 @@
 """Acquisition functions: which galaxies' votes would teach the model most. numpy and scipy only.
 
-``choose`` applies one by its name; ``ACQUISITIONS`` lists them; docs/acquisition.md explains them and how to add one.
+``choose`` applies one by its name; ``ACQUISITIONS`` lists them; docs/acquisition.md explains them.
 Axes: N galaxies.
 """
 
