@@ -31,7 +31,7 @@ GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").
 QUICK = ["quick=true", "simulate.iterations=1", "model.max_epochs=1"]
 # What a reader does around the commands.
 _PLAIN = ("source .venv/bin/activate",)
-# Ray is in no lock, and listens on every address: no test of ours runs it.
+# Ray is not in the lock file and listens on all interfaces: no test of ours runs it.
 _RAY = ("hydra/launcher=ray", "ray start", "export RAY_")
 
 
@@ -91,7 +91,8 @@ def _write_fits(columns: dict[str, list[str]], folder: Path) -> None:
 
 
 def test_python_in_the_guides_runs(folder: Path) -> None:
-    pieces = [piece for guide in GUIDES for piece in blocks(guide, "python")]
+    guides = [guide for guide in GUIDES if guide.name != "extending.md"]  # which has a test of its own
+    pieces = [piece for guide in guides for piece in blocks(guide, "python")]
     assert pieces
     for piece in pieces:
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
