@@ -51,7 +51,7 @@ class CatalogsSettings:
     name: str = MISSING  # name of the catalogs' folder
     seed: int = 0  # shuffles the galaxies, to decide which are labelled at the start and which are hidden
     mock_labelled: int = 0  # how many labelled galaxies a simulation starts with: train + eval + test
-    max_galaxies: int = 0  # use this many labelled and unlabelled galaxies, the first in shuffled order; 0: all
+    max_galaxies: int = 0  # use at most this many labelled and unlabelled galaxies each, in shuffled order; 0: all
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class StopSettings:
     votes: int = 0  # stop when this many classifications were received
     labels: int = 0  # stop when this many galaxies are labelled
     eval_loss: float = 0.0  # stop when the eval loss is no higher than this
-    next_100_labels_buy: float = 0.0  # stop when the next 100 labels should lower the eval loss by less than this
+    next_100_labels_buy: float = 0.0  # stop when the next 100 labels are expected to lower eval loss by less than this
     minutes_per_vote: float = 0.5  # a volunteer's time per vote: a guess, so set it to what your project measures
 
 
@@ -163,7 +163,7 @@ class OracleSettings:
     votes_per_galaxy: int = 40  # classifications after which a galaxy leaves Zooniverse
     control_per_iteration: int = 0  # extra galaxies to ask about, drawn at random; their labels only test the model
     control_votes: int = 5  # classifications of each of these extra galaxies
-    late_fraction: float = 0.1  # simulated: fraction of galaxies with only some classifications at first
+    late_fraction: float = 0.1  # simulated: fraction of galaxies with only some classifications in the first iteration
     anonymous_fraction: float = 0.2  # simulated: fraction of classifications by volunteers who are not logged in
     # The settings below are for panoptes. Credentials are not a setting: see zoobot/oracles/credentials.py.
     endpoint: str = ""  # address of the Panoptes server; the real one is https://www.zooniverse.org
