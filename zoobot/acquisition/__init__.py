@@ -118,7 +118,7 @@ def choose(
     assert len(set(picks)) == n_picks and free_N[picks].all(), f"{name} must pick {n_picks} different free galaxies"
     shuffled.check_finite(scores_N, "scores")
     if n_picks + n_at_random < min(n, len(order)):
-        log.warning("only %d of %d galaxies to ask about: the others are certain", n_picks + n_at_random, n)
+        log.warning("only %d of %d galaxies to ask about: the model is sure of the others", n_picks + n_at_random, n)
     batch = np.concatenate([picks, at_random])
     others = np.setdiff1d(np.arange(len(order)), batch)
     others = others[np.argsort(-scores_N[others], kind="stable")]

@@ -118,7 +118,7 @@ def _spread(
         row = picks[number] = pick(nearest_N, owner_N, free_N)
         gains[number], free_N[row] = nearest_N[row], False
         new_N = distance_to(row)
-        new_N[row] = 0  # exactly, whatever the rounding
+        new_N[row] = 0  # exactly, despite rounding
         closer = np.flatnonzero(new_N < nearest_N)
         owner_N[closer] = n_centres + number
         nearest_N[closer] = new_N[closer]

@@ -49,7 +49,7 @@ def variance(candidates: Candidates) -> Floats:
 
 
 def ensemble_disagreement(candidates: Candidates) -> Floats:
-    """Variance between the members of an ensemble, each the mean of its own samples; otherwise as ``variance``."""
+    """Variance between the members of an ensemble, each the mean of its samples; without one, like ``variance``."""
     n_samples = candidates.n_samples
     return _sum_of_variances(candidates, np.arange(n_samples) if candidates.member_K is None else candidates.member_K)
 

@@ -105,7 +105,7 @@ def make_writable(path: Path) -> None:
 
 @contextmanager
 def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold ``path`` against other processes, with a kernel lock that ends with the process in every case.
+    """Hold ``path`` against other processes, with a kernel lock that ends when the process does.
 
     FolderError: another process holds it (the message says which), unless ``wait``; or the file system has no locks.
     """

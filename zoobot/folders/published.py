@@ -48,7 +48,7 @@ def publish(record: Path, files: Mapping[str, bytes], made_of: MadeOf, found: Ma
 
 
 def is_published(record: Path, made_of: MadeOf, *, may_grow: bool = False) -> bool:
-    """Whether the files exist and were made from exactly this. FolderError, with the differences: from something else.
+    """Whether the files exist and were made from exactly this. FolderError: from something else; it names what.
 
     With ``may_grow`` other inputs are no error: the answer is False, and the caller makes the files again.
     """

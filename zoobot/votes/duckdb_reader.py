@@ -155,7 +155,7 @@ class Intake:
         suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
         if suffix not in (*DUMPS, *EXPORTS):
             expected = f"{', '.join(DUMPS)} (rows of the API) or {', '.join(EXPORTS)} (an export), with or without .gz"
-            raise InputError(f"{path}: the name must end in {expected}, which says how to read it")
+            raise InputError(f"{path}: the name must end in {expected}; it says how to read the file")
         is_export = suffix in EXPORTS
         slow = classifications.read_export if is_export else classifications.read_api_dump
         statement = (_read_export if is_export else _read_dump)(self._sessions)

@@ -130,7 +130,7 @@ def _connect(spill: str) -> duckdb.DuckDBPyConnection:
             **resources(),
             "temp_directory": spill,
             "preserve_insertion_order": False,
-            # A join keeps the table on its right in memory: DuckDB does not know how many rows a file has.
+            # A join keeps the table on its right in memory, and DuckDB does not know how many rows a file has.
             "disabled_optimizers": "join_order,build_side_probe_side",
             "autoinstall_known_extensions": False,  # JSON is built in, and nothing may use a network
         }
