@@ -115,8 +115,8 @@ def changed_inputs(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]
 
 
 def exists_with(path: Path, settings: Mapping[str, object], inputs: Mapping[str, Path] | None) -> bool:
-    """Whether ``path`` is finished, with exactly these settings (and inputs, unless None). FolderError: it was made with
-    others; the message names the differences.
+    """Whether ``path`` is finished, with exactly these settings (and inputs, unless None). FolderError: it was made
+    with others; the message names the differences.
     """
     if not path.exists():
         return False

@@ -110,7 +110,7 @@ class PredictedQuestion:
 
 
 def log_likelihood(likelihood: str, samples: npt.ArrayLike, counts: npt.ArrayLike) -> Floats:
-    """The log likelihood, in nats, of the whole ``counts`` (… × A) of one question's answers, coefficient included.
+    """The log likelihood, in nats, of the ``counts`` (… × A, integers) of one question's answers, coefficient included.
 
     Args:
         likelihood: a name in ``LIKELIHOODS``; for two answers they are the binomial and the beta-binomial.
