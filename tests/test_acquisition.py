@@ -183,7 +183,7 @@ def slow_gradients(of: Candidates) -> Floats:
     return np.array(rows)
 
 
-def test_badge_agrees_with_the_whole_gradients() -> None:
+def test_badge_agrees_with_the_complete_gradients() -> None:
     of = candidates()
     gradients = slow_gradients(of)
     random = np.random.default_rng(0)
@@ -321,7 +321,7 @@ def test_equal_galaxies_are_taken_in_a_seeded_order(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("n", [0, 1, 3])
-def test_small_pools_are_asked_whole(name: str, n: int) -> None:
+def test_small_pools_are_asked_completely(name: str, n: int) -> None:
     choice = acquisition.choose(name, candidates(5).take(np.arange(n)), 4, np.random.default_rng(0))
     assert sorted(choice.picks) == list(range(n)) and sorted(choice.rank_N) == list(range(n))
     assert acquisition.choose(name, candidates(5), 0, np.random.default_rng(0)).picks.tolist() == []

@@ -1,4 +1,4 @@
-"""The prepared catalogs: who is labelled, what is hidden, and that nothing tells a hidden vote."""
+"""The prepared catalogs: who is labelled, what is hidden, and that nothing reveals a hidden vote."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_none_left_to_hide_is_warned_of(custom_survey: Custom, caplog: pytest.Lo
     assert "catalogs.mock_labelled=5, but only 5 galaxies are labelled: a simulation has none to hide" in caplog.text
 
 
-def test_a_column_of_the_survey_that_the_task_writes_is_told(
+def test_a_column_of_the_survey_that_the_task_writes_is_reported(
     custom_survey: Custom, caplog: pytest.LogCaptureFixture
 ) -> None:
     make(custom_survey(galaxies([40] * 9, label=["x"] * 9), *SMALL))

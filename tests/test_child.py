@@ -76,7 +76,9 @@ def test_any_other_error_comes_with_its_traceback() -> None:
 
 
 def test_a_killed_process_is_a_clear_error() -> None:
-    with pytest.raises(ProcessError, match=r"made iteration_3 ended at once \(SIGKILL\).*same command again") as caught:
+    with pytest.raises(
+        ProcessError, match=r"working on iteration_3 was killed \(SIGKILL\).*same command again"
+    ) as caught:
         process.call(be_killed, None, "iteration_3")
     assert caught.value.exit_status == 1
 

@@ -112,7 +112,7 @@ def test_groups_combine(survey: str, task: str, acquisition: str, compose: Compo
     assert settings.shards.name == f"{task}_seed3_mock_standard"
 
 
-def test_live_batches_have_some_at_random_unless_told_otherwise() -> None:
+def test_live_batches_have_some_at_random_unless_set_otherwise() -> None:
     live = ("oracle=panoptes", *NEEDS["oracle=panoptes"])
     assert raw_config(*live).acquisition.random_share == 0.2 and raw_config(*live).oracle.control_per_iteration > 0
     assert raw_config(*live, "acquisition=lcmd").acquisition.name == "lcmd"
@@ -176,7 +176,7 @@ def test_all_problems_are_reported_together_with_full_keys(compose: Compose, tmp
     for said in (
         "9 setting(s) cannot be used", "\n  seed=-1: must be at least 0", "model.dropout_rate=2.0: must be between",
         "oracle.kind=psychic: choose one of simulated, known", "shards.encoding=gif: choose one of raw, png, jpeg",
-        "shards.channels=2: choose one of 1, 3", "experiment_name=a/b: must be the name of a folder",
+        "shards.channels=2: choose one of 1, 3", "experiment_name=a/b: must be a folder name",
         "iterate.subjects_per_iteration=0", "max_dropped_fraction=nan",
     ):  # fmt: skip
         assert said in text
@@ -200,7 +200,7 @@ def test_settings_that_do_not_fit_each_other(compose: Compose, tmp_path: Path) -
         "model.blocks=[[8], []]: each block needs",
         "oracle.votes_per_galaxy=36: must exceed survey.retirement_votes=36",
         "survey.n_galaxies=0: the demo survey needs at least 1",
-        "survey.name=.hidden: must be the name of a folder",
+        "survey.name=.hidden: must be a folder name",
     ):
         assert said in text
 
@@ -267,7 +267,7 @@ def test_an_output_depends_on_all_but_places_and_looks(compose: Compose, tmp_pat
     every = set(flatten(dataclasses.asdict(settings)))
     free = ("report.", "tracking.", "verify.", "reduce.", "stage", "data_dir", "quick", "experiment_name")
     assert {key for key in every - used if not key.startswith(free)} == {
-        "survey.folder", "survey.catalog", "survey.classifications",  # places; what is there goes in by its digest
+        "survey.folder", "survey.catalog", "survey.classifications",  # places; their content goes in by its digest
         "extensions", "oracle.live",  # goes in by digest; follows from oracle.kind
         "max_dropped_fraction", "iterate.previous", "simulate.iterations", "verify_inputs", "stop.votes",  # limits
         "stop.labels", "stop.eval_loss", "stop.next_100_labels_buy", "stop.minutes_per_vote",

@@ -36,19 +36,19 @@ Compose = Callable[..., Settings]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The disk that the layer watches; what children tell lies beside it."""
+    """The disk that the layer watches; the output of children is beside it."""
     (tmp_path / "disk").mkdir()
     return tmp_path / "disk"
 
 
 def run_child(folder: Path, work: Callable[[], object], at: int = 0, kind: str = "kill") -> int:
-    """How ``work`` ends in a process of its own, when its operation ``at`` fails."""
+    """How ``work`` ends in a separate process, if its operation ``at`` fails."""
 
     def run() -> None:
         Faults(folder, at, kind).install()
         work()
 
-    return in_child(run, folder.with_name("told.txt"))
+    return in_child(run, folder.with_name("output.txt"))
 
 
 def make(path: Path, text: str = "hello") -> Path:
@@ -72,8 +72,8 @@ def test_operations_are_counted(folder: Path) -> None:
             "unlink deep/a", "rmdir deep",
         ]  # fmt: skip
 
-    told = folder.with_name("told.txt")
-    assert in_child(work, told) == 0, told.read_text()
+    output = folder.with_name("output.txt")
+    assert in_child(work, output) == 0, output.read_text()
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_hundred_kills_of_real_training() -> None:
 # --------------------------------------------------------------- steps and effects
 
 
-def test_a_step_is_whole_or_not_there_and_goes_with_the_folder(tmp_path: Path) -> None:
+def test_a_step_is_complete_or_absent_and_goes_with_the_folder(tmp_path: Path) -> None:
     path = tmp_path / "made"
     for number in range(3):
         with pytest.raises(RuntimeError), folders.create(path, {"seed": 1}, {}, resumes=True):
@@ -209,7 +209,7 @@ def test_what_a_process_that_is_gone_had_staged_is_removed(folder: Path) -> None
 # --------------------------------------------------------------- locks
 
 
-def test_who_holds_a_folder_is_told(tmp_path: Path) -> None:
+def test_the_message_says_who_holds_a_folder(tmp_path: Path) -> None:
     with disk.lock(tmp_path / "experiment"):
         with (
             pytest.raises(FolderError, match=rf"experiment is held by process {os.getpid()} on .*, since 20") as caught,
@@ -230,10 +230,10 @@ def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pyt
         pass
 
 
-def test_of_two_drivers_one_writes_and_the_dead_leave_nothing_to_mend(tmp_path: Path) -> None:
+def test_of_two_drivers_one_writes_and_the_dead_leave_nothing_to_fix(tmp_path: Path) -> None:
     """Each round two processes want the next iteration, and in half of the rounds one of them is killed."""
     chance, ended = random.Random(0), Counter[str]()
-    told, address = tmp_path / "told.txt", str(tmp_path)[-100:]
+    output, address = tmp_path / "output.txt", str(tmp_path)[-100:]
 
     def drive(number: int) -> None:
         # A name of the kernel's, which one process can hold: made before the lock, so that a kill gives it up first.
@@ -249,14 +249,14 @@ def test_of_two_drivers_one_writes_and_the_dead_leave_nothing_to_mend(tmp_path: 
             witness.close()
 
     for number in range(1000 if ALL else 60):
-        drivers = [start_child(lambda n=number: drive(n), told) for _ in range(2)]  # type: ignore[misc]
+        drivers = [start_child(lambda n=number: drive(n), output) for _ in range(2)]  # type: ignore[misc]
         if chance.random() < 0.5:
             time.sleep(chance.uniform(0, 0.03))
             os.kill(chance.choice(drivers), 9)
         statuses = sorted(map(status_of, drivers))
-        assert set(statuses) <= {-9, 0, 2}, told.read_text()
+        assert set(statuses) <= {-9, 0, 2}, output.read_text()
         if 2 in statuses:
-            assert "is held by" in told.read_text()
+            assert "is held by" in output.read_text()
         ended[str(statuses)] += 1
         if -9 in statuses:
             drive(number)
@@ -270,16 +270,16 @@ def test_of_two_drivers_one_writes_and_the_dead_leave_nothing_to_mend(tmp_path: 
 # --------------------------------------------------------------- the disk
 
 
-def test_too_little_space_is_told_before_the_work(tmp_path: Path) -> None:
+def test_too_little_space_is_reported_before_the_work(tmp_path: Path) -> None:
     with (
-        pytest.raises(FolderError, match=r"GB left, and about 1000000000\.00 GB are needed. Free some space"),
+        pytest.raises(FolderError, match=r"GB left, but about 1000000000\.00 GB are needed. Free some space"),
         folders.create(tmp_path / "made", {}, {}, needs_bytes=10**18),
     ):
         raise AssertionError("the work began")
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (OSError(errno.ENOSPC, "x"), "No space left on device.*Free some space, then run the same command again"),
         (OSError(errno.EDQUOT, "x"), "quota"),
@@ -289,8 +289,8 @@ def test_too_little_space_is_told_before_the_work(tmp_path: Path) -> None:
         (shutil.Error([("a", "b", "[Errno 5] Input/output error")]), "dmesg"),
     ],
 )
-def test_an_error_of_the_disk_says_what_to_do(tmp_path: Path, error: Exception, told: str) -> None:
-    with pytest.raises(FolderError, match=told), folders.create(tmp_path / "made", {}, {}):
+def test_an_error_of_the_disk_says_what_to_do(tmp_path: Path, error: Exception, message: str) -> None:
+    with pytest.raises(FolderError, match=message), folders.create(tmp_path / "made", {}, {}):
         raise error
     assert not (tmp_path / "made").exists()
     make(tmp_path / "made")

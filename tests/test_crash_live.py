@@ -48,7 +48,7 @@ def ask(settings: Settings, folder: Path, at: int, kind: str) -> int:
         live = project(settings)
         once.send(folder / "request.json", pool(settings), lambda ids: asdict(live.request(ids, "x_iteration_0", 52)))
 
-    return in_child(work, folder.with_name("told.txt"))
+    return in_child(work, folder.with_name("output.txt"))
 
 
 @pytest.mark.parametrize("offset", [0, 1] if ALL else [0])
@@ -63,8 +63,8 @@ def test_a_request_killed_at_any_call_is_asked_once(prepared: Settings, tmp_path
             status = ask(settings, folder, at, kind)
             if status == 0:
                 break
-            assert status == KILLED, (place / "told.txt").read_text()
-            assert ask(settings, folder, 0, kind) == 0, (place / "told.txt").read_text()
+            assert status == KILLED, (place / "output.txt").read_text()
+            assert ask(settings, folder, 0, kind) == 0, (place / "output.txt").read_text()
             assert_asked_once(server, settings, pool(settings), 52)
             receipt = folders.read_json(folder / "request.json")["receipt"]
             assert list(receipt["subjects"].values()) == list(server.world.subjects)

@@ -167,7 +167,7 @@ def test_the_chain_of_inputs_is_checked(tmp_path: Path) -> None:
     assert "not the one that was read" in folders.verify(iteration)[0]
 
 
-def test_a_data_folder_may_move_as_a_whole(tmp_path: Path) -> None:
+def test_a_complete_data_folder_may_move(tmp_path: Path) -> None:
     shards = make(tmp_path / "data" / "shards")
     make(tmp_path / "data" / "deep" / "iteration", "i", inputs={"shards": shards})
     (tmp_path / "data").rename(tmp_path / "elsewhere")
@@ -193,7 +193,7 @@ def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
-def test_publish_file_replaces_whole_files(tmp_path: Path) -> None:
+def test_publish_file_replaces_complete_files(tmp_path: Path) -> None:
     folders.publish_file(tmp_path / "deep" / "x.csv", b"one")
     folders.publish_file(tmp_path / "deep" / "x.csv", b"two")
     assert (tmp_path / "deep" / "x.csv").read_bytes() == b"two"

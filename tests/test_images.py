@@ -154,7 +154,7 @@ def test_many_missing_pixels_are_refused(missing: float, band: int) -> None:
     bands[band].flat[:20] = missing
     assert grz_to_rgb(bands).shape == (10, 10, 3)  # a fifth may be missing
     bands[band].flat[20] = missing
-    with pytest.raises(InputError, match=f"21% of the pixels of band {'grz'[band]} are missing, at most 20% may be"):
+    with pytest.raises(InputError, match=f"21% of the pixels of band {'grz'[band]} are missing; at most 20% may be"):
         grz_to_rgb(bands)
 
 
@@ -276,9 +276,9 @@ def test_real_fits_cut_outs() -> None:
     assert good.shape == (424, 424, 3)
     centre, corners = good[182:242, 182:242].mean(), good[:60, :60].mean()
     assert centre > corners + 30  # the galaxy is in the middle, on a dark sky
-    with pytest.raises(InputError, match=r"76% of the pixels of band g are missing, at most 20% may be"):
+    with pytest.raises(InputError, match=r"76% of the pixels of band g are missing; at most 20% may be"):
         read_image(folder / "example_bad_pix.fits")
-    with pytest.raises(InputError, match="not a readable FITS file: its end is missing"):
+    with pytest.raises(InputError, match="not a readable FITS file: the end of the file is missing"):
         read_image(folder / "example_incomplete.fits")
 
 

@@ -1,4 +1,4 @@
-"""What votes tell: numbers by hand, then slow references, properties, and the 2020 paper's own values."""
+"""The information in votes: numbers by hand, then slow references, properties, and the 2020 paper's own values."""
 
 from __future__ import annotations
 

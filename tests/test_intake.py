@@ -163,17 +163,17 @@ def test_volunteers_and_sessions_are_read_from_both_kinds_of_file(tmp_path: Path
 def test_pieces_in_any_order_with_overlaps_give_the_same(
     tmp_path: Path, data: st.DataObject, rows: list[Any], repeats: Any
 ) -> None:
-    whole = reduced(write_dump(tmp_path / "whole.jsonl", rows), repeats)
+    complete = reduced(write_dump(tmp_path / "complete.jsonl", rows), repeats)
     order = data.draw(st.permutations(rows))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=3)))
     pieces = [order[a:b] for a, b in zip([0, *cuts], [*cuts, len(rows)], strict=True)]
     overlaps = [data.draw(st.lists(st.sampled_from(rows), max_size=3)) for _ in pieces]
     paths = [write_dump(tmp_path / f"{i}.jsonl", p + o) for i, (p, o) in enumerate(zip(pieces, overlaps, strict=True))]
     parts = reduced([*data.draw(st.permutations(paths)), *order[:2]], repeats)  # rows beside files too
-    pd.testing.assert_frame_equal(whole.votes, parts.votes)
-    pd.testing.assert_frame_equal(whole.rejected, parts.rejected)
+    pd.testing.assert_frame_equal(complete.votes, parts.votes)
+    pd.testing.assert_frame_equal(complete.rejected, parts.rejected)
     unlike = {votes.DUPLICATE}
-    assert {k: n for k, n in whole.tally.items() if k not in unlike} == {
+    assert {k: n for k, n in complete.tally.items() if k not in unlike} == {
         k: n for k, n in parts.tally.items() if k not in unlike
     }
 
@@ -367,13 +367,13 @@ def mangled(rng: random.Random, line: bytes) -> bytes:
 def test_mangled_bytes_never_crash(tmp_path: Path, suffix: str) -> None:
     rng = random.Random(0)
     rows = [row(i, str(i % 7), str(i % 5), T0=i % 3, T1=i % 2, T2=0) for i in range(50)]
-    whole = write_dump(tmp_path / "a.jsonl", rows) if suffix == ".jsonl" else write_export(tmp_path / "a.csv", rows)
-    header, *lines = whole.read_bytes().splitlines(keepends=True)
+    complete = write_dump(tmp_path / "a.jsonl", rows) if suffix == ".jsonl" else write_export(tmp_path / "a.csv", rows)
+    header, *lines = complete.read_bytes().splitlines(keepends=True)
     batch = 1_000 if suffix == ".jsonl" else 100  # fewer, since what follows an open quote is one cell
     for _ in range(N_FUZZ_LINES // batch):
         spoilt = b"".join(mangled(rng, rng.choice(lines)) for _ in range(batch))
-        whole.write_bytes((header if suffix == ".csv" else b"") + spoilt)
-        reduction = reduced(whole)
+        complete.write_bytes((header if suffix == ".csv" else b"") + spoilt)
+        reduction = reduced(complete)
         assert sum(reduction.tally.values()) == reduction.answers_read
         assert reduction.tally[judge.REJECTED] == len(reduction.rejected)
 

@@ -127,7 +127,7 @@ def test_a_table_without_votes_or_an_answer_of_a_question() -> None:
         clean(galaxies().drop(columns=ARTIFACT), QUESTIONS, "t.csv")
 
 
-def test_an_unknown_answer_is_not_counted_and_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_answer_is_not_counted_and_reported(caplog: pytest.LogCaptureFixture) -> None:
     table = galaxies(**{"smooth-or-featured_star": [5, 5, 5], f"{SMOOTH}_fraction": [0.1, 0.2, 0.3]})
     catalog, *_ = clean(table, QUESTIONS, "t.csv")
     assert catalog[TOTAL].tolist() == [40, 41, 42]
@@ -171,7 +171,7 @@ def test_again_does_nothing_and_other_input_is_refused(custom_survey: Custom, ca
     with pytest.raises(FolderError) as caught:
         master_catalog.run(custom_survey(galaxies(), "survey.questions=decals"))
     assert "survey.questions: 'gz2' there, 'decals' now" in str(caught.value)
-    assert max(map(len, str(caught.value).splitlines())) < 300, "a whole question set is no message"
+    assert max(map(len, str(caught.value).splitlines())) < 300, "a message does not hold a complete question set"
     path.write_text("id_str\n")
     with pytest.raises(FolderError, match="it was changed after it was written"):
         master_catalog.run(custom_survey(galaxies()))

@@ -211,10 +211,10 @@ def tree_with(**body: Any) -> dict[str, Any]:
         (tree_with(after=["bar_yes"]), "here: question bar comes after bar_yes, which no earlier question has"),
         (tree_with(after="shape_disk"), "here: question bar, after: expected a list such as [shape_disk]"),
         (tree_with(after=5), "here: question bar, after: expected a list such as [5]"),
-        (tree_with(task="T0"), "here: the task T0 stands for several things"),
+        (tree_with(task="T0"), "here: the task T0 is used more than once"),
         (tree_with(retired=["old"]), "here: question bar: expected `retired` to be a mapping"),
-        (tree_with(retired={"yes": None}), "here: the vote column bar_yes stands for several things"),
-        (tree_with(answers={"yes": None, "total-votes": None}), "here: the vote column bar_total-votes stands"),
+        (tree_with(retired={"yes": None}), "here: the vote column bar_yes is used more than once"),
+        (tree_with(answers={"yes": None, "total-votes": None}), "here: the vote column bar_total-votes is used"),
         (
             tree_with(answers={"yes": "Yes", "no": None}),
             "here: question bar, answer yes: expected a list such as [Yes]",
@@ -231,7 +231,7 @@ def tree_with(**body: Any) -> dict[str, Any]:
         ),
         (
             {"a": {"answers": {"b_c": None, "d": None}}, "a_b": {"answers": {"c": None, "d": None}}},
-            "here: the vote column a_b_c stands for several things",
+            "here: the vote column a_b_c is used more than once",
         ),
     ],
 )

@@ -34,7 +34,7 @@ def run(*arguments: str, cwd: Path = ROOT, file_limit: int = 0) -> subprocess.Co
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
-    """The message of a run that the user can mend: status 2, no traceback."""
+    """The message of a run that the user can fix: status 2, no traceback."""
     output = done.stdout + done.stderr
     assert done.returncode == 2, output
     assert "Traceback" not in output and 'File "' not in output
@@ -78,7 +78,7 @@ def test_the_config_is_printed_as_yaml_and_nothing_is_written(tmp_path: Path) ->
     assert printed["seed"] == 4 and printed["stage"] == "simulate" and SECRET not in done.stdout
 
 
-# --------------------------------------------------------------- status 2: the user can mend it
+# --------------------------------------------------------------- status 2: the user can fix it
 
 
 def test_without_a_stage_the_stages_are_listed(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_unknown_keys_and_options_are_named(tmp_path: Path) -> None:
     assert "nope" in message and "smooth" in message
 
 
-def test_problems_are_told_together_once_and_logged(tmp_path: Path) -> None:
+def test_problems_are_reported_together_once_and_logged(tmp_path: Path) -> None:
     done = run("stage=simulate", "oracle.kind=psychic", "model.hidden=0", f"data_dir={tmp_path}")
     message = refused(done)
     for said in ("oracle.kind=psychic: choose one of", "model.hidden=0: must be at least 1"):

@@ -53,7 +53,7 @@ def prepare(custom_survey: Custom, table: pd.DataFrame, *overrides: str) -> Sett
 
 
 def read_all(folder: Path) -> dict[str, dict[str, tuple[np.ndarray[Any, Any], dict[str, int]]]]:
-    """``{split: {id_str: (pixels, votes)}}``, and a check that every shard has galaxies and none is there twice."""
+    """``{split: {id_str: (pixels, votes)}}``, and a check that every shard has galaxies and none appears twice."""
     config = tfrecords.load_config(folder)
     found: dict[str, dict[str, tuple[np.ndarray[Any, Any], dict[str, int]]]] = {}
     for split, files in config.splits.items():
@@ -244,7 +244,7 @@ def test_duplicate_ids_are_refused_before_the_work(target: str, custom_survey: C
     path = s.catalog_dir / target
     first, second = path.read_text().splitlines()[1].split(",")[0], path.read_text().splitlines()[2].split(",")[0]
     path.chmod(0o644)
-    path.write_text(path.read_text().replace(second, first))  # of the same size: only the digests would tell
+    path.write_text(path.read_text().replace(second, first))  # of the same size: only the digests differ
     with pytest.raises(InputError, match=f"{first} .* more than once") as caught:
         shards.run(s)
     assert str(s.catalog_dir) in str(caught.value)

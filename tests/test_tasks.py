@@ -147,7 +147,7 @@ def test_a_filter_that_is_none(expression: str, message: str) -> None:
             "Task decals_tree does not fit the survey: it has no question edge-on-bulge, spiral-arm-count."
             " Its questions are bar, bulge-shape,",
         ),
-        (TaskSettings("t", ["bar", "bulge-size"], ["yes"]), "gz2", "only for a task of one question, task t has 2"),
+        (TaskSettings("t", ["bar", "bulge-size"], ["yes"]), "gz2", "only for a task of one question, but task t has 2"),
         (TaskSettings("t", ["bar"], ["strong"]), "gz2", "must be some, not all, of the answers to bar: yes, no"),
         (TaskSettings("t", ["bar"], ["yes", "no"]), "gz2", "must be some, not all, of the answers to bar: yes, no"),
         (TaskSettings("t", ["merging"], ["both-v1"]), "decals", "must be some, not all, of the answers to merging"),

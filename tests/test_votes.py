@@ -171,12 +171,12 @@ def test_versions_belong_to_workflows() -> None:
     assert rejected["reason"].tolist() == ["unknown workflow version 1.2"]
     _, rejected = votes.reduce([row(version="1.1", T0=0)], TREE, both[1:])
     assert rejected["reason"].tolist() == ["unknown workflow 5"]
-    with pytest.raises(InputError, match=r"1\.1 is there twice"):
+    with pytest.raises(InputError, match=r"1\.1 appears twice"):
         votes.reduce([], TREE, [{**b, "links": {}} for b in both])
     assert votes.reduce([row(T0=0)], TREE, VERSIONS + VERSIONS)[0].loc["10", "shape_smooth"] == 1
 
 
-def test_the_first_classification_of_a_volunteer_counts_whole() -> None:
+def test_the_first_classification_of_a_volunteer_counts_completely() -> None:
     # 9 < 10 as numbers, not as text; the second one's answer to T1 is not added to the first one's.
     rows = [row(10, T0=1, T1=0), row(9, T0=1), row(11, "11", T0=0)]
     assert counts(rows) == {"10": {"shape_disk": 1}, "11": {"shape_smooth": 1}}
@@ -185,7 +185,7 @@ def test_the_first_classification_of_a_volunteer_counts_whole() -> None:
 
 
 @pytest.mark.parametrize("nobody", [None, ""])
-def test_anonymous_classifications_all_count_unless_told_otherwise(nobody: object) -> None:
+def test_anonymous_classifications_all_count_unless_set_otherwise(nobody: object) -> None:
     rows = [row(i, user=nobody, T0=0) for i in (1, 2, 3)]
     rows[2]["metadata"]["session"] = "t"
     assert counts(rows) == {"10": {"shape_smooth": 3}}
@@ -373,17 +373,17 @@ def write_export(path: Path, lines: list[dict[str, str]], header: list[str] = HE
 
 
 def test_an_export_is_read_in_the_shape_of_the_api(tmp_path: Path) -> None:
-    told = (
+    annotations = (
         '[{"task":"T0","task_label":"Is it\\nsmooth?","value":"![a](http://x/b (1).png =60x) Disc"},'
         '{"task":"T1","value":"No"}]'
     )
     lines = [
-        {"classification_id": "1", "annotations": told},
-        {"classification_id": "2", "annotations": told},
-        {"classification_id": "3", "annotations": told, "user_id": ""},
-        {"classification_id": "4", "annotations": told, "user_id": "", "workflow_version": "28.3"},
-        {"classification_id": "5", "annotations": told, "user_id": "8", "subject_ids": "10;11"},
-        {"classification_id": "6", "annotations": told[:-5], "user_id": "9"},
+        {"classification_id": "1", "annotations": annotations},
+        {"classification_id": "2", "annotations": annotations},
+        {"classification_id": "3", "annotations": annotations, "user_id": ""},
+        {"classification_id": "4", "annotations": annotations, "user_id": "", "workflow_version": "28.3"},
+        {"classification_id": "5", "annotations": annotations, "user_id": "8", "subject_ids": "10;11"},
+        {"classification_id": "6", "annotations": annotations[:-5], "user_id": "9"},
         {"classification_id": "7", "annotations": "", "metadata": "", "user_id": "9"},
         {"classification_id": "8", "annotations": '[{"task":"T0","value":"unknown answer label"}]', "user_id": "11"},
     ]
@@ -392,7 +392,7 @@ def test_an_export_is_read_in_the_shape_of_the_api(tmp_path: Path) -> None:
         "id": "3",
         "links": {"user": None, "workflow": "5", "subjects": ["10"]},
         "metadata": {"session": "s", "workflow_version": "28.30"},
-        "annotations": json.loads(told),
+        "annotations": json.loads(annotations),
     }
     assert counts(rows) == {"10": {"shape_disk": 3, "edge_no": 3}}
     assert reasons(*rows) == [
@@ -480,7 +480,7 @@ def test_a_workflow_is_made_of_first_labels_without_retired_answers() -> None:
 
 
 @pytest.mark.parametrize("name, n_paths", [("demo", 13), ("gz2", 317), ("decals", 1165)])
-def test_every_path_through_a_made_workflow_is_read_whole(name: str, n_paths: int) -> None:
+def test_every_path_through_a_made_workflow_is_read_completely(name: str, n_paths: int) -> None:
     questions = load_questions(name)
     made = classifications.workflow_of(questions)
     rows = rows_of_all_paths(made)
@@ -686,7 +686,7 @@ def test_every_label_of_every_real_version_is_known(real_versions: list[dict[str
 
 
 @needs_real_data
-def test_every_path_through_every_real_version_is_read_whole(real_versions: list[dict[str, Any]]) -> None:
+def test_every_path_through_every_real_version_is_read_completely(real_versions: list[dict[str, Any]]) -> None:
     questions = load_questions("decals")
     for version in real_versions:
         reduction = votes.reduce_all(rows_of_all_paths(version), questions, [version])

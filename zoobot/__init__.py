@@ -1,3 +1,4 @@
 """Active learning for Galaxy Zoo."""
 
-import sqlite3  # noqa: F401  # before TensorFlow, whose own SQLite of another version would stand in and write other bytes
+# Before TensorFlow: otherwise its own SQLite, of another version, is used and writes different bytes.
+import sqlite3  # noqa: F401

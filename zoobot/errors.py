@@ -2,14 +2,14 @@
 
     ZoobotError            one message, no traceback; the user can fix it: exit status 2
     ├── SettingsError      a setting is missing, unknown or out of range, or two do not fit together
-    ├── InputError         a table, image, classification or question file is not what it should be
+    ├── InputError         a table, image, classification or question file is not as expected
     ├── FolderError        a folder exists with other settings, is unfinished, changed or missing
     ├── ServiceError       Zooniverse refused a request, or (exit status 1: try again later) cannot be reached
-    ├── ChangedError       stage=verify found what differs from its manifest (exit status 1)
-    └── ProcessError       a process of ours was killed (exit status 1: the same command goes on)
+    ├── ChangedError       stage=verify found a difference from a manifest (exit status 1)
+    └── ProcessError       one of our processes was killed (exit status 1: the same command continues)
 
-Every message says what, where, why and what to do. Anything else that is raised is a bug of ours: a traceback, exit
-status 1.
+Every message says what, where, why and what to do. Any other exception is a bug in this program: it shows a traceback
+and has exit status 1.
 """
 
 
@@ -24,7 +24,7 @@ class SettingsError(ZoobotError):
 
 
 class InputError(ZoobotError):
-    """A file that was read is not what it should be."""
+    """A file that was read is not as expected."""
 
 
 class FolderError(ZoobotError):
@@ -47,6 +47,6 @@ class ChangedError(ZoobotError):
 
 
 class ProcessError(ZoobotError):
-    """A process of ours was killed from outside, by hand or because memory ran out."""
+    """One of our processes was killed from outside, by hand or because memory ran out."""
 
     exit_status = 1

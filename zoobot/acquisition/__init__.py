@@ -76,7 +76,7 @@ class Choice:
 
 
 def strategy(name: str) -> Strategy:
-    """The acquisition function of this name; a SettingsError lists the names."""
+    """The acquisition function of this name. SettingsError: no function has it; the message lists the names."""
     if name not in ACQUISITIONS:
         raise SettingsError(f"acquisition.name={name}: choose one of {', '.join(ACQUISITIONS)}")
     return ACQUISITIONS[name]
@@ -90,14 +90,14 @@ def choose(
     skip_confident: float = 1.0,
     random_share: float = 0.0,
 ) -> Choice:
-    """The ``n`` galaxies to ask about, all if there are fewer.
+    """The ``n`` galaxies to ask about, or all if there are fewer.
 
-    The same seed gives the same picks, in whatever order the candidates come; ties are broken by the seed.
+    The same seed gives the same picks, whatever the order of the candidates. The seed breaks ties.
 
     Args:
         name: of the acquisition function.
         skip_confident: leave out galaxies about which at least 8 of 10 volunteers would agree with more than this
-            probability; 1 leaves out none. The batch is then smaller, if few are left: the log says so.
+            probability; 1 leaves out none. If few are left, the batch is smaller, and the log says so.
         random_share: this share of the batch is drawn at random from all candidates.
 
     Raises:
@@ -105,11 +105,11 @@ def choose(
         InputError: a score is not finite; the message names the galaxies.
     """
     function = strategy(name)
-    # Sorted, then shuffled: neither the order of the candidates nor a tie without a seed can decide.
+    # Sort, then shuffle, so that the result depends on the seed only, not on the order of the candidates.
     order = np.argsort(np.asarray(candidates.ids_N, dtype=np.str_), kind="stable")[random.permutation(len(candidates))]
     shuffled = candidates.take(order)
     n_at_random = round(random_share * min(n, len(order)))
-    at_random = np.arange(n_at_random)  # shuffled: the first are as good a draw as any
+    at_random = np.arange(n_at_random)  # the order is random, so the first ones are a random draw
     free_N = np.arange(len(order)) >= n_at_random
     if skip_confident < 1 and len(order):
         free_N &= confidence(shuffled) <= skip_confident
@@ -118,7 +118,7 @@ def choose(
     assert len(set(picks)) == n_picks and free_N[picks].all(), f"{name} must pick {n_picks} different free galaxies"
     shuffled.check_finite(scores_N, "scores")
     if n_picks + n_at_random < min(n, len(order)):
-        log.warning("only %d of %d galaxies to ask about: the others are confident", n_picks + n_at_random, n)
+        log.warning("only %d of %d galaxies to ask about: the model is sure of the others", n_picks + n_at_random, n)
     batch = np.concatenate([picks, at_random])
     others = np.setdiff1d(np.arange(len(order)), batch)
     others = others[np.argsort(-scores_N[others], kind="stable")]
@@ -126,7 +126,7 @@ def choose(
 
 
 def _in_order_given(order: Rows, batch: Rows, others: Rows, scores_N: Floats, n_at_random: int) -> Choice:
-    """The choice in rows of the candidates as they came: row i of the shuffled ones is row ``order[i]``."""
+    """The choice, in rows of the candidates in their original order: row i of the shuffled ones is row ``order[i]``."""
     given_N, rank_N, at_random_N = np.empty(len(order)), np.empty(len(order), np.int64), np.zeros(len(order), np.bool_)
     given_N[order] = scores_N
     rank_N[order[np.concatenate([batch, others])]] = np.arange(len(order))

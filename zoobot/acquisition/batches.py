@@ -1,6 +1,6 @@
-"""Acquisition functions that pick a batch whose galaxies differ. The formulas, sources and limits: docs/acquisition.md.
+"""Acquisition functions that pick a batch whose galaxies differ. Formulas, sources and limits: docs/acquisition.md.
 
-All take one galaxy after the other. Distances are squared, and in float32: their error is about 1e-6 of the features'
+All pick one galaxy after the other. Distances are squared, and in float32: their error is about 1e-6 of the features'
 own squared length. Axes: N galaxies, K posterior samples, A answers of all questions, H features, M labelled galaxies,
 C centres.
 """
@@ -27,7 +27,7 @@ _TYPICLUST_CLUSTERS, _TYPICLUST_NEIGHBOURS, _LLOYD_STEPS = 500, 20, 10
 
 
 def k_center(candidates: Candidates, n: int, random: np.random.Generator) -> tuple[Rows, Floats]:
-    """The galaxy farthest from all that are labelled or picked, again and again; scores are squared distances."""
+    """Repeatedly pick the galaxy farthest from all that are labelled or picked; scores are squared distances."""
     features_N_H, nearest_N, owner_N = _from_labelled(candidates)
 
     def farthest(nearest_N: Floats32, owner_N: Rows, free_N: Bools) -> int:
@@ -37,7 +37,7 @@ def k_center(candidates: Candidates, n: int, random: np.random.Generator) -> tup
 
 
 def lcmd(candidates: Candidates, n: int, random: np.random.Generator) -> tuple[Rows, Floats]:
-    """The largest cluster's most distant galaxy, again and again; scores are squared distances × mutual information.
+    """Repeatedly pick the largest cluster's most distant galaxy; scores are squared distances × mutual information.
 
     A cluster is all galaxies whose nearest labelled or picked one is the same; its size is the sum of their scores.
     """
@@ -109,8 +109,8 @@ def _spread(
 ) -> tuple[Rows, Floats]:
     """Pick n galaxies one by one, each of which becomes a centre: their rows, and weighted distances as scores.
 
-    ``nearest_N`` is the squared distance to the nearest centre, ``owner_N`` its number; both are brought up to date
-    after each pick. A picked galaxy's score is that at the time, another's that at the end.
+    ``nearest_N`` is the squared distance to the nearest centre, ``owner_N`` its number; both are updated after
+    each pick. A picked galaxy's score is that at its pick; another galaxy's is that at the end.
     """
     n_centres = int(owner_N.max(initial=-1)) + 1
     picks, gains = np.zeros(n, dtype=np.int64), np.zeros(n)
@@ -118,7 +118,7 @@ def _spread(
         row = picks[number] = pick(nearest_N, owner_N, free_N)
         gains[number], free_N[row] = nearest_N[row], False
         new_N = distance_to(row)
-        new_N[row] = 0  # but for rounding
+        new_N[row] = 0  # exactly, despite rounding
         closer = np.flatnonzero(new_N < nearest_N)
         owner_N[closer] = n_centres + number
         nearest_N[closer] = new_N[closer]
@@ -141,8 +141,8 @@ def _from_labelled(candidates: Candidates) -> tuple[Floats32, Floats32, Rows]:
 
 
 def _centred(candidates: Candidates) -> tuple[Floats32, Floats32]:
-    """The features of the candidates and of labelled galaxies, less the candidates' mean: squared distances between
-    small numbers lose fewer digits.
+    """The features of the candidates and of labelled galaxies, minus the candidates' mean, because squared distances
+    between small numbers lose fewer digits.
     """
     features_N_H, labelled_M_H = _features(candidates), candidates.labelled_features_M_H
     mean_H = features_N_H.sum(axis=0, dtype=np.float64).astype(np.float32) / np.float32(max(len(features_N_H), 1))
@@ -231,8 +231,8 @@ def _typicality(features_N_H: Floats32) -> Floats:
 
 
 def _from_clusters(typicality_N: Floats, cluster_N: Rows, n_labelled_C: Rows, n: int, free_N: Bools) -> Rows:
-    """n galaxies, each the most typical free one of the cluster with the fewest labelled or picked ones, of these the
-    largest cluster.
+    """n galaxies. Each is the most typical free one of the cluster with the fewest labelled or picked ones; of several
+    such clusters the largest.
     """
     size_C = np.bincount(cluster_N, minlength=len(n_labelled_C))
     by_typicality = np.argsort(-typicality_N, kind="stable")

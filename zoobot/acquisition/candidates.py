@@ -1,4 +1,4 @@
-"""What an acquisition function is given, and what it gives back. Axes: N galaxies, K posterior samples, A answers of
+"""What an acquisition function gets, and what it returns. Axes: N galaxies, K posterior samples, A answers of
 all questions, H features, M labelled galaxies.
 """
 
@@ -37,10 +37,10 @@ class ExpectedVotes:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The galaxies to choose from, and what the model thinks of them.
+    """The galaxies to choose from, and what the model predicts for them.
 
     Raises:
-        InputError: shapes do not fit together, or a value is NaN or infinite; the message names the galaxies.
+        InputError: shapes do not match, or a value is NaN or infinite; the message names the galaxies.
     """
 
     ids_N: Sequence[str] | npt.NDArray[np.str_]
@@ -48,7 +48,7 @@ class Candidates:
     expected_votes: int  # for the first question; a later one gets the share of the answers that lead to it
     features_N_H: Floats32 = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     labelled_features_M_H: Floats32 = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    member_K: Rows | None = None  # which network of an ensemble gave the sample; None: each is one of its own
+    member_K: Rows | None = None  # which network of an ensemble gave the sample; None: each sample is a network
     coldness: float = 1.0  # of the noise in power_ and softmax_mutual_information: more is less noise
     allowed_N: npt.NDArray[np.bool_] | None = None  # which may be picked; None: all
 
@@ -97,7 +97,7 @@ class Candidates:
 
     @property
     def free_N(self) -> npt.NDArray[np.bool_]:
-        """Which may be picked: a copy."""
+        """Which galaxies may be picked: a copy."""
         return np.ones(len(self), dtype=np.bool_) if self.allowed_N is None else self.allowed_N.copy()
 
     def questions(self) -> Iterator[ExpectedVotes]:
@@ -119,9 +119,9 @@ Choose = Callable[[Candidates, int, np.random.Generator], tuple[Rows, Floats]]
 class Strategy:
     """One acquisition function.
 
-    ``choose(candidates, n, random)`` gives the rows of n galaxies, in the order in which to ask about them, all free,
-    and a finite score for each of the N, the higher the sooner. Of equal galaxies it takes the one in the first row:
-    the caller shuffles.
+    ``choose(candidates, n, random)`` gives the rows of n free galaxies, in the order in which to ask about them, and a
+    finite score for each of the N galaxies; a higher score comes first. Of equal galaxies it takes the one in the first
+    row: the caller shuffles.
     """
 
     choose: Choose

@@ -1,8 +1,9 @@
-"""What the votes on one question tell: their entropy, and their mutual information with the model. numpy only.
+"""Information in the votes on one question: their entropy, and their mutual information with the model.
 
-Both are exact over all possible vote counts where these are few (``EXACT_OUTCOMES``: 4 answers and 40 votes), and an
-estimate from drawn counts beyond. Axes: N galaxies, K posterior samples, A answers, V the votes 0 … n_votes for one
-answer, X vote counts for several answers, M drawn counts, P parts: each answer, then all answers but that one.
+Both are exact over all possible vote counts if these are few (``EXACT_OUTCOMES``: 4 answers and 40 votes), otherwise an
+estimate from drawn counts. numpy and scipy only. Axes: N galaxies, K posterior samples, A answers, V the votes
+0 … n_votes for one answer, X vote counts for several answers, M drawn counts, P parts: each answer, then all answers
+but that one.
 
 The probability of counts x is a product of one weight per answer, both for votes that are independent (multinomial)
 and for votes that scatter more (Dirichlet-multinomial):
@@ -10,7 +11,7 @@ and for votes that scatter more (Dirichlet-multinomial):
     f(x) = prod_a w_a(x_a) / z,   w_a(x) = prod_{j<x} c_j p_a             z = prod_{j<n} c_j
                                   w_a(x) = prod_{j<x} c_j (α_a+j)/(S+n)   z = prod_{j<n} c_j (S+j)/(S+n)
 
-with S = sum_a α_a and c_j = n / (j+1), which like S + n only keeps all numbers within the range of floats. Answers can
+with S = sum_a α_a and c_j = n / (j+1). Both c_j and S + n only keep all numbers within the range of floats. Answers can
 be joined: the weight of their sum is that of the sum of their p or α.
 """
 
@@ -29,8 +30,8 @@ from zoobot.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 EXACT_OUTCOMES = 12_341  # 4 answers and 40 votes
-MAX_VOTES = 500  # beyond, weights would leave the range of floats
-_DRAWS = 12  # drawn counts per posterior sample, where there are too many to list
+MAX_VOTES = 500  # with more, weights would leave the range of floats
+_DRAWS = 12  # drawn counts per posterior sample, if there are too many to list
 _CHUNK_ELEMENTS = 400_000  # numbers in the largest array of a chunk of galaxies: stays in the cache
 _TINY = 1e-300  # log(0 + _TINY) is finite, and 0 times it is 0
 
@@ -49,7 +50,7 @@ def binomial_mutual_information(probabilities_N_K: npt.ArrayLike, expected_votes
         scores_N in nats, ≥ 0 up to rounding; 0 where all samples agree or no vote is expected.
 
     Raises:
-        InputError: a probability is NaN or outside [0, 1], or a number of votes is not such a number.
+        InputError: a probability is NaN or outside [0, 1], or a number of votes is not a whole number from 0 to 500.
     """
     p_N_K: npt.NDArray[np.floating] = np.asarray(probabilities_N_K)
     if p_N_K.ndim != 2 or p_N_K.shape[1] == 0:
@@ -71,9 +72,9 @@ def dirichlet_multinomial_mutual_information(
     """As ``binomial_mutual_information``, for votes over A ≥ 2 answers, Dirichlet-multinomial with concentrations > 0
     (Walmsley et al. 2022, MNRAS 509, 3966, section 4).
 
-    Exact up to ``EXACT_OUTCOMES`` possible counts. Beyond (5 answers: from 21 votes; 6: from 15) an estimate from 12
-    counts drawn for each sample, with a standard error of about 0.01 nats for 20 samples; the same random numbers for
-    all galaxies.
+    Exact up to ``EXACT_OUTCOMES`` possible counts. With more (5 answers: from 21 votes; 6: from 15) it is an estimate
+    from 12 counts drawn for each sample, with a standard error of about 0.01 nats for 20 samples. The random numbers
+    are the same for all galaxies.
 
     Returns:
         scores_N in nats.
@@ -137,7 +138,7 @@ def _by_votes(
         step = max(1, _CHUNK_ELEMENTS // (int(np.prod(values.shape[1:])) * (int(n_votes) + 1)))
         jobs += [(rows[start : start + step], int(n_votes)) for start in range(0, len(rows), step)]
     result_2_N = np.zeros((2, len(values)))
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # numpy does not hold the lock of the interpreter
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # numpy releases the interpreter's lock
         results = threads.map(lambda job: function(values[job[0]].astype(np.float64), job[1]), jobs)
         for (rows, _), result in zip(jobs, results, strict=True):
             result_2_N[:, rows] = result
@@ -145,9 +146,9 @@ def _by_votes(
 
 
 def _binomial(p_N_K: Floats, n_votes: int) -> Floats:
-    """Entropy and mutual information for two answers: as ``_information``, but several times faster.
+    """Entropy and mutual information for two answers: like ``_information``, but several times faster.
 
-    The number of ways to get k, C(n, k), is no function of p. So one ordered sequence with k yes has the probability
+    The number of ways to get k, C(n, k), does not depend on p. So one ordered sequence with k yes has the probability
     s_k = mean_K p^k (1-p)^(n-k), and H[votes] = -sum_k C s log(C s), I = -sum_k C s log s - n mean_K h(p).
     """
     sequence_N_V = _sequence_probability(p_N_K, n_votes)
@@ -172,7 +173,7 @@ def _sequence_probability(p_N_K: Floats, n_votes: int) -> Floats:
     outer = _powers(yes[size], blocks - 1) * _powers(no[size], blocks - 1)[::-1]
     table = outer.transpose(1, 0, 2) @ inner.transpose(1, 2, 0)
     sequence_N_V: Floats = table.reshape(len(p_N_K), size * blocks) / p_N_K.shape[1]
-    for _ in range(size * blocks - 1 - n_votes):  # one vote less: whatever it was, yes or no
+    for _ in range(size * blocks - 1 - n_votes):  # one vote less, which may have been yes or no
         sequence_N_V = sequence_N_V[:, :-1] + sequence_N_V[:, 1:]
     return sequence_N_V
 
@@ -205,7 +206,7 @@ def agreement_probability(values_N_K_A: npt.NDArray[np.floating], dirichlet: boo
 
     ``values_N_K_A`` are probabilities or, if ``dirichlet``, concentrations.
     """
-    assert 2 * agreed > n_votes, "only then can no two answers reach it together"
+    assert 2 * agreed > n_votes, "otherwise two answers could both reach it"
 
     def probability(values: Floats, n: int) -> Floats:
         marginal_N_A_V_K = _distribution(np.ascontiguousarray(values.transpose(0, 2, 1)), n, dirichlet)[1]
@@ -221,7 +222,7 @@ def _n_outcomes(n_answers: int, n_votes: int) -> float:
 
 
 def _distribution(each_N_A_K: Floats, n_votes: int, dirichlet: bool) -> tuple[Floats, Floats, Floats]:
-    """The weights w and the probabilities of each answer's own count, N × A × V × K, and z, N × K."""
+    """The weights w, the probabilities of each answer's own count, N × A × V × K, and z, N × K."""
     n_answers = each_N_A_K.shape[1]
     sum_N_1_K = each_N_A_K.sum(axis=1, keepdims=True)
     parts_N_P_K = np.concatenate([each_N_A_K, np.maximum(sum_N_1_K - each_N_A_K, 0)], axis=1)
@@ -248,7 +249,7 @@ def _weights(parts_N_P_K: Floats, sum_N_K: Floats, n_votes: int, dirichlet: bool
 def _mixture_entropy(weights_N_A_V_K: Floats) -> Floats:
     """Entropy N of the mean over samples of f, summed over all counts.
 
-    With the answers in two halves, of which one gets t votes, the mean is a product of matrices for each t.
+    The answers are split into two halves. If one half gets t votes, the mean is a product of matrices, for each t.
     """
     n_answers, n_votes, n_samples = weights_N_A_V_K.shape[1], weights_N_A_V_K.shape[2] - 1, weights_N_A_V_K.shape[3]
     left, right = weights_N_A_V_K[:, : n_answers // 2], weights_N_A_V_K[:, n_answers // 2 :]
@@ -292,7 +293,7 @@ def _drawn_information(
 def _draw_counts(each_N_A_K: Floats, n_votes: int, dirichlet: bool) -> npt.NDArray[np.int64]:
     """Counts N × A × M, draw m from sample m % K: one answer after the other by its inverse distribution function.
 
-    The uniform numbers are the same for all galaxies, and stratified over the draws from one sample, both to lower the
+    The uniform numbers are the same for all galaxies, and stratified over the draws from one sample. Both lower the
     noise.
     """
     n_galaxies, n_answers, n_samples = each_N_A_K.shape
@@ -315,7 +316,7 @@ def _draw_yes(
 ) -> npt.NDArray[np.int64]:
     """How many of the votes are yes: the inverse (beta-)binomial distribution function at ``uniform_M``.
 
-    It counts the rarer answer, whose probability of none does not vanish.
+    It counts the rarer answer, because its probability of no vote does not vanish.
     """
     swapped = yes_N_M > no_N_M
     rare, common = np.minimum(yes_N_M, no_N_M), np.maximum(yes_N_M, no_N_M)

@@ -1,4 +1,4 @@
-"""The acquisition function for what the votes of a whole batch tell together. Axes: N galaxies, R of them, K posterior
+"""The acquisition function for the joint information in all votes of a batch. Axes: N galaxies, R of them, K posterior
 samples, A answers of all questions.
 """
 
@@ -10,16 +10,16 @@ import numpy.typing as npt
 from zoobot.acquisition.candidates import Candidates, Floats, Rows
 
 _CHUNK_ELEMENTS = 2_000_000  # numbers in the deviations of a chunk of galaxies
-_REFRESH = 1024  # gains that are brought up to date together
+_REFRESH = 1024  # gains that are updated together
 
 
 def batch_mutual_information(candidates: Candidates, n: int, random: np.random.Generator) -> tuple[Rows, Floats]:
-    """Greedy for the mutual information of all votes of the batch together, in a Gaussian approximation (BatchBALD as
-    a log-determinant); scores are what each galaxy adds, nats.
+    """Greedily maximise the mutual information of all votes of the batch together, in a Gaussian approximation
+    (BatchBALD as a log-determinant); scores are what each galaxy adds, nats.
 
-    A galaxy's votes, less their mean and in units of their noise, are the rows of z (A × K). The batch has
+    A galaxy's votes, minus their mean and in units of their noise, are the rows of z (A × K). The batch has
     I = ½ log det(1 + sum over its galaxies of zᵀz), so the next one adds ½ log det(1 + z (1 + that sum)⁻¹ zᵀ). What
-    one adds never grows (submodular), so only galaxies that could be the next are computed anew.
+    a galaxy adds never grows (submodular), so only galaxies that could be the next are computed again.
     """
     scale_N_A = _noise_scale(candidates)
     n_samples = candidates.n_samples

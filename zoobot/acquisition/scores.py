@@ -1,4 +1,4 @@
-"""Acquisition functions that score each galaxy by itself. The formulas, sources and limits: docs/acquisition.md. Axes:
+"""Acquisition functions that score each galaxy by itself. Formulas, sources and limits: docs/acquisition.md. Axes:
 N galaxies, K posterior samples, A answers of a question.
 """
 
@@ -12,8 +12,8 @@ import numpy.typing as npt
 from zoobot.acquisition.candidates import Candidates, Floats
 from zoobot.acquisition.information import agreement_probability
 
-_SURE_VOTES, _OF_VOTES = 8, 10  # a galaxy is sure if so many of so many volunteers give the same answer
-_ASKED = 0.5  # questions that fewer than this are expected to be asked do not count for it
+_SURE_VOTES, _OF_VOTES = 8, 10  # a galaxy is sure if this many of this many volunteers give the same answer
+_ASKED = 0.5  # a question counts only if at least this fraction is expected to be asked
 
 
 def uniform(candidates: Candidates, random: np.random.Generator) -> Floats:
@@ -22,7 +22,7 @@ def uniform(candidates: Candidates, random: np.random.Generator) -> Floats:
 
 
 def entropy(candidates: Candidates) -> Floats:
-    """Entropy of the votes on all questions, nats: what they are expected to tell, noise of volunteers included."""
+    """Entropy of the votes on all questions, nats: the expected information, including the noise of volunteers."""
     scores_N = np.zeros(len(candidates))
     for question in candidates.questions():
         scores_N += question.information()[0]
@@ -42,12 +42,14 @@ def mutual_information(candidates: Candidates) -> Floats:
 
 
 def variance(candidates: Candidates) -> Floats:
-    """Variance of the answers' probabilities over samples, summed over answers, weighted by asked."""
+    """Variance of the answers' probabilities over samples, summed over answers, weighted by the probability that
+    the question is asked.
+    """
     return _sum_of_variances(candidates, np.arange(candidates.n_samples))
 
 
 def ensemble_disagreement(candidates: Candidates) -> Floats:
-    """Variance between the members of an ensemble, each the mean of its own samples; else as ``variance``."""
+    """Variance between the members of an ensemble, each the mean of its samples; without one, like ``variance``."""
     n_samples = candidates.n_samples
     return _sum_of_variances(candidates, np.arange(n_samples) if candidates.member_K is None else candidates.member_K)
 
@@ -78,13 +80,13 @@ def softmax_mutual_information(candidates: Candidates, random: np.random.Generat
 
 
 def without_random(score: Callable[[Candidates], Floats]) -> Callable[[Candidates, np.random.Generator], Floats]:
-    """The same score, for a caller that offers a random stream."""
+    """The same score, for a caller that passes a random stream."""
     return lambda candidates, random: score(candidates)
 
 
 def confidence(candidates: Candidates) -> Floats:
-    """The probability N that at least 8 of 10 volunteers would give the same answer: the least of it over the
-    questions that at least half of them are expected to be asked.
+    """The probability N that at least 8 of 10 volunteers would give the same answer: the lowest value over
+    the questions that at least half of them are expected to be asked.
     """
     least_N = np.ones(len(candidates))
     for question in candidates.questions():

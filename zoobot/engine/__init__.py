@@ -1,4 +1,4 @@
-"""How work runs: processes of their own, progress of long work, one random stream per purpose.
+"""How work runs: separate processes, progress of long work, one random stream per purpose.
 
-Nothing here knows what the work is about: no galaxy, no setting, no folder format.
+This package knows nothing about galaxies, settings or folder formats.
 """

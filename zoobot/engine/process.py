@@ -1,4 +1,4 @@
-"""Call a function in a process of its own, which gives its memory back: Keras keeps a few MB of every network built."""
+"""Call a function in a separate process, to free its memory afterwards: Keras keeps a few MB of every network built."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from zoobot.errors import ProcessError, ZoobotError
 
 
 def call(function: Callable[[Any], object], argument: Any, what: str) -> None:
-    """Call ``function(argument)`` in a new process and wait; what it logs comes to the handlers of this one.
+    """Call ``function(argument)`` in a new process and wait. This process handles its log records.
 
     Raises:
-        ZoobotError: what the function raised; ProcessError: the process was killed.
-        RuntimeError: anything else that the function raised, with its traceback as a note.
+        ZoobotError: the function raised it. ProcessError: the process was killed.
+        RuntimeError: the function raised another exception; its traceback is added as a note.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     level = logging.getLogger().level
     process = context.Process(target=_work, args=(theirs, level, function, argument))
     process.start()
-    theirs.close()  # ours is at its end then when the process is at its own, however that comes
+    theirs.close()  # so that recv() sees the end of the pipe when the process dies
     failure: Exception | None = None
     try:
         with suppress(EOFError):
@@ -42,19 +42,19 @@ def call(function: Callable[[Any], object], argument: Any, what: str) -> None:
                     failure = message
         process.join()
     finally:
-        process.kill()  # only what an interrupt left behind
+        process.kill()  # it still runs only after an interrupt
         process.join()
     if failure:
         raise failure
     if process.exitcode:
         raise ProcessError(
-            f"The process that made {what} ended at once ({_describe(process.exitcode)}): stopped by hand, or for want"
-            " of memory. Nothing half-made was published; give the same command again, and it goes on."
+            f"The process working on {what} was killed ({_describe(process.exitcode)}), by hand or because memory ran"
+            " out. Nothing incomplete was published. Run the same command again to continue."
         )
 
 
 def _work(pipe: Connection, level: int, function: Callable[[Any], object], argument: Any) -> None:
-    """What the new process does: it logs into the pipe, sends what went wrong, and ends when its parent does."""
+    """What the new process does: it sends its log and any error through the pipe, and ends when its parent does."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     root = logging.getLogger()
     root.handlers, root.level = [_ToPipe(pipe)], level
@@ -63,13 +63,13 @@ def _work(pipe: Connection, level: int, function: Callable[[Any], object], argum
     except ZoobotError as error:
         pipe.send(error)
     except Exception as error:
-        failure = RuntimeError(f"{type(error).__name__}: {error}")  # any exception can be sent as one of these
+        failure = RuntimeError(f"{type(error).__name__}: {error}")  # this exception can always be sent
         failure.add_note(traceback.format_exc())
         pipe.send(failure)
 
 
 class _ToPipe(QueueHandler):
-    """Sends log records to the parent, as text: one writer, so that a killed process leaves no lock held."""
+    """Sends log records to the parent as text. It is the only writer, so a killed process leaves no lock held."""
 
     def __init__(self, pipe: Connection) -> None:
         super().__init__(queue.SimpleQueue())  # not used

@@ -16,7 +16,7 @@ log = logging.getLogger("zoobot")
 
 
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """Yield the ``items``, telling how many of ``total`` are done; ``what`` reads like "reading images"."""
+    """Yield the ``items`` and report how many of ``total`` are done. ``what`` names the work, e.g. "reading images"."""
     if sys.stderr.isatty() and sys.stdout.isatty():
         yield from rich_track(items, description=what, total=total, transient=True)
         return

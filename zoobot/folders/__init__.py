@@ -1,6 +1,6 @@
-"""Folders that are written once, their manifests, and what we ask of a disk.
+"""Folders that are written once, their manifests, and what they need from a disk.
 
-Nothing here knows what is in a folder: names, settings and files come from the callers.
+This package does not know what a folder holds: names, settings and files come from the callers.
 """
 
 from zoobot.folders.files import Record, parse, publish_file, read_json, read_record, to_text, write_json, write_record

@@ -1,7 +1,7 @@
-"""What we ask of a disk: to hold what was flushed, to lock, to have room; and what is said when it does not.
+"""What we need from a disk (flushed data, locks, space), and the messages if it fails.
 
-A file's content is safe once the file is flushed, its name once the folder that holds it is. Whatever was not flushed
-may be gone after a power cut, in any part.
+The content of a file is safe once the file is flushed, its name once its folder is flushed. After a power cut, any part
+of what was not flushed may be gone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FIX = {
     errno.EROFS: "Make the file system writable",
     errno.EACCES: "Make the folder writable",
 }
-# What SQLite says instead of a number; and how HDF5 (an OSError or RuntimeError without one) and shutil write it.
+# SQLite gives a text instead of a number. HDF5 (an OSError or a RuntimeError) and shutil hide the number in a text.
 _SQLITE = {"database or disk is full": errno.ENOSPC, "disk I/O error": errno.EIO, "readonly database": errno.EROFS}
 _IN_TEXT = re.compile(r"(?:\berrno = |\[Errno )(\d+)")
 
@@ -53,7 +53,7 @@ def flush_folder(path: Path) -> None:
 
 
 def flush_tree(path: Path) -> None:
-    """Flush every file and folder below ``path``, and itself."""
+    """Flush ``path`` and every file and folder below it."""
     for folder, _, names in os.walk(path, topdown=False):
         for name in names:
             flush_file(Path(folder, name))
@@ -61,7 +61,7 @@ def flush_tree(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, and flush their names."""
+    """Make a folder and its parents, and flush their names."""
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
@@ -69,14 +69,14 @@ def make_folder(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder and what is in it, also when it is read-only already."""
+    """Remove a folder and its content, even if it is already read-only."""
     if path.is_dir():
         make_writable(path)
         shutil.rmtree(path)
 
 
 def empty(path: Path) -> None:
-    """Remove what is in a folder."""
+    """Remove the content of a folder."""
     for entry in path.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry)
@@ -85,7 +85,7 @@ def empty(path: Path) -> None:
 
 
 def make_read_only(path: Path) -> None:
-    """Take the right to write from every file and folder below ``path``, and from itself."""
+    """Remove the write permission of ``path`` and of every file and folder below it."""
     for folder, _, names in os.walk(path, topdown=False):
         for name in names:
             Path(folder, name).chmod(0o444)
@@ -93,7 +93,7 @@ def make_read_only(path: Path) -> None:
 
 
 def make_writable(path: Path) -> None:
-    """Give the owner the right to write back."""
+    """Give the write permission back to the owner."""
     for folder, _, names in os.walk(path):
         Path(folder).chmod(0o755)
         for name in names:
@@ -105,22 +105,22 @@ def make_writable(path: Path) -> None:
 
 @contextmanager
 def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold ``path`` against other processes: a kernel lock, which goes with the process, however that ends.
+    """Hold ``path`` against other processes, with a kernel lock that ends when the process does.
 
-    FolderError: another process holds it (which one, is told), unless ``wait``; or the file system has no locks.
+    FolderError: another process holds it (the message says which), unless ``wait``; or the file system has no locks.
     """
     with clear_errors(path), path.with_name(f".{path.name}.lock").open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise FolderError(
-                f"{path} is held by {_holder(file)}. Wait until that has ended, or stop it; then run the same command"
-                " again. There is nothing to unlock: the lock goes with the process."
+                f"{path} is held by {_holder(file)}. Wait until it ends, or stop it; then run the same command again."
+                " There is nothing to unlock: the lock ends with the process."
             ) from None
         except OSError as error:
             raise FolderError(
-                f"{path.parent} is on a file system without locks ({error.strerror}), so that two runs could not be"
-                " kept apart. Set data_dir to a folder on a local disk, or on NFS 4."
+                f"{path.parent} is on a file system without locks ({error.strerror}), so two runs could write there at"
+                " the same time. Set data_dir to a folder on a local disk, or on NFS 4."
             ) from error
         _write_holder(file, f"process {os.getpid()} on {platform.node()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z")
         try:
@@ -131,13 +131,13 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def is_alive(process: int) -> bool:
-    """Whether there is a process of this number on this machine."""
+    """Whether a process with this number exists on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except OSError:
-        return True  # another user's
+        return True  # it belongs to another user
     return True
 
 
@@ -149,7 +149,7 @@ def _write_holder(file: IO[str], text: str) -> None:
 
 
 def _holder(file: IO[str]) -> str:
-    time.sleep(0.05)  # it locks first and writes then
+    time.sleep(0.05)  # the other process locks first, then writes its name
     file.seek(0)
     return file.read() or "another process"
 
@@ -161,7 +161,7 @@ def _holder(file: IO[str]) -> str:
 def clear_errors(path: Path) -> Iterator[None]:
     """Turn an error of the disk below the folder of ``path`` into a FolderError that says what to do.
 
-    Every other error passes: a server's answer may hold the same words.
+    All other errors pass unchanged: a server's answer may contain the same words.
     """
     try:
         yield
@@ -170,13 +170,13 @@ def clear_errors(path: Path) -> Iterator[None]:
         if number is None:
             raise
         raise FolderError(
-            f"{path} cannot be written: {os.strerror(number)} ({error}). Nothing was published, and the steps that were"
-            f" finished are kept. {_FIX[number]}, then run the same command again."
+            f"{path} cannot be written: {os.strerror(number)} ({error}). Nothing was published, and finished steps are"
+            f" kept. {_FIX[number]}, then run the same command again."
         ) from error
 
 
 def _disk_error(error: BaseException | None, folder: Path) -> int | None:
-    """The number of a disk's error, whichever library raised it; None: it is another error, or elsewhere."""
+    """The number of a disk error, whichever library raised it. None: it is another kind of error, or is elsewhere."""
     while error is not None and not isinstance(error, ZoobotError):
         if isinstance(error, OSError) and error.errno in _FIX:
             return error.errno if _is_below(error.filename, folder) else None
@@ -192,17 +192,17 @@ def _disk_error(error: BaseException | None, folder: Path) -> int | None:
 
 
 def _is_below(name: object, folder: Path) -> bool:
-    """Whether a file lies below ``folder``; an error that names no file is taken to."""
+    """Whether a file is below ``folder``; true if the error names no file."""
     return not isinstance(name, str | os.PathLike) or Path(name).absolute().is_relative_to(folder)
 
 
 def require_space(path: Path, n_bytes: int) -> None:
-    """Refuse, before long work, to begin what will not fit. ``path`` need not exist yet."""
+    """Refuse to begin long work if its output will not fit on the disk. ``path`` need not exist yet."""
     while not path.exists():
         path = path.parent
     free = shutil.disk_usage(path).free
     if free < n_bytes:
         raise FolderError(
-            f"{path} has {free / 1e9:.2f} GB left, and about {n_bytes / 1e9:.2f} GB are needed. Free some space, or set"
+            f"{path} has {free / 1e9:.2f} GB left, but about {n_bytes / 1e9:.2f} GB are needed. Free some space, or set"
             " data_dir to a larger disk."
         )

@@ -1,4 +1,4 @@
-"""Single files: JSON, typed records in JSON, and content that is replaced as a unit."""
+"""Single files: JSON, typed records in JSON, and files that are replaced in one step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Record(Protocol):
-    """A frozen dataclass that is kept as JSON. ``FORMAT`` is the key and the number of its version."""
+    """A frozen dataclass that is stored as JSON. ``FORMAT`` holds the key and the number of its version."""
 
     FORMAT: ClassVar[tuple[str, int]]
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -28,17 +28,17 @@ T = TypeVar("T")
 
 
 def to_text(value: object) -> str:
-    """JSON that is the same for the same value."""
+    """``value`` as JSON; equal values give equal text."""
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write ``value`` as JSON that is the same for the same value."""
+    """Write ``value`` as JSON; equal values give equal files."""
     path.write_text(to_text(value), encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file of ours."""
+    """The value in one of our JSON files."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -54,7 +54,7 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def read_record(path: Path, kind: type[R]) -> R:
-    """The record in a JSON file. FolderError: another version, a field that is missing or of another type."""
+    """The record in a JSON file. FolderError: it has another version, or a field is missing or has another type."""
     content = read_json(path)
     key, version = kind.FORMAT
     found = content.get(key) if isinstance(content, dict) else None
@@ -67,7 +67,7 @@ def read_record(path: Path, kind: type[R]) -> R:
 
 
 def parse(content: object, kind: type[T], where: str) -> T:
-    """A dataclass from plain values, each checked for its type. FolderError names ``where`` and the first bad field."""
+    """A dataclass from plain values, with checked types. A FolderError names ``where`` and the first bad field."""
     from pydantic import ValidationError  # late: it takes 0.2 s
 
     try:
@@ -87,7 +87,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def publish_file(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
+    """Write a file so that a reader sees either the old content or the new, never a part."""
     with disk.clear_errors(path):
         disk.make_folder(path.parent)
         _remove_leftovers(path)
@@ -101,7 +101,7 @@ def publish_file(path: Path, content: bytes) -> None:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what processes that have ended had staged for a file."""
+    """Remove what dead processes staged for a file."""
     prefix = f".{path.name}."
     for staged in path.parent.iterdir():
         process = staged.name.removeprefix(prefix)

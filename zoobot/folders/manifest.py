@@ -1,4 +1,4 @@
-"""The manifest of a write-once folder: how it is made, and every way in which a folder can differ from it."""
+"""The manifest of a write-once folder: how it is made, and how a folder can differ from it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Input:
-    """What was read: a folder by the digest of its manifest, a file by that of its content. ``path`` is relative."""
+    """What was read: a folder with its manifest's digest, or a file with its content's. ``path`` is relative."""
 
     path: str
     digest: str
@@ -39,7 +39,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a manifest says. ``digest`` is the folder's identity; ``seal`` is over all the rest of the manifest."""
+    """The content of a manifest. ``digest`` identifies the folder; ``seal`` covers all the rest of the manifest."""
 
     FORMAT: ClassVar = ("format_version", FORMAT_VERSION)
     files: dict[str, Listed]
@@ -71,7 +71,7 @@ def build(
     read: Mapping[str, str],
     varying: Sequence[str],
 ) -> dict[str, object]:
-    """The manifest of what is staged and will be ``path``; ``read`` are the digests of the inputs."""
+    """The manifest of a staged folder that will become ``path``; ``read`` has the digests of the inputs."""
     names = _list_files(staging)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         listed = pool.map(_describe, (staging / name for name in names))
@@ -95,13 +95,13 @@ def _sha256(content: Mapping[str, object]) -> str:
 
 
 def _is_sealed(path: Path) -> bool:
-    """Whether every value in the manifest is what it was when it was written."""
+    """Whether every value in the manifest is still the one that was written."""
     content = read_json(path / MANIFEST)
     return bool(content.pop("seal") == _sha256(content))
 
 
 def compare(path: Path, manifest: Manifest, *, digests: bool) -> list[str]:
-    """How the files of a folder differ from its manifest: by size, or by content too, and whether the seal is whole."""
+    """How a folder differs from its manifest: in the size of files; with ``digests`` also in content and seal."""
     present = set(_list_files(path)) - {MANIFEST}
     problems = {name: "missing" for name in manifest.files if name not in present}
     for name in present & set(manifest.files):
@@ -134,7 +134,7 @@ def _list_files(path: Path) -> list[str]:
     for folder, folders, names in os.walk(path):
         for entry in (Path(folder, name) for name in (*folders, *names)):
             if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
-                kind = "a symbolic link" if entry.is_symlink() else "no plain file"
+                kind = "a symbolic link" if entry.is_symlink() else "not a plain file"
                 raise InputError(f"{entry} is {kind}; a folder with a manifest holds only its own files.")
         files += [Path(folder, name).relative_to(path).as_posix() for name in names]
     return sorted(files)

@@ -1,7 +1,7 @@
-"""Effects on the outside, each once: what is intended is durable before it is done, the receipt after.
+"""Calls to services outside, each with one effect: the intent is stored before the call, the receipt after it.
 
-A call that a crash cut off is made again with the very intent that was kept, and must find what the first one did: so
-it carries a name of its own (a subject set, a run's id). One that has a receipt is never made again.
+A call that a crash interrupted is made again with the stored intent, and must find what the first call did. So the
+intent carries a unique name (of a subject set, or a run's id). A call that has a receipt is never made again.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ Receipt = TypeVar("Receipt")
 
 
 def send(kept: Path, intent: Intent, call: Callable[[Intent], Receipt]) -> tuple[Intent, Receipt]:
-    """Make ``call`` with ``intent``, or with the one in the file ``kept``. Returns the intent and the receipt, both as
-    they come back from JSON.
+    """Make ``call`` with ``intent``, or with the one in the file ``kept`` if it exists. Returns the intent and the
+    receipt, both as they come back from JSON.
     """
     entry: Any = read_json(kept) if kept.is_file() else {"intent": intent}
     if "receipt" not in entry:

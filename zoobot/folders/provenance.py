@@ -1,4 +1,4 @@
-"""What ran: versions of Python and packages, git commit, processor threads. It is part of what is digested."""
+"""What ran: versions of Python and packages, git commit, processor threads. A folder's digest covers it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGES = ("numpy", "pandas", "astropy", "scipy", "pillow", "pyarrow", "duckdb
 
 @dataclass(frozen=True)
 class Git:
-    """The commit of the program, and whether files differed from it."""
+    """The git commit of the program, and whether any file differed from it."""
 
     commit: str
     dirty: bool
@@ -26,16 +26,16 @@ class Git:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a result depends on besides settings and inputs: sums of floats may differ with the number of threads."""
+    """What a result depends on besides settings and inputs. The number of threads can change sums of floats."""
 
     versions: dict[str, str]
-    git: Git | None  # None: not a checkout, or no git
+    git: Git | None  # None: the program is not a git checkout, or git is missing
     platform: str
     threads: int | None
 
 
 def provenance() -> Provenance:
-    """What runs now."""
+    """The provenance of the running program."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -1,6 +1,6 @@
-"""Published files with a record beside them: what they were made of, by digest. For results that no folder holds alone.
+"""Published files with a record beside them that says what they were made from. For results without their own folder.
 
-The record is written last, so files without one that fits were left by a run that was stopped.
+The record is written last, so files without a matching record were left by a run that was stopped.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class MadeOf:
 
 @dataclass(frozen=True)
 class _Record(MadeOf):
-    sha256: dict[str, str] | str  # of each published file; of one alone, just its own
+    sha256: dict[str, str] | str  # by file name; a plain digest if there is only one file
 
 
 def publish(record: Path, files: Mapping[str, bytes], made_of: MadeOf, found: Mapping[str, object]) -> None:
-    """Publish ``files``, by name, in the folder of ``record``, and then the record, with what was ``found``."""
+    """Publish ``files``, by name, in the folder of ``record``; then publish the record, including ``found``."""
     for name, file_content in files.items():
         publish_file(record.with_name(name), file_content)
     sha256 = {name: digest_file(record.with_name(name)) for name in files}
@@ -48,9 +48,9 @@ def publish(record: Path, files: Mapping[str, bytes], made_of: MadeOf, found: Ma
 
 
 def is_published(record: Path, made_of: MadeOf, *, may_grow: bool = False) -> bool:
-    """Whether the files are there, made of just this; other ones are refused, naming what differs.
+    """Whether the files exist and were made from exactly this. FolderError: from something else; it names what.
 
-    With ``may_grow`` other inputs are no difference: then the files are to be made again.
+    With ``may_grow`` other inputs are no error: the answer is False, and the caller makes the files again.
     """
     if not record.is_file():
         return False
@@ -71,6 +71,6 @@ def is_published(record: Path, made_of: MadeOf, *, may_grow: bool = False) -> bo
     if differences:
         raise FolderError(
             "\n  ".join([f"{record.with_suffix('')} already exists, made with other settings or inputs:", *differences])
-            + "\nUse those settings and files, or move what is there away."
+            + "\nUse those settings and files, or move the existing files away."
         )
     return True

@@ -1,12 +1,11 @@
-"""Folders that are written once: staged beside their place, listed in a manifest, read-only, flushed, renamed into
-place.
+"""Folders that are written once: staged beside their place, listed in a manifest, made read-only, flushed and renamed.
 
-A reader sees no folder or the whole folder. ``manifest.json``, written last, holds the size and SHA-256 of every
-file, the digests of the inputs, the settings, versions and git commit; its ``digest`` is over all of that, so a chain
-of digests leads back to the master catalog. What differs between two equal runs (the time, the host, files named in
-``varying``) is kept, but not part of the digest; ``seal`` is over the whole manifest, so that no byte of it can change
-unseen. Beside a folder ``.{name}.staging`` is what is being written, and ``.{name}.unfinished`` holds the steps that
-outlive a crash.
+A reader sees no folder or the complete folder. ``manifest.json``, written last, holds the size and SHA-256 of every
+file, the digests of the inputs, the settings, versions and git commit. Its ``digest`` covers all of that, so a chain of
+digests leads back to the master catalog. What differs between two equal runs (the time, the host, files named in
+``varying``) is stored, but is not part of the digest. ``seal`` covers the complete manifest, so that no byte of it can
+change unnoticed. Beside a folder, ``.{name}.staging`` is the folder being written, and ``.{name}.unfinished`` holds the
+steps that survive a crash.
 """
 
 from __future__ import annotations
@@ -37,23 +36,23 @@ def create(
     resumes: bool = False,
     needs_bytes: int = 0,
 ) -> Iterator[Path]:
-    """Yield a staging folder; when the block ends well, publish it as ``path``, complete and read-only.
+    """Yield a staging folder. If the block ends without an error, publish it as ``path``, complete and read-only.
 
-    ``inputs`` names the folders and files that were read; ``varying`` names files that differ between two equal runs;
-    ``needs_bytes`` is about what will be written. If the block raises, nothing appears at ``path``, and the next try
-    starts anew; with ``resumes`` it finds the staging folder and ``unfinished(path)`` as they were left, and is refused
-    if it has other settings or inputs.
+    ``inputs`` names the folders and files that were read. ``varying`` names files that differ between two equal runs.
+    ``needs_bytes`` is the approximate size of the output. If the block raises, nothing appears at ``path`` and the next
+    try starts from the beginning. With ``resumes`` the next try finds the staging folder and ``unfinished(path)`` as
+    they were left; with other settings or inputs it is refused.
     """
     disk.make_folder(path.parent)
     with disk.lock(path), disk.clear_errors(path):
         if path.exists():
-            raise FolderError(f"{path} exists already; a folder is written once. Choose another name or move it away.")
+            raise FolderError(f"{path} already exists; a folder is written once. Choose another name or move it away.")
         disk.require_space(path, needs_bytes)
         read = {name: digest_of(source) for name, source in inputs.items()}
         staging = path.with_name(f".{path.name}.staging")
         if resumes and _is_begun(path, settings, read):
             if staging.is_dir():
-                disk.make_writable(staging)  # it may have been about to be published
+                disk.make_writable(staging)  # a crash just before publishing leaves it read-only
         else:
             disk.remove(staging)
             disk.remove(unfinished(path))
@@ -72,20 +71,20 @@ def create(
 
 
 def unfinished(path: Path) -> Path:
-    """The hidden folder beside ``path`` for steps that outlive a crash; it goes when ``path`` is published."""
+    """The hidden folder beside ``path`` for steps that survive a crash; removed when ``path`` is published."""
     return path.with_name(f".{path.name}.unfinished")
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what a crash left of a folder after it was published."""
+    """Remove what a crash just after publishing left behind."""
     if path.exists():
-        with suppress(OSError):  # another process may be about it; all of it may be deleted at any time
+        with suppress(OSError):  # another process may be removing it; all of it may be deleted at any time
             disk.remove(unfinished(path))
 
 
 @contextmanager
 def step(path: Path) -> Iterator[Path]:
-    """Yield a folder that becomes ``path``, whole and flushed, when the block ends well: one step of longer work."""
+    """Yield a folder for one step of longer work. If the block ends without an error, it becomes ``path``, flushed."""
     staging = path.with_name(f".{path.name}.staging")
     disk.remove(staging)
     disk.make_folder(staging)
@@ -96,7 +95,7 @@ def step(path: Path) -> Iterator[Path]:
 
 
 def _is_begun(path: Path, settings: Mapping[str, object], read: Mapping[str, str]) -> bool:
-    """Whether steps of ``path`` were left to go on from; those of other settings or inputs are refused."""
+    """Whether earlier steps of ``path`` can be continued. Steps with other settings or inputs are refused."""
     if not (unfinished(path) / BEGUN).is_file():
         return False
     begun = read_json(unfinished(path) / BEGUN)
@@ -104,7 +103,7 @@ def _is_begun(path: Path, settings: Mapping[str, object], read: Mapping[str, str
     if differences:
         raise FolderError(
             "\n  ".join([f"{path} was begun with other settings or inputs:", *differences])
-            + f"\nUse those settings, or give up what was begun: remove {unfinished(path)}."
+            + f"\nUse those settings, or discard what was begun: remove {unfinished(path)}."
         )
     return True
 
@@ -116,8 +115,8 @@ def changed_inputs(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]
 
 
 def exists_with(path: Path, settings: Mapping[str, object], inputs: Mapping[str, Path] | None) -> bool:
-    """Whether ``path`` is finished with just these settings (and inputs, unless None); with others it is refused,
-    naming what differs.
+    """Whether ``path`` is finished, with exactly these settings (and inputs, unless None). FolderError: it was made
+    with others; the message names the differences.
     """
     if not path.exists():
         return False
@@ -136,7 +135,7 @@ def exists_with(path: Path, settings: Mapping[str, object], inputs: Mapping[str,
 
 
 def is_done(path: Path, settings: Mapping[str, object], inputs: Mapping[str, Path] | None) -> bool:
-    """As ``exists_with``, for a stage: says that there is nothing to do."""
+    """Like ``exists_with``, for a stage: logs that there is nothing to do."""
     done = exists_with(path, settings, inputs)
     if done:
         log.info("%s exists with these settings: nothing to do", path)
@@ -144,9 +143,9 @@ def is_done(path: Path, settings: Mapping[str, object], inputs: Mapping[str, Pat
 
 
 def differing_keys(there: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """Each key whose value differs, with both values; a long one is cut.
+    """Each key whose value differs, with both values; a long value is cut.
 
-    A setting that is newer than the folder is absent there. At its default it is what the folder was made with.
+    A setting that is newer than the folder is absent in ``there``: the folder was made with its default.
     """
     differing = []
     for key in sorted({*there, *now}):
@@ -172,17 +171,17 @@ def list_numbered(parent: Path, name: str) -> list[Path]:
     numbers = sorted(int(match[1]) for match in found if match)
     if numbers != list(range(len(numbers))):
         missing = min(set(range(len(numbers))) - set(numbers))
-        raise FolderError(f"{parent} has no {name}_{missing}, but later ones: put it back, or start a new experiment.")
+        raise FolderError(f"{parent} has no {name}_{missing}, but later ones. Put it back, or start a new experiment.")
     return [parent / f"{name}_{number}" for number in numbers]
 
 
 def digest_of(path: Path) -> str:
-    """The digest in a folder's manifest, or of a single file."""
+    """The digest in a folder's manifest, or the digest of a single file."""
     return digest_file(path) if path.is_file() else read_manifest(path).digest
 
 
 def digest_in(path: Path) -> str:
-    """The SHA-256 of a file in a folder below a finished one, from its manifest; of a file elsewhere, anew."""
+    """The SHA-256 of a file: from the manifest if it is in a subfolder of a finished folder, otherwise computed."""
     folder = path.parent.parent
     if not (folder / MANIFEST).is_file():
         return digest_file(path)
@@ -190,8 +189,8 @@ def digest_in(path: Path) -> str:
 
 
 def require(path: Path, made_by: str, check: str = "sizes") -> None:
-    """Refuse a folder which a stage reads unless it is finished and its files have their sizes; with ``check`` =
-    ``digests`` also unless each has its content.
+    """Refuse a folder that a stage reads unless it is finished and its files have the right sizes. With ``check`` =
+    ``digests`` their content must be right too.
     """
     if not path.is_dir():
         raise FolderError(
@@ -202,15 +201,15 @@ def require(path: Path, made_by: str, check: str = "sizes") -> None:
     if problems:
         raise FolderError(
             "\n  ".join([f"{path} is not as it was written:", *problems])
-            + "\nPut a copy of it back, or make it again under another name."
+            + "\nRestore it from a copy, or make it again under another name."
         )
 
 
 def verify(path: Path) -> list[str]:
-    """Every way in which a finished folder differs from its manifest; empty if none.
+    """All differences between a finished folder and its manifest; empty if there are none.
 
-    Checked are the size and SHA-256 of every file, files that are missing or were added, the manifest itself, and that
-    each input is still the one that was read.
+    It checks the size and SHA-256 of every file, missing and added files, the manifest itself, and that each input is
+    still the one that was read.
     """
     path = Path(path)
     try:
@@ -229,8 +228,8 @@ def verify(path: Path) -> list[str]:
 
 
 def with_inputs(paths: Sequence[Path]) -> list[Path]:
-    """These folders and all finished folders that they were made from, each once; a manifest that cannot be read
-    names none.
+    """These folders and all finished folders that they were made from, each once. A manifest that cannot be read
+    adds none.
     """
     found: dict[Path, None] = {}
     left = [path.resolve() for path in paths]
@@ -238,7 +237,7 @@ def with_inputs(paths: Sequence[Path]) -> list[Path]:
         path = left.pop(0)
         if path not in found and (path / MANIFEST).is_file():
             found[path] = None
-            with suppress(FolderError):  # `verify` tells of it
+            with suppress(FolderError):  # `verify` reports it
                 left += [(path / entry.path).resolve() for entry in read_manifest(path).inputs.values()]
     return list(found)
 

@@ -1,8 +1,7 @@
-"""The SQLite index of a set of shards: which galaxy lies where, and which labels are known.
+"""The SQLite index of a set of shards: where each galaxy is stored, and which labels are known.
 
-Ids are TEXT in STRICT tables: an 18-digit id must never become a number. Labels are added by iterations, each to its
-own copy. ``control_labels`` are those of galaxies drawn at random, with fewer votes: they test the model and never
-train it.
+Ids are TEXT in STRICT tables: an 18-digit id must never become a number. Each iteration adds labels to its own copy.
+``control_labels`` are the labels of galaxies drawn at random, with fewer votes: they test the model and never train it.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ INITIAL = -1  # the `iteration` of labels that were known before the first itera
 
 @contextmanager
 def connect(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection inside one transaction: committed when the block ends well, rolled back otherwise."""
+    """A connection inside one transaction: committed if the block ends without an error, otherwise rolled back."""
     if not path.is_file():
-        raise FolderError(f"{path} is missing: the index of the shards. Was its folder moved in part?")
+        raise FolderError(f"{path}, the index of the shards, is missing. Was only a part of its folder moved?")
     connection = sqlite3.connect(path)
     try:
         connection.execute("PRAGMA foreign_keys = ON")
@@ -43,14 +42,14 @@ def connect(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def create(path: Path) -> None:
-    """An empty index."""
+    """Make an empty index."""
     connection = sqlite3.connect(path)
     connection.executescript(_SCHEMA)
     connection.close()
 
 
 def add_galaxies(connection: sqlite3.Connection, rows: Iterable[tuple[str, str, str, str, int]]) -> None:
-    """Add ``(id_str, file_loc, split, shard, position)``; an id that is there already is an error."""
+    """Add ``(id_str, file_loc, split, shard, position)``; an id that already exists is an error."""
     rows = list(rows)
     connection.executemany("INSERT INTO galaxies VALUES (?, ?, ?)", [(i, f, s) for i, f, s, _, _ in rows])
     connection.executemany("INSERT INTO shard_index VALUES (?, ?, ?)", [(i, h, p) for i, _, _, h, p in rows])
@@ -86,7 +85,7 @@ def read_votes(
 
 
 def read_new_votes(path: Path) -> dict[str, dict[str, int]]:
-    """The votes of the galaxies that were labelled since the first iteration, from an index that nobody may change."""
+    """The votes of the galaxies that were labelled since the first iteration; the index is opened read-only."""
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     with closing(connection):
         rows = connection.execute("SELECT id_str, votes FROM labels WHERE iteration > ?", (INITIAL,))
@@ -94,13 +93,13 @@ def read_new_votes(path: Path) -> dict[str, dict[str, int]]:
 
 
 def labelled_ids(connection: sqlite3.Connection, split: str) -> set[str]:
-    """The galaxies of one split with a label."""
+    """The galaxies of one split that have a label."""
     query = "SELECT id_str FROM labels JOIN galaxies USING (id_str) WHERE split = ?"
     return {id_str for (id_str,) in connection.execute(query, (split,))}
 
 
 def control_ids(connection: sqlite3.Connection) -> set[str]:
-    """The galaxies of the control sample whose votes are in."""
+    """The galaxies of the control sample whose votes have arrived."""
     return {id_str for (id_str,) in connection.execute("SELECT id_str FROM control_labels")}
 
 
@@ -121,7 +120,7 @@ def ids_in_split(connection: sqlite3.Connection, split: str) -> set[str]:
 
 
 def shards_of(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, dict[int, str]]:
-    """Where galaxies lie: ``{shard: {position: id_str}}``, both in order."""
+    """Where galaxies are stored: ``{shard: {position: id_str}}``, both in order."""
     connection.execute("CREATE TEMP TABLE wanted(id_str TEXT PRIMARY KEY) STRICT")
     connection.executemany("INSERT INTO wanted VALUES (?)", [(i,) for i in ids])
     found: dict[str, dict[int, str]] = {}

@@ -1,7 +1,7 @@
 """The ``demo`` survey: galaxies drawn by the program, whose true vote fractions are known.
 
 A galaxy starts as latent parameters (size, brightness, inclination, bar strength, ...). The picture is rendered from
-them, and the vote fractions are smooth functions of the same parameters: what is faint or small looks smooth.
+them, and the vote fractions are smooth functions of the same parameters: faint or small galaxies look smooth.
 
 Axes: C colour (r, g, b), Y and X pixels, K blobs. Lengths are fractions of the frame's side. Light is surface
 brightness in units of the sky noise in one pixel of a 64-pixel frame, whatever size is drawn; flux is its mean over
@@ -44,10 +44,10 @@ _OLD_C, _DISC_C, _YOUNG_C = np.array([[1.26, 0.97, 0.66], [1.02, 1.00, 0.95], [0
 
 @dataclass(frozen=True)
 class DemoGalaxy:
-    """A galaxy of known truth.
+    """A galaxy whose truth is known.
 
     ``image`` has shape (size, size, 3). ``fractions`` has the true vote fraction of every answer column, in [0, 1],
-    given that its question is asked: they sum to 1 per question. ``votes`` counts volunteers who answer by them.
+    given that its question is asked: they sum to 1 per question. ``votes`` are drawn from these fractions.
     """
 
     id_str: str
@@ -59,7 +59,7 @@ class DemoGalaxy:
 
 @dataclass(frozen=True)
 class _Latents:
-    """What a galaxy is. Each value is drawn on its own, from the prior of its name."""
+    """The parameters of a galaxy. Each is drawn independently, from the prior of its name."""
 
     radius: float  # half-light radius along the major axis
     log_brightness: float  # log10 of the mean surface brightness within that radius
@@ -91,7 +91,7 @@ _PRIORS: dict[str, _Prior] = {
     "angle": (1, 1, 0, np.pi),
     "bar_angle": (1, 1, 0, np.pi),
 }
-# Where a kind differs. Ranges overlap: a spiral with weak arms looks like a smooth galaxy, and volunteers say so.
+# Priors that differ for a kind. Ranges overlap: a spiral with weak arms looks like a smooth galaxy, also to volunteers.
 _PRIORS_OF_KIND: dict[Kind, dict[str, _Prior]] = {
     "smooth": {"axis_ratio": (2, 1.2, 0.42, 1), "radius": (2, 2, 0.05, 0.155), "bulge_to_total": (2.5, 1.1, 0.15, 1)},
     "edge-on": {"axis_ratio": (1.3, 2.8, 0.12, 0.45), "radius": (2, 2, 0.07, 0.18)},
@@ -104,12 +104,12 @@ _PRIORS_OF_KIND: dict[Kind, dict[str, _Prior]] = {
 
 @dataclass(frozen=True)
 class World:
-    """A variant of the survey, on which acquisition functions succeed or fail for a known reason."""
+    """A variant of the survey, where acquisition functions succeed or fail for a known reason."""
 
     shares: Mapping[Kind, float] = field(default_factory=lambda: KIND_SHARES)
-    priors: Mapping[str, _Prior] = field(default_factory=dict)  # in place of those of every kind
-    copied: float = 0.0  # share of galaxies that show one of ORIGINALS again: turned, with other noise and other votes
-    unpredictable: tuple[Kind, ...] = ()  # volunteers answer about these as about any other galaxy: nothing to learn
+    priors: Mapping[str, _Prior] = field(default_factory=dict)  # these replace the priors of every kind
+    copied: float = 0.0  # share of galaxies that repeat one of ORIGINALS, rotated, with other noise and votes
+    unpredictable: tuple[Kind, ...] = ()  # the votes on these say nothing about the galaxy: nothing can be learnt
 
 
 ORIGINALS = 12
@@ -124,7 +124,7 @@ WORLDS: Mapping[str, World] = {
 
 
 def draw(index: int, seed: int, size_px: int, world: str = "standard") -> DemoGalaxy:
-    """Galaxy ``index`` (0, 1, ...) of the survey with this ``seed`` (0, 1, ...); it depends on no other galaxy.
+    """Galaxy ``index`` (0, 1, ...) of the survey with this ``seed`` (0, 1, ...); it does not depend on other galaxies.
 
     Votes, fractions and layout are the same at every size; only the sampling and the noise of the pixels differ.
     """
@@ -156,7 +156,7 @@ def _draw_latents(rng: np.random.Generator, world: World) -> tuple[Kind, _Latent
     return kind, _Latents(**{n: low + (high - low) * float(rng.beta(a, b)) for n, (a, b, low, high) in priors.items()})
 
 
-# What volunteers say.
+# The answers of volunteers.
 
 
 def _vote_fractions(latents: _Latents) -> dict[str, float]:
@@ -189,7 +189,7 @@ def _vote_fractions(latents: _Latents) -> dict[str, float]:
 
 
 def _cast_votes(fractions: Mapping[str, float], rng: np.random.Generator) -> dict[str, int]:
-    """Counts per answer column; a question is asked of the volunteers whose answer led to it, the first of about 48."""
+    """Counts per answer column. A question is asked of the volunteers whose answer led to it; the first of about 48."""
     votes: dict[str, int] = {}
     n_volunteers = max(5, int(rng.poisson(48)))
     for question in _questions():
@@ -220,7 +220,7 @@ def _pixel_centres(size_px: int) -> tuple[Floats, Floats]:
 
 
 def _scene(latents: _Latents, size_px: int, rng: np.random.Generator) -> Floats:
-    """The galaxy, its companion, unrelated neighbours and an artifact. What is drawn from ``rng`` ignores the size."""
+    """The galaxy, its companion, unrelated neighbours and an artifact. Draws from ``rng`` do not depend on the size."""
     x, y = _pixel_centres(size_px)
     x0, y0 = rng.normal(0, 0.008, 2)
     winding = rng.choice([-1.0, 1.0])
@@ -298,7 +298,7 @@ def _blobs(x: Floats, y: Floats, x_K: Floats, y_K: Floats, width: float, flux_K:
 
 
 def _companion(latents: _Latents, x: Floats, y: Floats, rng: np.random.Generator) -> Floats:
-    """A second galaxy, and a tidal tail on the far side of each; the weaker the companion, the less of both."""
+    """A second galaxy, and a tidal tail on the far side of each; a weaker companion has less of both."""
     strength, radius = latents.companion, latents.radius
     direction, distance = rng.uniform([0, 1.3 * radius], [2 * np.pi, 2.3 * radius])
     x0, y0 = distance * np.cos(direction), distance * np.sin(direction)

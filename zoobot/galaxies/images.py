@@ -1,4 +1,4 @@
-"""Read a galaxy's picture from PNG, JPEG or FITS, and bring it to the size that shards store."""
+"""Read a galaxy's picture from PNG, JPEG or FITS, and resize it for the shards."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _MAX_MISSING_FRACTION = 0.2  # of the pixels of one band (DECaLS: fits_filled)
 
 
 def read_image(path: Path) -> Pixels:
-    """The picture at ``path`` as uint8 RGB, height × width × 3. Raises InputError, with the reason, for one that
-    cannot be used.
+    """The picture at ``path`` as uint8 RGB, height × width × 3. Raises InputError, with the reason, if the
+    picture cannot be used.
     """
     if not path.is_file():
         raise InputError("no such file")
@@ -44,8 +44,8 @@ def read_image(path: Path) -> Pixels:
 
 
 def resize(pixels: Pixels, size_px: int, channels: int, crop: float = 1.0) -> Pixels:
-    """The central square of a picture, of which ``crop`` (a fraction of its side) is kept, at ``size_px`` ×
-    ``size_px`` × ``channels`` (3 colour, 1 grey: the mean of the colours).
+    """The central square of a picture, cut to ``crop`` (a fraction of its side) and resized to ``size_px`` ×
+    ``size_px`` × ``channels`` (3: colour; 1: grey, the mean of the colours).
     """
     height, width, _ = pixels.shape
     side = max(1, round(crop * min(height, width)))
@@ -66,7 +66,7 @@ def _read_fits(path: Path) -> Pixels:
         if content.startswith(b"\x1f\x8b"):
             content = gzip.decompress(content)
         if content.startswith(b"SIMPLE") and len(content) % _FITS_BLOCK_BYTES:  # astropy would only warn
-            raise ValueError("its end is missing")
+            raise ValueError("the end of the file is missing")
         with fits.open(io.BytesIO(content)) as units:
             images = [unit.data for unit in units if getattr(unit, "data", None) is not None]
     except Exception as error:  # astropy raises nearly anything on damaged bytes
@@ -91,7 +91,7 @@ def grz_to_rgb(bands: npt.NDArray[np.float64]) -> Pixels:
         missing = float(np.mean(~np.isfinite(pixels) | (pixels == 0)))
         if missing > _MAX_MISSING_FRACTION:
             raise InputError(
-                f"{missing:.0%} of the pixels of band {band} are missing, at most {_MAX_MISSING_FRACTION:.0%} may be"
+                f"{missing:.0%} of the pixels of band {band} are missing; at most {_MAX_MISSING_FRACTION:.0%} may be"
             )
     low, high = np.arcsinh(_STRETCH_LIMITS)
     signal_to_noise = np.where(np.isfinite(bands), bands, 0) / _BAND_NOISE[:, None, None]

@@ -1,6 +1,6 @@
 """Questions, their answers, and which answer leads to which question.
 
-A question set is one YAML file (configs/questions/, or a user's own). Votes for answer A of question Q are counted in
+A question set is one YAML file (in configs/questions/, or the user's). Votes for answer A of question Q are counted in
 the column ``Q_A``, their sum in ``Q_total-votes``, as in the published GZ DECaLS catalogs.
 """
 
@@ -21,7 +21,7 @@ QUESTION_SETS_DIR = CONFIGS / "questions"
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer. ``labels`` are the texts volunteers see; a retired answer keeps its votes but is no longer
+    """One answer. ``labels`` are the texts that volunteers see; a retired answer keeps its votes but is no longer
     offered.
     """
 
@@ -81,7 +81,7 @@ class QuestionTree:
 
     @property
     def root(self) -> Question:
-        """The question asked about every galaxy: its votes tell whether a galaxy is retired."""
+        """The question asked about every galaxy: its votes decide whether a galaxy is retired."""
         return self.questions[0]
 
     @property
@@ -90,7 +90,7 @@ class QuestionTree:
         return tuple(c for q in self for c in (*q.all_columns, q.total))
 
     def subset(self, names: Sequence[str]) -> QuestionTree:
-        """Only these questions, in the order of the tree; one whose parent is left out counts as always asked."""
+        """Only these questions, in the order of the tree. If its parent is left out, a question is always asked."""
         wanted = {self[name].name for name in names}
         taken = [q for q in self if q.name in wanted]
         kept = {c for q in taken for c in q.all_columns}
@@ -140,14 +140,14 @@ def parse_questions(raw: object, where: str) -> QuestionTree:
                 f"{where}: question {name} comes after {', '.join(unknown)}, which no earlier question has"
             )
         if len({known[c].name for c in questions[-1].after}) > 1:
-            raise InputError(f"{where}: question {name} comes after answers of several questions; name answers of one")
+            raise InputError(f"{where}: question {name} comes after answers of several questions; use answers of one")
     if questions[0].after:
         raise InputError(f"{where}: the first question, {questions[0].name}, must be asked about every galaxy")
     tree = QuestionTree(tuple(questions))
     for what, names in (("task", [q.task for q in tree]), ("vote column", tree.columns)):
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise InputError(f"{where}: the {what} {', '.join(repeated)} stands for several things; rename one")
+            raise InputError(f"{where}: the {what} {', '.join(repeated)} is used more than once; rename one")
     return tree
 
 

@@ -22,9 +22,9 @@ from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")
 
-# Text everywhere: an 18-digit id, or a picture named 0012, must not pass through a number.
+# These are read as text: an 18-digit id, or a picture named 0012, must never become a number.
 TEXT_COLUMNS = ("id_str", "dr7objid", "iauname", "subject_id", "file_loc", "png_loc", "fits_loc")
-GALAXY_NAMES = ("iauname", "id_str")  # metadata of a subject that tell which galaxy it shows
+GALAXY_NAMES = ("iauname", "id_str")  # metadata of a subject that name the galaxy it shows
 # GZ2 names each count tNN_question_aNN_answer_count (Willett et al. 2013); ours are {question}_{answer}. t08,
 # multiple choice, is left out.
 _GZ2_VOTES = {
@@ -63,7 +63,7 @@ _GZ2_VOTES = {
 
 @dataclass(frozen=True)
 class SurveyTable:
-    """A survey's own table: a row per galaxy, how many rows were left out by design and why, and the files it is of."""
+    """A survey's own table: one row per galaxy, how many rows were left out by design and why, and its source files."""
 
     rows: pd.DataFrame
     excluded: dict[str, int]
@@ -149,7 +149,7 @@ def _draw_galaxies(s: Settings, folder: Path) -> None:
         votes.append({"id_str": galaxy.id_str, "file_loc": file_loc, **galaxy.votes})
         truth.append({"id_str": galaxy.id_str, "kind": galaxy.kind, **galaxy.fractions})
     pd.DataFrame(votes).to_csv(folder / "votes.csv", index=False)
-    pd.DataFrame(truth).to_csv(folder / "truth.csv", index=False)  # what is really there, which no stage reads
+    pd.DataFrame(truth).to_csv(folder / "truth.csv", index=False)  # the truth, which no stage reads
     log.info("drew %d galaxies", len(votes))
 
 
@@ -171,7 +171,7 @@ def _read_gz2(s: Settings, questions: QuestionTree) -> SurveyTable:
                 " Set survey.samples=[…] to those you want, or survey.samples=[] for all."
             )
     ours = {**votes, "png_loc": "file_loc", "ra_subject": "ra", "dec_subject": "dec"}
-    # Without t08, and without the position (`ra`, `dec`) that the list of uploaded images gives a second time.
+    # Drop t08, and the position (`ra`, `dec`) that the list of uploaded images repeats.
     unwanted = [c for c in table.columns if str(c).startswith("t08_")]
     unwanted += [new for old, new in ours.items() if {old, new} <= set(table.columns)]
     table = table.drop(columns=unwanted).rename(columns=ours)
@@ -184,9 +184,7 @@ def _read_decals(s: Settings, questions: QuestionTree) -> SurveyTable:
     require_columns(table, ["iauname"], path)
     location = next((name for name in ("file_loc", "png_loc", "fits_loc") if name in table.columns), None)
     if location is None:
-        raise InputError(
-            f"{path} has none of the columns file_loc, png_loc, fits_loc, which tell where a galaxy's picture is."
-        )
+        raise InputError(f"{path} has none of the columns file_loc, png_loc, fits_loc, which name a galaxy's picture.")
     excluded = {}
     for flag in ("png_ready", "fits_filled"):
         if flag in table.columns:
@@ -220,8 +218,8 @@ def _read_decals(s: Settings, questions: QuestionTree) -> SurveyTable:
 
 
 def _join_votes(table: pd.DataFrame, path: Path, questions: QuestionTree) -> tuple[pd.DataFrame, int]:
-    """Left-join reduced votes on iauname; the votes of several subjects of one galaxy add up. Also: how many found no
-    galaxy.
+    """Left-join reduced votes on iauname; the votes of several subjects of one galaxy are added. Also returns how many
+    matched no galaxy.
     """
     votes = read_table(path)
     require_columns(votes, ["iauname"], path)
@@ -235,7 +233,7 @@ def _join_votes(table: pd.DataFrame, path: Path, questions: QuestionTree) -> tup
     numbers = known[columns].apply(pd.to_numeric, errors="coerce").astype("float64")
     summed = numbers.groupby(iauname).sum(min_count=1)
     no_count = known[columns].notna() & ~((numbers >= 0) & (numbers % 1 == 0))
-    for column in no_count.columns[no_count.any()]:  # for stage=master_catalog to drop, with its reason
+    for column in no_count.columns[no_count.any()]:  # stage=master_catalog drops these, and says why
         summed[column] = summed[column].astype(object).mask(no_count[column].groupby(iauname).any(), "no count")
     if len(summed) < len(known):
         log.info(
@@ -295,6 +293,6 @@ def read_subjects(path: Path) -> pd.DataFrame:
     }
     if not names:
         raise InputError(
-            f"{path}: no subject's metadata has {' or '.join(GALAXY_NAMES)}, so its galaxies are not known."
+            f"{path}: no subject's metadata has {' or '.join(GALAXY_NAMES)}, so it does not name the galaxies."
         )
     return pd.DataFrame({"subject_id": table["subject_id"].to_numpy(), **names})

@@ -1,7 +1,7 @@
 """What a model learns: one question as k of N votes, or a whole tree of questions.
 
-Both come down to groups of exclusive answers with a vote count each, so there is one likelihood: a single question is
-the group (label, not_label). Axes: N galaxies, A answers of all groups together.
+Both are groups of exclusive answers with a vote count each, so one likelihood serves both: a single question is the
+group (label, not_label). Axes: N galaxies, A answers of all groups together.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ LABEL, NOT_LABEL, TOTAL_VOTES = "label", "not_label", "total_votes"
 
 @dataclass(frozen=True)
 class Group:
-    """The answers to one question, of which a volunteer gives one. ``after`` are the answers that lead here (empty:
-    always asked).
+    """The answers to one question; a volunteer gives one of them. ``after`` are the answers that lead to the question
+    (empty: it is always asked).
     """
 
     question: str
@@ -80,12 +80,12 @@ class Task:
         return catalog.assign(**{LABEL: label, TOTAL_VOTES: total})
 
     def apply_filters(self, catalog: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
-        """The galaxies that meet every filter, and how many each filter took away."""
+        """The galaxies that meet every filter, and how many each filter removed."""
         lost = {}
         for expression in self.filters:
             try:
                 keep = catalog.eval(expression, engine="python")
-            except Exception as error:  # an expression is the user's: pandas raises nearly anything
+            except Exception as error:  # the user wrote the expression: pandas may raise anything
                 raise SettingsError(f"task.filters: cannot evaluate {expression!r} on the catalog: {error}") from error
             if not isinstance(keep, pd.Series) or not pd.api.types.is_bool_dtype(keep):
                 raise SettingsError(f"task.filters: {expression!r} must give true or false for each galaxy")
@@ -108,7 +108,7 @@ def build_task(task: TaskSettings, questions: QuestionTree) -> Task:
         return Task(task.name, tree, (), tuple(task.filters))
     if len(tree) != 1:
         raise SettingsError(
-            f"task.label={task.label}: only for a task of one question, task {task.name} has {len(tree)}"
+            f"task.label={task.label}: only for a task of one question, but task {task.name} has {len(tree)}"
         )
     columns = tuple(c for c in tree.root.columns if c in {tree.root.column(a) for a in task.label})
     if not columns or len(columns) == len(tree.root.columns):

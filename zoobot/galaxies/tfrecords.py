@@ -1,4 +1,4 @@
-"""Galaxies as TFRecord files of tf.train.Example, in both directions and without TensorFlow.
+"""Write and read galaxies as TFRecord files of tf.train.Example, without TensorFlow.
 
 A file is a sequence of records: length, checksum of the length, content, checksum of the content (TensorFlow's
 lib/io/record_writer.h). The content is an Example, a map from names to lists of bytes or of whole numbers
@@ -122,21 +122,21 @@ def write(path: Path, records: Sequence[bytes]) -> None:
 
 
 def read(path: Path) -> Iterator[bytes]:
-    """The records of one file, in order. FolderError: it cannot be read, or a checksum does not fit."""
+    """The records of one file, in order. FolderError: it cannot be read, or a checksum does not match."""
     try:
         with path.open("rb") as file:
             while header := file.read(12):
                 (length,) = struct.unpack("<Q", header[:8]) if _checksum(header[:8]) == header[8:] else (-1,)
                 record = file.read(length) if length >= 0 else b""
                 if len(record) != length or file.read(4) != _checksum(record):
-                    raise FolderError(f"{path} is damaged: the checksums of its records do not fit.")
+                    raise FolderError(f"{path} is damaged: the checksums of its records do not match.")
                 yield record
     except OSError as error:
         raise FolderError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _checksum(content: bytes) -> bytes:
-    """CRC-32C, rotated and shifted, as TensorFlow has it."""
+    """CRC-32C, rotated and shifted, as in TensorFlow."""
     crc = google_crc32c.value(content)
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
@@ -145,8 +145,8 @@ def _checksum(content: bytes) -> bytes:
 
 
 def _to_example(texts: Mapping[str, bytes], numbers: Mapping[str, int]) -> bytes:
-    """Each entry of the map in the order of its name, so that equal values give equal bytes: those of TensorFlow, which
-    puts a longer name before one that it begins with.
+    """A serialised Example, its entries sorted by name, so that equal values give equal bytes. They are the bytes of
+    TensorFlow, which puts a longer name before a shorter one that it begins with.
     """
     features = {name: _field(_BYTES_LIST, _field(1, text)) for name, text in texts.items()}
     for name, number in numbers.items():
@@ -208,7 +208,7 @@ def _to_varint(value: int) -> bytes:
 
 
 def _from_varint(message: bytes, at: int) -> tuple[int, int]:
-    """The number that begins there, and where the next thing begins."""
+    """The number that begins at ``at``, and the position after it."""
     value = shift = 0
     while True:
         byte = message[at]

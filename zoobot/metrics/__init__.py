@@ -1,6 +1,6 @@
-"""How well predicted votes fit the votes that came: scores, calibration, and one temperature to correct them.
+"""How well predicted votes match the votes received: scores, calibration, and one temperature to correct them.
 
-numpy and scipy only. Who predicted the votes does not matter here.
+It uses only numpy and scipy. It does not matter which model predicted the votes.
 """
 
 from zoobot.metrics.predicted_votes import (

@@ -1,7 +1,7 @@
-"""Does a predicted distribution of votes mean what it says? numpy only.
+"""Is a predicted distribution of votes calibrated? numpy and scipy only.
 
 Everything here is about the count k of one answer among a galaxy's votes, and the predicted probabilities
-``pmf_N_V`` of k = 0, 1, … V - 1. Axes: N galaxies, V vote counts, J bins; … stands for posterior samples or nothing.
+``pmf_N_V`` of k = 0, 1, … V - 1. Axes: N galaxies, V vote counts, J bins.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def window(mean_N: Floats, max_error: npt.ArrayLike, n_counts: int) -> npt.NDArr
     The expected count is rounded down, as in the program behind Walmsley et al. 2020, so that the window holds whole
     votes.
     """
-    slack = 1e-9  # of rounding: an expected count of 3.9999999999 is 4
+    slack = 1e-9  # for rounding: an expected count of 3.9999999999 is 4
     centre_N = np.floor(mean_N + slack)
     max_error_N = np.broadcast_to(np.asarray(max_error, dtype=np.float64), mean_N.shape)
     inside: npt.NDArray[np.bool_] = np.abs(np.arange(n_counts) - centre_N[:, None]) <= max_error_N[:, None] + slack
@@ -37,7 +37,7 @@ def window(mean_N: Floats, max_error: npt.ArrayLike, n_counts: int) -> npt.NDArr
 def ranked_probability_score(pmf_N_V: Floats, k_N: npt.NDArray[np.int64]) -> Floats:
     """sum_v (F(v) - [k <= v])², in votes: N; 0 is best (Epstein 1969; Czado, Gneiting & Held 2009, Biometrics 65).
 
-    The mean absolute error of a forecast that is sure of one count.
+    For a forecast that is sure of one count, it is the mean absolute error.
     """
     reached_N_V = k_N[:, None] <= np.arange(pmf_N_V.shape[1])
     score_N: Floats = ((np.cumsum(pmf_N_V, axis=1) - reached_N_V) ** 2).sum(axis=1)
@@ -61,10 +61,10 @@ def pit_histogram(pmf_N_V: Floats, k_N: npt.NDArray[np.int64], n_bins: int = PIT
 
 
 def uniformity(histogram_J: Floats, n_galaxies: int) -> tuple[float, float]:
-    """How far a PIT histogram is from flat, and whether that can be chance: (distance, p value).
+    """How far a PIT histogram is from flat, and whether that could be chance: (distance, p value).
 
     The distance is the share of galaxies that would have to change bins, in [0, 1). The p value is of chi-square with
-    J - 1 degrees of freedom; conservative, as a galaxy spread over bins scatters less than one that falls into one.
+    J - 1 degrees of freedom. It is conservative: a galaxy spread over bins scatters less than one in a single bin.
     """
     n_bins = len(histogram_J)
     excess_J = histogram_J - 1 / n_bins
@@ -73,5 +73,5 @@ def uniformity(histogram_J: Floats, n_galaxies: int) -> tuple[float, float]:
 
 
 def relative_error(predicted: float, observed: float, n_galaxies: int) -> float:
-    """The coverage error |predicted - observed| / observed; where none was observed, as if one of N galaxies was."""
+    """The coverage error |predicted - observed| / observed; ``observed`` counts as at least one of N galaxies."""
     return abs(predicted - observed) / max(observed, 1 / n_galaxies)

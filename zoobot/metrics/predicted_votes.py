@@ -1,7 +1,7 @@
-"""Predicted votes, and how well they fit the votes that came. numpy only. docs/metrics.md explains each metric.
+"""Predicted votes, and how well they match the votes received. docs/metrics.md explains each metric.
 
-A prediction is the equal mixture over posterior samples, be they of one network or of an ensemble. Axes: N galaxies,
-K posterior samples, A answers (of one question, or of all), V vote counts, W widths.
+numpy and scipy only. A prediction is the equal mixture over posterior samples, of one network or an ensemble.
+Axes: N galaxies, K posterior samples, A answers (of one question, or of all), V vote counts, W widths.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from zoobot.galaxies.tasks import Group
 from zoobot.metrics import calibration
 
 Floats = npt.NDArray[np.float64]
-Samples: TypeAlias = npt.NDArray[np.floating[Any]]  # float32 of a model, float64 where they are computed with
+Samples: TypeAlias = npt.NDArray[np.floating[Any]]  # float32 from a model, float64 in computations
 Counts = npt.NDArray[np.int64]
 Values = dict[str, float | list[float]]
 SMALLEST_VALUE = 1e-7  # a softmax in float32 can reach 0
 SMALLEST_CONCENTRATION = 1e-3  # lgamma and its slope are infinite at 0
-CONFIDENT_FRACTION = 0.8  # volunteers agree about a galaxy if more of them than this give one answer
+CONFIDENT_FRACTION = 0.8  # volunteers agree about a galaxy if more than this give the same answer
 COVERAGE_WIDTHS = tuple(w / 40 for w in range(1, 11))  # ± this share of a galaxy's votes: ±1 to ±10 of 40
 COVERAGE_ERROR_AT = COVERAGE_WIDTHS.index(5 / 40)  # the published figures are for ±5 of 40
 _PAIR = (Group("label", ("label", "not_label")),)
@@ -34,8 +34,8 @@ _CHUNK_ELEMENTS = 2_000_000  # of N × K × V at once: bounds the memory
 @dataclass(frozen=True)
 class Likelihood:
     """How votes scatter around a posterior sample: ``log_power(x, k)``, elementwise, is the log of the k-th power of x,
-    plain or rising: x (x + 1) … (x + k - 1). ``concentrations``: samples are concentrations, not probabilities.
-    ``highest``: the largest value that a sample may have.
+    plain or rising: x (x + 1) … (x + k - 1). ``concentrations``: whether samples are concentrations, not
+    probabilities. ``highest``: the largest value that a sample may have.
     """
 
     log_power: Callable[[Any, Any], Any]
@@ -59,7 +59,7 @@ class PredictedVotes:
     likelihood: a name in ``LIKELIHOODS``.
 
     Raises:
-        InputError: shapes do not fit together, or no likelihood has this name.
+        InputError: shapes do not match, or no likelihood has this name.
     """
 
     samples_N_K_A: Samples
@@ -78,7 +78,7 @@ class PredictedVotes:
 
     def take(self, rows: npt.ArrayLike | slice) -> PredictedVotes:
         """The galaxies at these rows."""
-        return self.with_samples(self.samples_N_K_A[rows])  # type: ignore[index]  # of numpy: any index of rows
+        return self.with_samples(self.samples_N_K_A[rows])  # type: ignore[index]  # numpy takes any index
 
     def with_samples(self, samples_N_K_A: Samples) -> PredictedVotes:
         """Other samples for the same answers."""
@@ -110,13 +110,13 @@ class PredictedQuestion:
 
 
 def log_likelihood(likelihood: str, samples: npt.ArrayLike, counts: npt.ArrayLike) -> Floats:
-    """The log likelihood, in nats, of the ``counts`` (… × A, whole) of one question's answers, coefficient included.
+    """The log likelihood, in nats, of the ``counts`` (… × A, integers) of one question's answers, coefficient included.
 
     Args:
         likelihood: a name in ``LIKELIHOODS``; for two answers they are the binomial and the beta-binomial.
         samples: … × A, probabilities (brought to sum 1), or concentrations above 0.
 
-    Returns: ….  0 without votes; -inf where a vote was impossible.
+    Returns: …; 0 without votes, -inf where a vote was impossible.
     """
     x, k = np.asarray(samples, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     power, n = LIKELIHOODS[likelihood].log_power, k.sum(axis=-1)
@@ -138,9 +138,9 @@ def mean_over_samples(log_likelihood_N_K: Floats) -> Floats:
 
 
 def losses(predicted: PredictedVotes, counts_N_A: npt.ArrayLike) -> Floats:
-    """Minus the log likelihood of all votes of each galaxy at once, N, in nats.
+    """Minus the log likelihood of all votes of each galaxy together: N, in nats.
 
-    A sample's log likelihood is the sum over questions, of which one nobody was asked adds 0.
+    A sample's log likelihood is the sum over questions; a question that nobody was asked adds 0.
     """
     samples = np.maximum(np.asarray(predicted.samples_N_K_A, dtype=np.float64), SMALLEST_VALUE)
     counts = np.asarray(counts_N_A)[:, None]
@@ -166,11 +166,11 @@ def columns(groups: Sequence[Group]) -> Iterator[slice]:
 def evaluate(predicted: PredictedVotes, counts_N_A: npt.ArrayLike) -> dict[str, Values]:
     """All metrics per question and, under "all", for the tree: ``{question: {metric: value}}``.
 
-    A question's metrics are over the ``galaxies`` that have votes for it; with none, that 0 is all there is. Under
-    "all", ``loss`` is minus the mean over galaxies of the log likelihood of all votes at once, in nats.
+    A question's metrics are over the ``galaxies`` that have votes for it; without any, this 0 is its only entry.
+    Under "all", ``loss`` is minus the mean over galaxies of the log likelihood of all votes together, in nats.
 
     Raises:
-        InputError: shapes that do not fit, votes that are no whole numbers, samples out of range or NaN.
+        InputError: shapes do not match, votes are not whole numbers, or samples are out of range or NaN.
     """
     predicted, counts = _checked(predicted, counts_N_A)
     of_all: Values = {"loss": loss(predicted, counts), "galaxies": len(counts)}
@@ -185,10 +185,10 @@ def evaluate(predicted: PredictedVotes, counts_N_A: npt.ArrayLike) -> dict[str, 
 
 
 def _checked(predicted: PredictedVotes, counts_N_A: npt.ArrayLike) -> tuple[PredictedVotes, Counts]:
-    """Both in range, in the precision to compute with."""
+    """Both, checked for their range and converted to the precision of the computation."""
     samples, counts = np.asarray(predicted.samples_N_K_A, dtype=np.float64), np.asarray(counts_N_A, dtype=np.float64)
     if len(samples) == 0:
-        raise InputError("there are no galaxies to measure on")
+        raise InputError("no galaxies to measure on")
     if counts.shape != (len(samples), samples.shape[2]):
         raise InputError(
             f"expected counts of {len(samples)} galaxies × {samples.shape[2]} answers, got shape {counts.shape}"
@@ -227,7 +227,7 @@ def _calibration(samples_N_K_A: Floats, counts_N_A: Counts, likelihood: str) -> 
     total_N, all_N_K = counts_N_A.sum(axis=1), samples_N_K_A.sum(axis=2)
     rps, square, variance = 0.0, 0.0, 0.0
     histogram_J, coverage_2_W = np.zeros(calibration.PIT_BINS), np.zeros((2, len(COVERAGE_WIDTHS)))
-    answers = range(n_answers if n_answers > 2 else 1)  # of two, the second is the mirror image of the first
+    answers = range(n_answers if n_answers > 2 else 1)  # with two answers, the second is the mirror image of the first
     for answer in answers:
         for_N_K, k_N = samples_N_K_A[:, :, answer], counts_N_A[:, answer]
         pmf_N_V = mixture_pmf(likelihood, for_N_K, all_N_K - for_N_K, total_N)
@@ -283,7 +283,7 @@ def binomial_coverage(
     Returns: (predicted, observed), each in [0, 1].
 
     Raises:
-        InputError: shapes that do not fit, values out of range or NaN, or no galaxy with votes.
+        InputError: shapes do not match, values are out of range or NaN, or no galaxy has votes.
     """
     p_N_K = np.asarray(probabilities_N_K, dtype=np.float64)
     k_N, total_N = np.asarray(label_N, dtype=np.float64), np.asarray(total_votes_N, dtype=np.float64)
@@ -316,7 +316,7 @@ def mixture_pmf(likelihood: str, for_N_K: Floats, against_N_K: Floats, total_N: 
 def _sample_pmfs(
     likelihood: str, for_N_K: Floats, against_N_K: Floats, total_N: Counts
 ) -> Iterator[tuple[npt.NDArray[np.intp], Floats]]:
-    """Rows of galaxies with one number of votes, and the probabilities rows × K × V of k in each sample."""
+    """Rows of galaxies with the same number of votes, and the probabilities rows × K × V of k in each sample."""
     power = LIKELIHOODS[likelihood].log_power
     for total in np.unique(total_N):
         k_V = np.arange(total + 1.0)
@@ -330,7 +330,7 @@ def _sample_pmfs(
 
 
 def _joint_coverage(predicted: PredictedVotes, counts_N_A: Counts) -> Values:
-    """Coverage of all questions at once: every question's leading answer within its window.
+    """Coverage of all questions together: every question's leading answer within its window.
 
     The leading answer of a question is the one with the highest expected fraction; questions are independent given a
     sample, so the predicted coverage is mean_K prod_questions P(inside | sample). Galaxies without votes are left out.

@@ -1,4 +1,4 @@
-"""One temperature for posterior samples, fitted on random galaxies. numpy only. Axes as in predicted_votes.py."""
+"""One temperature for posterior samples, fitted on random galaxies. Axes as in predicted_votes.py."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from scipy.special import log_softmax
 
 from zoobot.metrics.predicted_votes import LIKELIHOODS, SMALLEST_VALUE, PredictedVotes, columns, loss
 
-HIGHEST_TEMPERATURE = 10.0  # and 1 / 10: beyond that a network is not miscalibrated but wrong
+HIGHEST_TEMPERATURE = 10.0  # the lowest is 1 / 10; beyond these a network is wrong rather than miscalibrated
 
 
 def temper(predicted: PredictedVotes, temperature: float) -> PredictedVotes:
-    """Predictions at a temperature T: less sure above 1, surer below; at 1 as they are.
+    """Predictions at a temperature T: less sure above 1, more sure below 1, unchanged at 1.
 
-    Probabilities become softmax(log p / T) per question (Guo et al. 2017, arXiv 1706.04599), concentrations a / T: the
-    vote fractions they expect stay.
+    Probabilities become softmax(log p / T) per question (Guo et al. 2017, arXiv 1706.04599). Concentrations become
+    a / T, which keeps the expected vote fractions.
     """
     if temperature == 1:
         return predicted
@@ -29,10 +29,10 @@ def temper(predicted: PredictedVotes, temperature: float) -> PredictedVotes:
 
 
 def fit_temperature(predicted: PredictedVotes, counts_N_A: npt.ArrayLike) -> float:
-    """The temperature in [1/10, 10] with the lowest loss on these galaxies, or 1 if none is lower than without.
+    """The temperature in [1/10, 10] with the lowest loss on these galaxies, or 1 if none lowers it.
 
-    The galaxies must be a random sample: those an acquisition function chose would give the calibration of the chosen
-    ones.
+    The galaxies must be a random sample. Galaxies that an acquisition function chose would give the calibration of the
+    chosen ones only.
     """
 
     def tempered_loss(log_temperature: float) -> float:

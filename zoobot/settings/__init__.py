@@ -1,6 +1,6 @@
-"""Every setting, what is wrong with one, and which settings a stage's output depends on.
+"""Every setting, the checks of their values, and which settings a stage's output depends on.
 
-Hydra ends in ``compose``; everything else gets a frozen, checked ``Settings``. No setting acts here.
+``compose`` turns Hydra's config into a frozen ``Settings``, which all other code uses. Nothing here acts on a setting.
 """
 
 from zoobot.settings.depends import DEFAULTS, ENCODER_SHAPE, ORACLE_FIXED, flatten, stage_settings

@@ -1,4 +1,4 @@
-"""What is wrong with a run's settings, each problem with its full key; and the test mode, which makes them small."""
+"""Check a run's settings and name each problem with its full key; and ``quick``, the settings of the test mode."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from zoobot.settings.depends import flatten
 from zoobot.settings.schema import Settings
 
-# Sets that the program's rooms know are given to ``problems`` as ``choices``; these belong to settings alone.
+# Allowed values that no other package defines; all others are passed to ``problems`` as ``choices``.
 ANONYMOUS_REPEATS = ("all", "first_per_session")
 TRACKING_MODES = ("online", "offline", "disabled")
 TRAINED = ("all", "head")
@@ -21,13 +21,13 @@ INPUT_CHECKS = ("sizes", "digests")
 
 
 def quick(s: Settings) -> Settings:
-    """The test mode: the same path through every stage, in seconds, in a data folder of its own."""
+    """The settings of the test mode: every stage runs the same code, but in seconds and in a separate data folder."""
     return replace(
         s,
         data_dir=str(Path(s.data_dir) / "quick"),
         survey=replace(
             s.survey, n_galaxies=min(s.survey.n_galaxies, 160), draw_size_px=min(s.survey.draw_size_px, 32),
-            folder=s.survey.folder if s.survey.kind == "demo" else str(s.source_dir),  # its own files are not moved
+            folder=s.survey.folder if s.survey.kind == "demo" else str(s.source_dir),  # its own files stay in place
         ),
         catalogs=replace(
             s.catalogs, mock_labelled=min(s.catalogs.mock_labelled, 72),
@@ -49,7 +49,7 @@ def quick(s: Settings) -> Settings:
 
 
 def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
-    """Everything that is wrong, each with its full key. ``choices``: the names that a setting may take, by its key."""
+    """All problems, each with its full key. ``choices`` has the values that a setting may take, by its key."""
     flat: dict[str, Any] = flatten(dataclasses.asdict(s))
     own = {
         "model.train": TRAINED, "model.orientations": (1, 8), "reduce.anonymous_repeats": ANONYMOUS_REPEATS,
@@ -91,12 +91,12 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
     ]
     for key in ("survey.name", "catalogs.name", "shards.name", "pretrain.name", "experiment_name"):
         if not flat[key] or "/" in flat[key] or flat[key].startswith("."):
-            problems.append(f"{key}={flat[key]}: must be the name of a folder, without / and not starting with a dot")
+            problems.append(f"{key}={flat[key]}: must be a folder name, without / and not starting with a dot")
     return problems + _misfits(s)
 
 
 def _misfits(s: Settings) -> list[str]:
-    """Settings that are fine alone but do not fit each other."""
+    """Settings that are valid alone but not together."""
     problems = []
     if s.survey.kind == "demo" and s.survey.n_galaxies < 1:
         problems.append(f"survey.n_galaxies={s.survey.n_galaxies}: the demo survey needs at least 1")
@@ -111,7 +111,7 @@ def _misfits(s: Settings) -> list[str]:
     if s.shards.source == "mock" and s.catalogs.mock_labelled <= s.shards.eval_size + s.shards.test_size:
         problems.append(
             f"catalogs.mock_labelled={s.catalogs.mock_labelled}: must exceed shards.eval_size + shards.test_size"
-            f" = {s.shards.eval_size + s.shards.test_size}, or no galaxy is left to train on"
+            f" = {s.shards.eval_size + s.shards.test_size}, otherwise no galaxy is left to train on"
         )
     if s.model.final_size_px > s.shards.image_size_px:
         problems.append(
@@ -121,12 +121,12 @@ def _misfits(s: Settings) -> list[str]:
     if s.oracle.kind != "known" and s.stage != "reduce" and s.oracle.votes_per_galaxy <= s.survey.retirement_votes:
         problems.append(
             f"oracle.votes_per_galaxy={s.oracle.votes_per_galaxy}: must exceed survey.retirement_votes"
-            f"={s.survey.retirement_votes}, or no galaxy is ever labelled"
+            f"={s.survey.retirement_votes}, otherwise no galaxy is ever labelled"
         )
     if s.stage == "verify" and not s.verify.path:
         problems.append("verify.path: name the folder to verify, e.g. verify.path=data/demo/shards/smooth")
     if s.stage == "reduce" and [s.reduce.pull, bool(s.reduce.export), bool(s.reduce.api_dump)].count(True) != 1:
-        problems.append("reduce: give one of reduce.pull=true, reduce.export=FILE.csv and reduce.api_dump=FILE.jsonl")
+        problems.append("reduce: give one of reduce.pull=true, reduce.export=FILE.csv or reduce.api_dump=FILE.jsonl")
     if s.stage == "reduce" and s.reduce.pull and s.oracle.kind != "panoptes":
         problems.append(
             "reduce.pull=true also needs the project: oracle=panoptes oracle.project_id=… oracle.workflow_ids=[…]"

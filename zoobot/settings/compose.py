@@ -1,4 +1,4 @@
-"""From a composed config to settings. With run.py and sweep.py the only importer of hydra and omegaconf."""
+"""Turn a composed config into settings. Only this file, run.py and sweep.py import hydra and omegaconf."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zoobot.settings.schema import MISSING, Settings
 
 
 def register() -> None:
-    """Make the schema known to Hydra, so that unknown keys and wrong types are refused at composition."""
+    """Register the schema with Hydra, so that it refuses unknown keys and wrong types."""
     schema = OmegaConf.structured(Settings)
     _set_writable(schema)  # frozen dataclasses make read-only nodes, which Hydra cannot compose into
     ConfigStore.instance().store(name="schema", node=schema)
@@ -32,7 +32,7 @@ def _set_writable(node: DictConfig) -> None:
 
 
 def from_config(cfg: DictConfig) -> Settings:
-    """The settings of a composed config, of the right types; ``stages.check`` says what is wrong with their values."""
+    """The settings of a composed config, with the right types. ``stages.check`` checks their values."""
     written: Any = OmegaConf.to_container(cfg)
     missing = sorted(key for key, value in flatten(written).items() if value == MISSING)
     if missing:

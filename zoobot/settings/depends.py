@@ -6,13 +6,13 @@ import dataclasses
 
 from zoobot.settings.schema import Settings
 
-# What an experiment asks, and whom: how it connects may change from day to day.
+# What an experiment asks, and who answers. How it connects is not included: that may change from day to day.
 ORACLE_FIXED = ("kind", "votes_per_galaxy", "control_per_iteration", "control_votes", "late_fraction",
                 "anonymous_fraction", "endpoint", "project_id", "workflow_ids", "last_classification_id")  # fmt: skip
-# What the shape of an encoder depends on, besides the size of the stored images.
+# The shape of an encoder depends on these settings, and on the size of the stored images.
 ENCODER_SHAPE = ("architecture", "blocks", "hidden", "colour", "final_size_px")
-# What each stage's output depends on, besides its inputs. Folders of the user's own are left out, so that data can
-# move.
+# What each stage's output depends on, besides its inputs. The user's own folders are left out, so that data can be
+# moved.
 _DEPENDS_ON = {
     "reduce": ("survey.questions", "reduce.anonymous_repeats"),
     "master_catalog": ("survey.kind", "survey.name", "survey.questions", "survey.samples", "survey.n_galaxies",
@@ -44,4 +44,4 @@ def flatten(values: dict[str, object], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-DEFAULTS = flatten(dataclasses.asdict(Settings()))  # of every setting, by its full key
+DEFAULTS = flatten(dataclasses.asdict(Settings()))  # the default of every setting, by its full key

@@ -1,7 +1,7 @@
 """Every setting of the program, as frozen dataclasses.
 
-The comments beside the fields are the reference; the YAML files in configs/ give the values. Below `main` no config
-object exists: stages take a ``Settings``, whose values have been checked together once (zoobot/settings/checks.py).
+The comments beside the fields become docs/settings.md; the YAML files in configs/ give the values. Stages never see a
+Hydra config. They take a ``Settings``, whose values are checked together once (zoobot/settings/checks.py).
 """
 
 from __future__ import annotations
@@ -11,26 +11,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-MISSING: Any = "???"  # a value that the config must give, as OmegaConf writes it
+MISSING: Any = "???"  # how OmegaConf marks a value that the config must give
 
 
 @dataclass(frozen=True)
 class SurveySettings:
-    """Which galaxies there are, where their images and tables lie, and what volunteers are asked."""
+    """The galaxies, where their images and tables are, and what volunteers are asked."""
 
-    name: str = MISSING  # also the name of its folder below data_dir
+    name: str = MISSING  # name of the survey, and of its folder in data_dir
     kind: str = MISSING  # how its tables are read: demo, gz2, decals or custom
     folder: str = ""  # holds the source table and the images; empty: {data_dir}/{survey.name}
     catalog: str = ""  # source table, CSV or FITS, relative to `folder`
-    classifications: str = (
-        ""  # reduced votes to join (decals), relative to `folder`; empty: those of stage=reduce, if any
-    )
-    questions: str = MISSING  # a question set of configs/questions, or the path of a YAML file
+    classifications: str = ""  # decals: reduced votes to join, relative to `folder`; empty: from stage=reduce, if any
+    questions: str = MISSING  # a question set in configs/questions, or the path of a YAML file
     retirement_votes: int = 36  # a galaxy is retired with MORE votes than this for the first question
     samples: list[str] = field(default_factory=list)  # gz2: keep rows with these values in `sample`; empty: all
     n_galaxies: int = 0  # demo: how many galaxies to draw
-    draw_size_px: int = 64  # demo: side of a drawn image
-    draw_seed: int = 0  # demo: which galaxies are drawn
+    draw_size_px: int = 64  # demo: side length of a drawn image
+    draw_seed: int = 0  # demo: seed that decides which galaxies are drawn
     world: str = "standard"  # demo: standard, rare_bars, duplicates, artifacts, faint or unpredictable
 
 
@@ -38,35 +36,35 @@ class SurveySettings:
 class TaskSettings:
     """What the model learns from the survey's questions."""
 
-    name: str = MISSING  # also part of the names of catalogs, shards and experiments
-    questions: list[str] = MISSING  # of the survey's question set; a question left out is not learnt
+    name: str = MISSING  # name of the task; also part of the names of catalogs, shards and experiments
+    questions: list[str] = MISSING  # the questions to learn, from the survey's question set
     label: list[str] = field(
         default_factory=list
-    )  # single question: answers counted as k of N; empty: learn the whole tree
+    )  # for a single question: the answers counted as k of N; empty: learn all `questions` as a tree
     filters: list[str] = field(default_factory=list)  # pandas expressions that a labelled galaxy must meet
 
 
 @dataclass(frozen=True)
 class CatalogsSettings:
-    """Who is labelled, and which labels a simulation hides."""
+    """Which galaxies are labelled, and which labels a simulation hides."""
 
-    name: str = MISSING  # of their folder
-    seed: int = 0  # shuffles the galaxies: which are labelled at the start, which are hidden
-    mock_labelled: int = 0  # labelled galaxies that a simulation starts from: train + eval + test
-    max_galaxies: int = 0  # of the labelled and of the unlabelled ones each, the first in shuffled order; 0: all
+    name: str = MISSING  # name of the catalogs' folder
+    seed: int = 0  # shuffles the galaxies, to decide which are labelled at the start and which are hidden
+    mock_labelled: int = 0  # how many labelled galaxies a simulation starts with: train + eval + test
+    max_galaxies: int = 0  # use at most this many labelled and unlabelled galaxies each, in shuffled order; 0: all
 
 
 @dataclass(frozen=True)
 class ShardsSettings:
     """How galaxies are stored for training and prediction."""
 
-    name: str = MISSING  # of their folder
-    source: str = "mock"  # mock: simulations; real: live work
-    image_size_px: int = 64  # side of the stored images
-    channels: int = 3  # 3 colour, 1 grey
-    crop: float = 1.0  # the central part of a picture that is stored, as a fraction of its side; 1: all
+    name: str = MISSING  # name of the shards' folder
+    source: str = "mock"  # mock: for simulations; real: for live work
+    image_size_px: int = 64  # side length of the stored images
+    channels: int = 3  # 3: colour, 1: grey
+    crop: float = 1.0  # store only the central part of a picture, this fraction of its side; 1: all of it
     encoding: str = "raw"  # raw (uint8 pixels), png or jpeg
-    shard_size: int = 512  # galaxies in a shard
+    shard_size: int = 512  # galaxies per shard
     eval_size: int = 0  # labelled galaxies for early stopping
     test_size: int = 0  # labelled galaxies for the metrics that are reported
 
@@ -75,56 +73,56 @@ class ShardsSettings:
 class ModelSettings:
     """The network, its training and its posterior samples."""
 
-    name: str = MISSING  # of the option in configs/model
-    architecture: str = "cnn"  # of the encoder: cnn, pooled_cnn, efficientnet_b0, efficientnet_v2_b0, convnext_tiny
+    name: str = MISSING  # name of the option in configs/model
+    architecture: str = "cnn"  # encoder: cnn, pooled_cnn, efficientnet_b0, efficientnet_v2_b0, convnext_tiny
     blocks: list[list[int]] = MISSING  # (pooled_)cnn: filters of the 3x3 convolutions; each inner list halves the image
-    hidden: int = 128  # cnn: units of the dense layer in front of the dropout
+    hidden: int = 128  # cnn: units of the dense layer before the dropout
     colour: bool = False  # whether the network sees colours
-    final_size_px: int = 64  # side of the images the network sees
-    weights: str = ""  # the encoder starts from: an encoder of stage=pretrain, imagenet, a path; empty: random weights
-    train: str = "all"  # all: encoder and head; head: a Bayesian linear head on the encoder as it is, in seconds
-    orientations: int = 1  # features are averaged over so many flips and quarter turns when predicting: 1 or 8
-    ensemble: int = 1  # networks trained from different seeds, which share the posterior samples
-    dropout_rate: float = 0.5  # share of the features left out, in training and for each posterior sample
-    likelihood: str = "multinomial"  # of a question's votes; dirichlet_multinomial: they may scatter more than that
-    rotate: bool = True  # training images are rotated by any angle; flips are always on
-    zoom: float = 0.2  # training images are magnified by up to this fraction
-    learning_rate: float = 0.001  # of the Adam optimiser
-    batch_size: int = 64  # galaxies in a training step
-    steps_per_epoch: int = 15  # at least so many batches are an epoch: a small training set is passed several times
-    max_epochs: int = 30  # training stops here at the latest
-    patience: int = 8  # epochs without a better eval loss before training stops
-    warm_start: bool = False  # start from the weights of the iteration before
+    final_size_px: int = 64  # side length of the images that the network sees
+    weights: str = ""  # initial encoder weights: an encoder of stage=pretrain, imagenet or a path; empty: random
+    train: str = "all"  # all: train encoder and head; head: a Bayesian linear head on a fixed encoder, in seconds
+    orientations: int = 1  # when predicting, average features over this many flips and quarter turns: 1 or 8
+    ensemble: int = 1  # number of networks, trained with different seeds; they share the posterior samples
+    dropout_rate: float = 0.5  # fraction of the features left out, in training and for each posterior sample
+    likelihood: str = "multinomial"  # how a question's votes scatter; dirichlet_multinomial allows more scatter
+    rotate: bool = True  # rotate training images by any angle; flips are always on
+    zoom: float = 0.2  # magnify training images by up to this fraction
+    learning_rate: float = 0.001  # learning rate of the Adam optimiser
+    batch_size: int = 64  # galaxies per training step
+    steps_per_epoch: int = 15  # lowest number of batches per epoch; a small training set is repeated to reach it
+    max_epochs: int = 30  # training stops after this many epochs at the latest
+    patience: int = 8  # training stops after this many epochs without a better eval loss
+    warm_start: bool = False  # start from the weights of the previous iteration
     n_samples: int = 20  # posterior samples per galaxy
-    predict_batch_size: int = 256  # galaxies predicted at a time
-    recalibrate: bool = False  # make the samples less or more sure by one temperature, fitted on the eval galaxies
-    mixed_precision: bool = False  # compute in float16, with float32 weights; a machine without GPU ignores it
-    xla: bool = False  # compile the training step with XLA; a machine without GPU ignores it
-    all_gpus: bool = False  # split each training batch over all GPUs; a machine with fewer than two ignores it
+    predict_batch_size: int = 256  # galaxies per batch when predicting
+    recalibrate: bool = False  # correct the confidence of the samples by one temperature, fitted on the eval galaxies
+    mixed_precision: bool = False  # compute in float16, with float32 weights; ignored on a machine without GPU
+    xla: bool = False  # compile the training step with XLA; ignored on a machine without GPU
+    all_gpus: bool = False  # split each training batch over all GPUs; ignored on a machine with fewer than two
 
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """How stage=pretrain teaches an encoder galaxies without any votes."""
+    """How stage=pretrain trains an encoder on galaxies without any votes."""
 
-    name: str = "galaxies"  # of the encoder's folder
+    name: str = "galaxies"  # name of the encoder's folder
     epochs: int = 12  # passes over the pictures
-    batch_size: int = 128  # galaxies told apart in a training step
-    learning_rate: float = 0.001  # of the AdamW optimiser, at its highest
-    temperature: float = 0.2  # of the contrastive loss: lower looks harder at the most similar galaxies
-    max_galaxies: int = 0  # of the pool: the first shards, until they hold so many; 0: all
-    seed: int = 0  # of the encoder's weights and views: simulations with other seeds share one encoder
+    batch_size: int = 128  # galaxies per training step, which the encoder learns to distinguish
+    learning_rate: float = 0.001  # highest learning rate of the AdamW optimiser
+    temperature: float = 0.2  # of the contrastive loss: a lower one gives more weight to the most similar galaxies
+    max_galaxies: int = 0  # use the first pool shards up to this many galaxies; 0: the whole pool
+    seed: int = 0  # of the encoder's weights and views; simulations with different seeds can share one encoder
 
 
 @dataclass(frozen=True)
 class AcquisitionSettings:
     """How the galaxies to ask about are chosen."""
 
-    name: str = MISSING  # of the function, as in configs/acquisition; docs/acquisition.md explains them
+    name: str = MISSING  # name of the acquisition function, as in configs/acquisition; see docs/acquisition.md
     expected_votes: int = 40  # votes a galaxy is expected to get for the first question
-    coldness: float = 1.0  # power_ and softmax_mutual_information: more is less noise
-    skip_confident: float = 1.0  # leave out galaxies whose answers are sure with more than this probability; 1: none
-    random_share: float = 0.0  # of the galaxies asked about are drawn at random, whatever their score
+    coldness: float = 1.0  # power_ and softmax_mutual_information: a higher value means less noise
+    skip_confident: float = 1.0  # leave out galaxies whose answers are certain with more than this probability; 1: none
+    random_share: float = 0.0  # fraction of the galaxies asked about that is drawn at random, whatever their score
 
 
 @dataclass(frozen=True)
@@ -132,85 +130,83 @@ class IterateSettings:
     """What one iteration does."""
 
     previous: str = ""  # iteration to continue from, e.g. iteration_3; empty: the newest
-    subjects_per_iteration: int = 50  # galaxies asked about
-    shards_per_iteration: int = 4  # pool shards predicted, in turn
-    gate_margin: float = 0.0  # flag a model whose eval loss is this much above that of the iteration before; 0: never
-    keep_better: bool = False  # such a model is not used: the one of the iteration before goes on
+    subjects_per_iteration: int = 50  # how many galaxies to ask about
+    shards_per_iteration: int = 4  # how many pool shards to predict, in turn
+    gate_margin: float = 0.0  # flag a model whose eval loss exceeds the previous one by more than this; 0: never
+    keep_better: bool = False  # do not use a flagged model; keep that of the previous iteration
 
 
 @dataclass(frozen=True)
 class StopSettings:
-    """When an experiment makes no further iteration. Each rule is off at 0."""
+    """When an experiment stops making iterations. Each rule is off at 0."""
 
-    votes: int = 0  # so many classifications were received
-    labels: int = 0  # so many galaxies are labelled
-    eval_loss: float = 0.0  # the eval loss is no higher than this
-    next_100_labels_buy: float = 0.0  # the next 100 labels are expected to lower the eval loss by less than this
-    minutes_per_vote: float = 0.5  # of a volunteer: a guess, to be set to what the project measures
+    votes: int = 0  # stop when this many classifications were received
+    labels: int = 0  # stop when this many galaxies are labelled
+    eval_loss: float = 0.0  # stop when the eval loss is no higher than this
+    next_100_labels_buy: float = 0.0  # stop when the next 100 labels are expected to lower eval loss by less than this
+    minutes_per_vote: float = 0.5  # a volunteer's time per vote: a guess, so set it to what your project measures
 
 
 @dataclass(frozen=True)
 class SimulateSettings:
     """How long a simulation runs."""
 
-    iterations: int = 4  # in all, those that are there already included
+    iterations: int = 4  # total number, including iterations that already exist
 
 
 @dataclass(frozen=True)
 class OracleSettings:
     """Who answers a request for labels."""
 
-    kind: str = (
-        MISSING  # simulated: volunteers drawn from the hidden votes; known: the hidden votes; panoptes: real ones
-    )
-    live: bool = False  # real people answer: the experiment lies in experiments/live, and cannot be simulated
+    kind: str = MISSING  # simulated: volunteers drawn from hidden votes; known: the hidden votes; panoptes: real ones
+    live: bool = False  # real people answer: the experiment is in experiments/live and cannot be simulated
     votes_per_galaxy: int = 40  # classifications after which a galaxy leaves Zooniverse
-    control_per_iteration: int = 0  # galaxies drawn at random and asked about too: their labels only test the model
-    control_votes: int = 5  # classifications of such a galaxy
-    late_fraction: float = 0.1  # simulated: galaxies that get only some of their classifications in the first iteration
-    anonymous_fraction: float = 0.2  # simulated: classifications by volunteers who are not logged in
-    # The rest is for panoptes. Credentials are no setting: see zoobot/oracles/credentials.py.
-    endpoint: str = ""  # the Panoptes server; https://www.zooniverse.org is the real one
+    control_per_iteration: int = 0  # extra galaxies to ask about, drawn at random; their labels only test the model
+    control_votes: int = 5  # classifications of each of these extra galaxies
+    late_fraction: float = 0.1  # simulated: fraction of galaxies with only some classifications in the first iteration
+    anonymous_fraction: float = 0.2  # simulated: fraction of classifications by volunteers who are not logged in
+    # The settings below are for panoptes. Credentials are not a setting: see zoobot/oracles/credentials.py.
+    endpoint: str = ""  # address of the Panoptes server; the real one is https://www.zooniverse.org
     project_id: str = ""  # the Zooniverse project, e.g. 5733
     workflow_ids: list[str] = field(default_factory=list)  # the first shows the galaxies; the votes of all are read
-    last_classification_id: int = 0  # classifications after this id are read: the newest when the experiment begins
-    subjects: str = ""  # the project's subject export, CSV: galaxies in it are linked, not uploaded again
-    credentials_file: str = ""  # JSON with mode 600, outside the repository; empty: the environment (PANOPTES_…)
+    last_classification_id: int = 0  # read classifications after this id: the newest when the experiment begins
+    subjects: str = ""  # the project's subject export, CSV: its galaxies are linked, not uploaded again
+    credentials_file: str = ""  # JSON with mode 600, outside the repository; empty: use the environment (PANOPTES_…)
     dry_run: bool = False  # stage=iterate prints what it would ask for, sends nothing and writes no iteration
-    overlap_ids: int = 50_000  # so many ids are read again each time, since a classification can become visible late
-    timeout_s: float = 60.0  # for every request
-    tries: int = 6  # of every request
-    retry_wait_s: float = 5.0  # before the second try; doubled for each one after, more or less
+    overlap_ids: int = 50_000  # read this many ids again each time, because classifications can become visible late
+    timeout_s: float = 60.0  # time limit of every request
+    tries: int = 6  # attempts per request
+    retry_wait_s: float = 5.0  # before the second attempt; doubled for each further one, with random variation
 
 
 @dataclass(frozen=True)
 class TrackingSettings:
-    """Weights & Biases."""
+    """Logging to Weights & Biases."""
 
     mode: str = "offline"  # offline, online (needs WANDB_API_KEY in the environment) or disabled
-    project: str = "zoobot"  # on Weights & Biases
-    entity: str = ""  # user or team there; empty: the key's own
-    table_galaxies: int = 16  # galaxies per iteration shown with their images
+    project: str = "zoobot"  # project on Weights & Biases
+    entity: str = ""  # user or team on Weights & Biases; empty: the owner of the API key
+    table_galaxies: int = 16  # galaxies shown with their images, per iteration
 
 
 @dataclass(frozen=True)
 class ReduceSettings:
-    """Where raw classifications come from: one of the first three."""
+    """Where raw classifications come from: give one of the first three."""
 
-    pull: bool = False  # what is new in the project of oracle=panoptes
-    export: str = ""  # a classification export of Zooniverse, CSV
-    api_dump: str = ""  # rows of the Zooniverse API, JSON lines
-    workflow_versions: str = ""  # the workflow's versions, JSON
-    subjects: str = ""  # a subject export, CSV: tells which galaxy (iauname, id_str) a subject shows
-    anonymous_repeats: str = "all"  # volunteers not logged in: all their classifications count, or first_per_session
-    max_age_days: float = 7.0  # master_catalog warns when classifications.csv is older
+    pull: bool = False  # get the new classifications of the project in oracle=panoptes
+    export: str = ""  # path of a Zooniverse classification export, CSV
+    api_dump: str = ""  # path of rows of the Zooniverse API, JSON lines
+    workflow_versions: str = ""  # path of the workflow's versions, JSON
+    subjects: str = ""  # path of a subject export, CSV: says which galaxy (iauname, id_str) a subject shows
+    anonymous_repeats: str = "all"  # volunteers not logged in: count all their classifications, or first_per_session
+    max_age_days: float = 7.0  # stage=master_catalog warns if classifications.csv is older
 
 
 @dataclass(frozen=True)
 class ReportSettings:
     """What the report shows, and where it goes."""
 
-    experiments: list[str] = field(default_factory=lambda: ["*"])  # names or patterns below {data_dir}/experiments
+    experiments: list[str] = field(default_factory=lambda: ["*"])  # names or patterns in {data_dir}/experiments
     output: str = ""  # folder of report.html and summary.json; empty: {data_dir}/report
     galaxies: int = 12  # pictures per iteration
 
@@ -226,16 +222,16 @@ class VerifySettings:
 class Settings:
     """All settings of one run."""
 
-    stage: str = MISSING  # what to do
-    data_dir: str = "data"  # all that is written goes below it
+    stage: str = MISSING  # the stage to run
+    data_dir: str = "data"  # the folder for all output
     seed: int = 0  # of the simulation: weights, dropout, data order, volunteers, random choices
-    quick: bool = False  # test mode: a few galaxies, tiny images, an epoch; below {data_dir}/quick
-    max_dropped_fraction: float = 0.01  # more bad rows or images than this are an error
-    verify_inputs: str = "sizes"  # what a stage checks of the folders it reads: sizes of files, or digests of all bytes
-    experiment_name: str = MISSING  # of its folder; the group of its W&B runs
+    quick: bool = False  # test mode: few galaxies, tiny images, short training; output goes to {data_dir}/quick
+    max_dropped_fraction: float = 0.01  # stop with an error if a larger fraction of rows or images is bad
+    verify_inputs: str = "sizes"  # what a stage checks in the folders it reads: sizes of files, or digests of all bytes
+    experiment_name: str = MISSING  # name of the experiment's folder, and of the group of its W&B runs
     extensions: list[str] = field(
         default_factory=list
-    )  # Python files of your own that add acquisition functions, encoders, oracles or surveys: docs/extending.md
+    )  # your own Python files with acquisition functions, encoders, oracles or surveys: docs/extending.md
     survey: SurveySettings = field(default_factory=SurveySettings)
     task: TaskSettings = field(default_factory=TaskSettings)
     reduce: ReduceSettings = field(default_factory=ReduceSettings)
@@ -254,16 +250,16 @@ class Settings:
 
     @property
     def survey_dir(self) -> Path:
-        """Where the stages write what they make of the survey."""
+        """The folder of everything that the stages make from the survey."""
         return Path(self.data_dir) / self.survey.name
 
     @property
     def source_dir(self) -> Path:
-        """Where the survey's own tables and images lie; ``file_loc`` is relative to it."""
+        """The folder of the survey's own tables and images; ``file_loc`` is relative to it."""
         return Path(self.survey.folder) if self.survey.folder else self.survey_dir
 
     def image_path(self, file_loc: str) -> Path:
-        """Where a galaxy's picture lies: always below ``source_dir``, even for an absolute path in a survey's table."""
+        """The path of a galaxy's picture: always below ``source_dir``, even if the table has an absolute path."""
         return self.source_dir / file_loc.lstrip("/")
 
     @property
@@ -272,7 +268,7 @@ class Settings:
         return self.survey_dir / "prepared_catalogs" / self.catalogs.name
 
     def catalog(self, name: str) -> Path:
-        """The ``labelled`` or ``unlabelled`` galaxies that shards are made of."""
+        """The table of ``labelled`` or ``unlabelled`` galaxies that shards are made from."""
         return self.catalog_dir / f"{'mock_' if self.shards.source == 'mock' else ''}{name}.csv"
 
     @property
@@ -287,28 +283,28 @@ class Settings:
 
     @property
     def weights_path(self) -> Path | None:
-        """What the encoder starts from: the name of an encoder of the survey's, or any path."""
+        """The path of the initial encoder weights: one of the survey's encoders, or any path."""
         if self.model.weights in ("", "imagenet"):
             return None
-        return Path(os.path.normpath(self.encoders_dir / self.model.weights))  # its ".." may lead out of no folder yet
+        return Path(os.path.normpath(self.encoders_dir / self.model.weights))  # ".." works even if no folder exists yet
 
     @property
     def features_dir(self) -> Path:
-        """Features of frozen encoders: a cache, which may be deleted at any time."""
+        """Cached features of frozen encoders; the folder may be deleted at any time."""
         return self.survey_dir / "features"
 
     @property
     def experiments_dir(self) -> Path:
-        """All experiments, live ones and simulations."""
+        """The folder of all experiments, live and simulated."""
         return Path(self.data_dir) / "experiments"
 
     @property
     def report_dir(self) -> Path:
-        """Where the report goes."""
+        """The folder of the report."""
         return Path(self.report.output) if self.report.output else Path(self.data_dir) / "report"
 
     @property
     def experiment_dir(self) -> Path:
-        """This experiment."""
+        """The folder of this experiment."""
         kind = "live" if self.oracle.live else "simulations"
         return self.experiments_dir / kind / self.experiment_name

@@ -1,6 +1,6 @@
-"""Raw Zooniverse classifications become votes per subject, by rules that are written down in ``reduction``.
+"""Turn raw Zooniverse classifications into votes per subject, by the rules in ``reduction``.
 
-Reading, judging and counting are here. Asking Zooniverse for classifications belongs to ``zoobot.oracles``.
+This package reads, judges and counts. ``zoobot.oracles`` asks Zooniverse for classifications.
 """
 
 from zoobot.votes.reduction import (

@@ -1,6 +1,6 @@
 """Raw classifications and workflow versions, read from files; and the workflow that asks a set of questions.
 
-Readers give rows in the shape of the Zooniverse API, whatever they could make of them: ``votes.reduce`` judges them.
+Readers yield rows in the shape of the Zooniverse API, even from damaged input: ``votes.reduce`` judges them.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any, BinaryIO, TypeAlias, cast
 from zoobot.errors import InputError
 from zoobot.galaxies.questions import Question, QuestionTree
 
-Json: TypeAlias = dict[str, Any]  # an object of the Zooniverse API: anything may be in it
+Json: TypeAlias = dict[str, Any]  # an object of the Zooniverse API, with any content
 Row: TypeAlias = Mapping[str, Any]  # such an object that is only read
 EXPORT_IDS = ("classification_id", "subject_ids", "user_id", "workflow_id", "workflow_version")
 EXPORT_JSON = ("metadata", "annotations")
 _ID_AT_THE_START = re.compile(rb'\s*\{\s*"id"\s*:\s*"?([0-9]{1,18})\b')
 
 
-# The first of equal keys counts; the others keep their order, since rows are stored as the API gave them.
+# The first of equal keys counts. All keys keep their order, because rows are stored as the API gave them.
 _DECODER = json.JSONDecoder(object_pairs_hook=lambda pairs: dict(reversed(dict(reversed(pairs)).items())))
 
 
 class Unreadable(dict[str, Any]):
-    """A row that is not whole: what could be read of it, and ``reason``."""
+    """An incomplete row: what could be read of it, and the ``reason``."""
 
     def __init__(self, reason: str, fields: Json | None = None) -> None:
         super().__init__(fields or {})
@@ -37,10 +37,10 @@ class Unreadable(dict[str, Any]):
 
 
 def read_api_dump(path: str | Path) -> Iterator[Json]:
-    """The rows of a file with one JSON object of the Zooniverse API a line. InputError: there is no such file.
+    """The rows of a file with one JSON object of the Zooniverse API per line. InputError: the file does not exist.
 
-    A line that cannot be read becomes a row which ``reduce`` rejects, naming the line's number. Like ``read_export``,
-    it raises when its first row is asked for.
+    A line that cannot be read becomes a row that ``reduce`` rejects, naming the line's number. Like ``read_export``, it
+    raises only when its first row is requested.
     """
     with open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
@@ -59,15 +59,15 @@ def api_row(line: bytes, where: str) -> Json:
 
 
 def loads(text: str) -> Any:
-    """JSON as DuckDB reads it: of a key that is there twice, the first counts. ValueError, RecursionError: broken."""
+    """JSON as DuckDB reads it: the first of equal keys counts. ValueError, RecursionError: the JSON is broken."""
     return _DECODER.decode(text)
 
 
 def read_export(path: str | Path) -> Iterator[Json]:
     """The rows of a Zooniverse classification export (CSV) in the shape of the API's; answers are labels, not indices.
 
-    Ids and versions stay text. A row with broken JSON in it becomes one which ``reduce`` rejects. InputError: there is
-    no such file, it lacks a column, or it is no CSV.
+    Ids and versions stay text. A row with broken JSON becomes one that ``reduce`` rejects. InputError: the file does
+    not exist, lacks a column, or is not CSV.
     """
     csv.field_size_limit(2**31 - 1)  # a drawing in another task exceeds the default of 128 kB
     with io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", errors="replace", newline="") as file:
@@ -81,22 +81,23 @@ def read_export(path: str | Path) -> Iterator[Json]:
 
 
 def read_workflow_versions(path: str | Path) -> list[Json]:
-    """The versions in a JSON file as the API gives it, ``{"workflow_versions": [...]}``. InputError: it is not so."""
+    """The versions in a JSON file as the API gives it, ``{"workflow_versions": [...]}``. InputError: it is not."""
     try:
         content = json.loads(existing(path).read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
     versions = content.get("workflow_versions") if isinstance(content, dict) else None
     if not isinstance(versions, list) or not versions or not all(isinstance(version, dict) for version in versions):
-        raise InputError(f'{path}: expected {{"workflow_versions": [...]}} with at least one, as Zooniverse has it')
+        raise InputError(f'{path}: expected {{"workflow_versions": [...]}} with at least one, as Zooniverse gives it')
     return versions
 
 
 def workflow_of(questions: QuestionTree, version: str = "1.1") -> Json:
-    """A workflow version, as the API gives it, that asks these questions; it names no workflow, so it fits any.
+    """A workflow version, as the API gives it, with these questions; it names no workflow, so it matches any.
 
-    An answer is shown by its first label; retired ones are not offered. ``next`` leads along the tree's path; where the
-    path depends on an earlier answer too, it asks all that may be on it. InputError: ``version`` is not like 1.1.
+    An answer is shown by its first label; retired ones are not offered. ``next`` follows the path of the tree; if the
+    path also depends on an earlier answer, all questions that may be on it are asked. InputError: ``version`` is not
+    like 1.1.
     """
     if not re.fullmatch(r"(0|[1-9]\d*)\.(0|[1-9]\d*)", version, re.ASCII):
         raise InputError(f"a workflow version is two whole numbers, such as 1.1, got {version!r}")
@@ -123,13 +124,13 @@ def _in_asking_order(
 ) -> list[tuple[Question, frozenset[str]]]:
     """The questions below ``parent``, each before those below it, with all answers that may have led to it."""
     below = [q for q in questions if (set(q.after) & set(parent.all_columns) if parent else not q.after)]
-    below.sort(key=lambda q: len(q.after))  # what several answers lead to comes after what only one of them leads to
+    below.sort(key=lambda q: len(q.after))  # questions that several answers lead to come after those of only one
     pasts = [past | set(q.after) for q in below]
     return [p for q, to in zip(below, pasts, strict=True) for p in ((q, to), *_in_asking_order(questions, q, to))]
 
 
 def export_columns(path: str | Path) -> list[str]:
-    """The header of an export. InputError: there is no such file, or it lacks a column."""
+    """The header of an export. InputError: the file does not exist, or lacks a column."""
     csv.field_size_limit(2**31 - 1)
     with io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", errors="replace", newline="") as file:
         try:
@@ -147,19 +148,19 @@ def _require_columns(path: str | Path, header: Sequence[str]) -> None:
 
 
 def open_bytes(path: str | Path) -> BinaryIO:
-    """The bytes of a file, decompressed if its name ends in .gz. InputError: there is no such file."""
+    """The bytes of a file, decompressed if its name ends in .gz. InputError: the file does not exist."""
     return cast(BinaryIO, (gzip.open if Path(path).suffix == ".gz" else open)(existing(path), "rb"))
 
 
 def existing(path: str | Path) -> Path:
-    """The path. InputError: there is no such file."""
+    """The path. InputError: the file does not exist."""
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}")
     return Path(path)
 
 
 def export_row(cells: Mapping[str, str]) -> Json:
-    """A row of an export in the shape of the API's; ``Unreadable`` if there is broken JSON in it."""
+    """A row of an export in the shape of the API's; ``Unreadable`` if it contains broken JSON."""
     id_text, subjects, user, workflow, version = (cells[column] for column in EXPORT_IDS)
     links = {"user": user or None, "workflow": workflow, "subjects": [x for x in subjects.split(";") if x.strip()]}
     row: Json = {"id": id_text, "links": links}

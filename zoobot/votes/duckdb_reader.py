@@ -1,9 +1,9 @@
-"""Classifications, from rows or files, into one table of DuckDB with a judgement for each.
+"""Read classifications, from rows or files, into one DuckDB table with a judgement for each.
 
-DuckDB reads files in parallel and out of core; they do not pass through Python row by row. What the answers of a
-classification are worth depends only on its workflow, version and annotations, so Python judges each such key once.
-Rows with anything unusual in their other fields (two subjects, an id that is no number, ...) are set aside and judged
-in Python one by one, by the same ``answers.Judge``; so are the lines, and the files, that DuckDB cannot read.
+DuckDB reads files in parallel and out of core; they do not pass through Python row by row. The judgement on a
+classification depends only on its workflow, version and annotations, so Python judges each such key once. Rows with
+anything unusual in their other fields (two subjects, an id that is not a number, ...) are set aside and judged one by
+one in Python, by the same ``judge.Judge``. So are lines and files that DuckDB cannot read.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _BATCH = 1_000
 _LEARN_FROM_BYTES, _N_LEARNED_FROM = 100_000_000, 100_000
 _MAX_JUDGED = 100_000  # keys remembered from file to file
 
-# ``judgement`` is below 0 if it rejects the classification whole; 0 stands for a key that is broken JSON. Of a row that
-# is yet to be judged, ``unjudged`` has the key or, if more than that is to be judged, ``odd`` has all of it as JSON.
+# ``judgement`` is below 0 if it rejects the complete classification; 0 means that the key is broken JSON. If a row is
+# not yet judged, ``unjudged`` has its key or, if more than that must be judged, ``odd`` has the complete row as JSON.
 _TABLES = """
 CREATE TABLE classification (id BIGINT, id_text VARCHAR, subject VARCHAR, volunteer VARCHAR, session VARCHAR,
                              updated_at VARCHAR, judgement INTEGER, odd VARCHAR, unjudged VARCHAR);
@@ -46,7 +46,7 @@ _SCHEMA = pa.schema(
     [("id", pa.int64()), *_TEXTS, ("judgement", pa.int32()), ("odd", pa.string()), ("unjudged", pa.string())]
 )
 
-# What the judgement depends on, as JSON texts in one; those of a workflow and a version have no line breaks.
+# All that a judgement depends on, as JSON in one text; the workflow and the version contain no line breaks.
 _KEY = "concat_ws(chr(10), coalesce(workflow, 'null'), coalesce(version, 'null'), annotations) AS key"
 _FIND_JUDGEMENTS = """
 UPDATE classification SET judgement = code, unjudged = NULL FROM judged WHERE unjudged = judged.key AND code <> 0
@@ -66,7 +66,7 @@ def _dump(sessions: bool) -> str:
 
 
 def _read_dump(sessions: bool) -> str:
-    # The patterns admit what surely means the same to Python.
+    # The patterns match only what certainly means the same in Python.
     session = "metadata.session" if sessions else "NULL::VARCHAR"
     return _insert(
         f"SELECT *, {session} AS session FROM ({_dump(sessions)})",
@@ -104,7 +104,7 @@ def _read_export(sessions: bool) -> str:
 
 
 def _insert(file: str, plain: str, columns: str, row: str) -> str:
-    """Fill the table: ``columns`` up to ``updated_at``; ``row`` is the whole row as JSON, if it is not ``plain``."""
+    """Fill the table: ``columns`` up to ``updated_at``; ``row`` is the complete row as JSON, if it is not ``plain``."""
     return f"""
         WITH file AS ({file}), matched AS (SELECT file.*, code, {plain} AS plain FROM file LEFT JOIN judged USING (key))
         INSERT INTO classification
@@ -123,7 +123,7 @@ UNION SELECT n FROM parsed WHERE row IS NULL
 
 
 class Intake:
-    """Fills the table ``classification`` of a connection; ``codes`` says which judgement a number in it stands for."""
+    """Fills the table ``classification`` of a connection; ``codes`` gives each judgement's number."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, judge: Judge, sessions: bool) -> None:
         self._connection, self._judge, self._sessions = connection, judge, sessions
@@ -132,7 +132,7 @@ class Intake:
         connection.execute(_TABLES)
 
     def add(self, items: Iterable[object]) -> None:
-        """Take in rows, and all rows of a file where an item is a ``Path``. InputError: a file cannot be read."""
+        """Take in rows; a ``Path`` among them stands for all rows of its file. InputError: a file cannot be read."""
         judged = map(self._judge.classification, self._rows(items))
         while batch := list(islice(judged, _BATCH)):
             columns = list(zip(*((*c[:6], self._judgements.code(c.judgement), None, None) for c in batch), strict=True))
@@ -148,14 +148,14 @@ class Intake:
             try:
                 yield from self._read(item)
             except (duckdb.IOException, OSError, EOFError, zlib.error) as error:
-                raise InputError(f"{item} cannot be read to its end: {error}") from error
+                raise InputError(f"{item} cannot be read completely: {error}") from error
 
     def _read(self, path: Path) -> Iterator[object]:
-        """Read a file into the table, and give those of its rows that Python has to judge."""
+        """Read a file into the table, and yield the rows that Python has to judge."""
         suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
         if suffix not in (*DUMPS, *EXPORTS):
             expected = f"{', '.join(DUMPS)} (rows of the API) or {', '.join(EXPORTS)} (an export), with or without .gz"
-            raise InputError(f"{path}: the name must end in {expected}, so that it is known how to read it")
+            raise InputError(f"{path}: the name must end in {expected}; it says how to read the file")
         is_export = suffix in EXPORTS
         slow = classifications.read_export if is_export else classifications.read_api_dump
         statement = (_read_export if is_export else _read_dump)(self._sessions)
@@ -169,19 +169,19 @@ class Intake:
                 self._judge_keys(f"SELECT key FROM ({file}) LIMIT {_N_LEARNED_FROM}", values)
             self._connection.execute(statement, values)
         except duckdb.InvalidInputException:
-            log.info("%s: DuckDB cannot read it, so it is read row by row, which takes longer", path)
+            log.info("%s: DuckDB cannot read this file. It is read row by row, which takes longer", path)
             yield from slow(path)
             return
         self._judge_keys("SELECT unjudged AS key FROM classification WHERE unjudged IS NOT NULL", {})
         self._connection.execute(_FIND_JUDGEMENTS)
         if self._connection.execute("DELETE FROM classification WHERE unjudged IS NOT NULL").fetchall() != [(0,)]:
-            self._connection.execute(f"{statement} WHERE plain AND code = 0", values)  # they are odd, as it turned out
+            self._connection.execute(f"{statement} WHERE plain AND code = 0", values)  # these turned out to be odd
         yield from self._set_aside(path, is_export)
 
     def _judge_keys(self, keys: str, values: dict[str, Any]) -> None:
-        """Judge what is new among ``keys``; once it is in ``judged``, DuckDB finds it by itself."""
+        """Judge the new ``keys`` and add them to ``judged``, where DuckDB finds them from then on."""
         new = f"SELECT DISTINCT key FROM ({keys}) ANTI JOIN judged USING (key)"
-        cursor = self._connection.cursor().execute(new, values)  # of its own: rows are put in while these are taken out
+        cursor = self._connection.cursor().execute(new, values)  # a new cursor: rows are added while these are read
         while batch := cursor.fetchmany(_BATCH):
             texts = [text for (text,) in batch]
             columns = {
@@ -191,9 +191,9 @@ class Intake:
             self._connection.from_arrow(pa.table(columns)).insert_into("judged")
 
     def _set_aside(self, path: Path, is_export: bool) -> Iterator[object]:
-        """Take the odd rows out of the table."""
+        """Yield the odd rows, and remove them from the table."""
         n_nothing = 0
-        # A cursor of its own: rows are put in while these are taken out.
+        # A separate cursor: rows are added while these are read.
         cursor = self._connection.cursor().execute("SELECT odd FROM classification WHERE odd IS NOT NULL")
         while batch := cursor.fetchmany(_BATCH):
             n_nothing += batch.count(("",))
@@ -204,7 +204,7 @@ class Intake:
             yield from self._lines_of_nothing(path, n_nothing)
 
     def _lines_of_nothing(self, path: Path, n_expected: int) -> Iterator[object]:
-        """The lines in which DuckDB found nothing: mostly such as do not look like an object; else all are tried."""
+        """The lines in which DuckDB found nothing. Lines that do not look like an object are tried first, then all."""
         for only_suspects in (True, False):
             rows: list[object] = []
             for number, line in self._numbered_nothing(path, only_suspects):
@@ -229,12 +229,12 @@ class Intake:
 
 
 class _Judgements:
-    """Judgements by number, and what a key is worth."""
+    """The number of each judgement, and the judgement on a key."""
 
     def __init__(self, judge: Judge) -> None:
         self.codes: dict[Judgement, int] = {}
         self._judge = judge
-        # Few parts, few ways to combine them: what is new about most annotations is only the combination.
+        # There are few different parts: most new annotations only combine known parts in a new way.
         self._alone = lru_cache(maxsize=10_000)(self._judge_alone)
         self._together = lru_cache(maxsize=10_000)(self._judge_together)
 
@@ -243,10 +243,10 @@ class _Judgements:
         return self.codes.setdefault(judgement, -number if judgement.rejected_whole else number)
 
     def of(self, key: str) -> int:
-        """The code for the JSON texts of a key; 0 where one is broken."""
+        """The code for the JSON texts of a key; 0 if one is broken."""
         workflow, version, annotations = (*key.split("\n", 2), None)[:3]
         with suppress(ValueError, RecursionError):
-            # If all parts are objects, then so is the list of them JSON.
+            # If every part is a JSON object, the complete list is valid JSON.
             if (
                 annotations
                 and annotations.startswith("[{")
@@ -268,7 +268,7 @@ class _Judgements:
 
 
 def _json(text: str | None) -> object:
-    return classifications.loads(text) if text else None  # an empty cell of an export is no annotations
+    return classifications.loads(text) if text else None  # an empty cell of an export means no annotations
 
 
 def _decoded(line: bytes) -> str | None:

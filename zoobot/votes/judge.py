@@ -1,6 +1,6 @@
-"""What the answers of one classification are worth: rules 2 and 4 to 8 of zoobot/votes.py.
+"""Judge the answers of one classification: rules 2 and 4 to 8 of zoobot/votes/reduction.py.
 
-A judgement has one outcome for each answer, so that nothing which was read is lost from the totals.
+A judgement has one outcome for each answer, so the totals include everything that was read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NO_ANSWER = "no answer"
 NO_QUESTION = "task without a question"
 NOT_SINGLE = "not a single-choice task in this version"
 
-# An image, a size after it, and what an address with an unmatched parenthesis leaves: "![a](b).png =60x) Smooth".
+# An image, a size after it, and the rest of an address with an unmatched parenthesis: "![a](b).png =60x) Smooth".
 _IMAGE = re.compile(r"!\[.*?\]\((?:[^()]|\([^()]*\))*\)(?:[^\s()]*\.\w{3,4}(?:\s*=\d*x\d*)?\s*\))?(?:\s*=\d*x\d*)?")
 
 _Offered: TypeAlias = dict[str, tuple[str, ...]]  # task -> normalised label of each index; () if not single-choice
@@ -29,7 +29,7 @@ _MAX_KNOWN = 100_000
 
 
 class Outcome(NamedTuple):
-    """What became of one answer: ``text`` is a vote's column or the reason of a rejection, else empty."""
+    """The outcome of one answer. ``text`` is a vote's column or the reason of a rejection, otherwise empty."""
 
     kind: str
     task: str = ""
@@ -37,14 +37,16 @@ class Outcome(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What became of all answers of a classification, which ``rejected_whole`` takes nobody's turn."""
+    """The outcome of every answer in a classification. If ``rejected_whole``, it does not count as its
+    volunteer's turn.
+    """
 
     rejected_whole: bool
     outcomes: tuple[Outcome, ...]
 
 
 class Classification(NamedTuple):
-    """One row, judged. ``id`` is None if it has none that is usable; text that is absent is empty."""
+    """One judged row. ``id`` is None if the row has no usable id; missing text is empty."""
 
     id: int | None
     id_text: str
@@ -57,7 +59,7 @@ class Classification(NamedTuple):
 
 @lru_cache(maxsize=10_000)
 def normalise_label(text: str) -> str:
-    """A label without image markdown, in lower case, with single spaces: what answers are compared by."""
+    """A label without image markdown, in lower case, with single spaces: the form in which answers are compared."""
     return " ".join(_IMAGE.sub(" ", text).split()).casefold()
 
 
@@ -83,11 +85,11 @@ class Judge:
         return cls(questions, _columns_by_label(questions), _offered_by_version(workflow_versions))
 
     def classification(self, row: object) -> Classification:
-        """A row in the shape of the Zooniverse API; anything at all is judged, nothing raises."""
+        """Judge a row in the shape of the Zooniverse API. Any value is judged; none raises."""
         fields = _mapping(row)
         links, metadata = _mapping(fields.get("links")), _mapping(fields.get("metadata"))
         id_text, subject = _text(fields.get("id")), ";".join(_text(s) for s in _list(links.get("subjects")))
-        # A row that was cut off is no copy of a whole one, so its id is only shown.
+        # A row that was cut off is not a copy of a complete one, so its id is only shown.
         usable = re.fullmatch(r"[0-9]{1,18}", id_text) and not isinstance(row, Unreadable)
         id_ = int(id_text) if usable else None
         annotations, problem = fields.get("annotations"), _problem(row, id_, links, subject)
@@ -101,27 +103,27 @@ class Judge:
         return Classification(id_, id_text, subject, user, session, updated_at, judgement)
 
     def judgement(self, workflow: object, version: object, annotations: object) -> Judgement:
-        """The judgement on a row's annotations; the rest of the row is as it should be."""
+        """The judgement on a row's annotations, if the rest of the row is valid."""
         if not isinstance(annotations, list | None):
             return _rejected_whole("the annotations are not a list", annotations)
         found = self.version(workflow, version)
         return self.together(found, [o for answer in _list(annotations) for o in self.alone(found, answer)])
 
     def alone(self, found: Version | str, annotation: object) -> list[Outcome]:
-        """What one annotation is worth, whatever the others are; a combo has an outcome for each of its answers."""
+        """The outcome of one annotation, whatever the others are; a combo has an outcome for each of its answers."""
         answers = [_mapping(answer) for answer in _without_combos([annotation])]
         if isinstance(found, str):
             return [Outcome(REJECTED, _text(answer.get("task")), found) for answer in answers]
         return [self._outcome(answer, found) for answer in answers]
 
     def together(self, found: Version | str, outcomes: Sequence[Outcome]) -> Judgement:
-        """The judgement on a row, of whose annotations ``alone`` gave these outcomes."""
+        """The judgement on a row, from the outcomes that ``alone`` gave for its annotations."""
         if isinstance(found, str):
             return Judgement(True, tuple(outcomes) or (Outcome(REJECTED, text=found),))
         return Judgement(False, self._along_the_tree(outcomes) if outcomes else (Outcome(NO_ANSWER),))
 
     def version(self, workflow: object, version: object) -> Version | str:
-        """What was offered, or why that is unknown. A number is no version: 28.30 and 28.3 would be the same."""
+        """What was offered, or why that is unknown. A number is not a version: 28.30 and 28.3 would be the same."""
         if not isinstance(version, str) or not version.strip():
             return "the workflow version is missing or not text"
         workflow = _text(workflow)
@@ -144,7 +146,7 @@ class Judge:
             else:
                 first[outcome.task] = outcome
         given: dict[str, Outcome] = {}  # by column
-        for question in self.questions:  # parents first, so that a whole branch falls with its first question
+        for question in self.questions:  # parents first, so that all questions of a branch are rejected with its first
             vote = first.get(question.task)
             if vote and question.after and given.keys().isdisjoint(question.after):
                 reason = f"off the path: {question.name} is only for {' or '.join(question.after)}"
@@ -154,7 +156,7 @@ class Judge:
         return (*given.values(), *others)
 
     def _outcome(self, answer: Row, version: Version) -> Outcome:
-        """One answer alone, wherever it is on the tree."""
+        """The outcome of one answer alone, wherever it is on the tree."""
         task, value = answer.get("task"), answer.get("value")
         if not isinstance(task, str) or not isinstance(value, str | int):
             return self._judged(_text(task), value, version.offered)
@@ -202,15 +204,15 @@ def _offered_by_version(workflow_versions: Sequence[Row]) -> dict[tuple[str, str
                 labels = [a["label"] for a in body["answers"]] if body.get("type") == "single" else []
                 offered[task] = tuple(normalise_label(record.get("strings", {}).get(x, x)) for x in labels)
         except (KeyError, TypeError, AttributeError) as error:
-            what = "expected major_number, minor_number, strings and tasks with type and answers, as Zooniverse has it"
+            what = "expected major_number, minor_number, strings and tasks with type and answers, as from Zooniverse"
             raise InputError(f"workflow version {number} of {len(workflow_versions)}: {what}; {error!r}") from error
         if versions.setdefault((workflow, version), Version(offered)).offered != offered:
-            raise InputError(f"workflow version {version} is there twice, with other answers but the same workflow")
+            raise InputError(f"workflow version {version} appears twice for the same workflow, with different answers")
     return versions
 
 
 def _problem(row: object, id_: int | None, links: Row, subject: str) -> str:
-    """Why a classification cannot be read whatever its workflow; "" if it can."""
+    """Why a classification cannot be read under any workflow; "" if it can."""
     n_subjects, user = len(_list(links.get("subjects"))), links.get("user")
     problems = (
         (not isinstance(row, dict), "not an object"),
@@ -229,7 +231,7 @@ def _rejected_whole(problem: str, annotations: object) -> Judgement:
 
 
 def _without_combos(annotations: list[Any]) -> Iterator[object]:
-    stack = annotations[::-1]  # not recursion: the sender chooses how deep it goes
+    stack = annotations[::-1]  # not recursion: the sender decides how deep the nesting is
     while stack:
         annotation = stack.pop()
         value = _mapping(annotation).get("value")
@@ -240,7 +242,7 @@ def _without_combos(annotations: list[Any]) -> Iterator[object]:
 
 
 def _label(value: Any, labels: tuple[str, ...]) -> tuple[str, str]:
-    """The normalised label that an answer means, or why it means none."""
+    """The normalised label of an answer, or why it has none."""
     if isinstance(value, str):
         return normalise_label(_text(value)[:1000]), ""  # cut: a text of megabytes would keep the pattern busy
     if isinstance(value, bool) or not isinstance(value, int):

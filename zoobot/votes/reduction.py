@@ -2,19 +2,21 @@
 
 Rules, in the order in which they act:
 
-1. Rows with the same classification id are copies: the one updated last counts, the others are tallied as duplicates.
-2. A classification is rejected whole, and takes nobody's turn in rule 3, if it is unreadable, has no usable id, is not
-   about exactly one subject, or comes from an unknown workflow version. Versions are text: 28.30 is not 28.3.
-3. A logged-in volunteer has one classification per subject: the first by id, whole; later ones are tallied as repeats.
-   All anonymous ones count, or (``anonymous_repeats="first_per_session"``) the first of each known session and subject.
+1. Rows with the same classification id are copies: the one updated last counts. The others are tallied as duplicates.
+2. A classification is rejected with all its answers, and does not count as its volunteer's turn in rule 3, if it is
+   unreadable, has no usable id, is not about exactly one subject, or comes from an unknown workflow version. Versions
+   are text: 28.30 is not 28.3.
+3. A logged-in volunteer has one classification per subject: the first by id, with all its answers. Later ones are
+   tallied as repeats. All anonymous ones count, or (``anonymous_repeats="first_per_session"``) the first of each known
+   session and subject.
 4. Answers inside a combo task are read like any other.
 5. Null, empty and absent answers, tasks without a question (tutorials, rare features), and tasks that are not
    single-choice in that version give no vote.
-6. An index means the label that this version gives it; a text is a label itself. Labels are compared without image
+6. An index means the label that this version gives it; a text is the label itself. Labels are compared without image
    markdown, case and spacing. An answer whose label the question does not have is rejected.
-7. A question answered twice in one classification: the first readable answer counts, the others are rejected.
+7. A question answered twice in one classification: the first readable answer counts; the others are rejected.
 8. An answer off the tree's path (no counted answer of that classification leads to its question) is rejected, so that a
-   question never has more votes than the answers which lead to it.
+   question never has more votes than the answers that lead to it.
 
 Every answer read is a vote, a tallied answer without a vote, or a row of ``rejected``; a classification without answers
 counts as one answer.
@@ -50,7 +52,7 @@ REJECTED_COLUMNS = ("classification_id", "subject_id", "task", "reason")
 
 @dataclass(frozen=True)
 class Reduction:
-    """Votes, rejected answers, and ``tally``: what became of the answers. ``sum(tally.values()) == answers_read``."""
+    """Votes, rejected answers, and ``tally``: how many answers by outcome; ``sum(tally.values()) == answers_read``."""
 
     votes: pd.DataFrame
     rejected: pd.DataFrame
@@ -78,8 +80,9 @@ def reduce(
         votes: a row per subject with a vote; string index ``subject_id``, sorted; int64 columns ``questions.columns``.
         rejected: a row per rejected answer; string columns classification_id, subject_id, task, reason.
 
-    No classification, whatever is in it, raises. InputError: a file is absent or no such file; a workflow version is
-    malformed; two answers of a question share a label. SettingsError: ``anonymous_repeats`` is neither of the two.
+    No classification raises, whatever it contains. InputError: a file does not exist or is of another kind; a workflow
+    version is malformed; two answers of a question share a label. SettingsError: ``anonymous_repeats`` is neither of
+    the two.
     """
     reduction = reduce_all(classifications, questions, workflow_versions, anonymous_repeats=anonymous_repeats)
     return reduction.votes, reduction.rejected
@@ -117,7 +120,7 @@ def reduce_all(
 
 
 def resources() -> dict[str, Any]:
-    """What DuckDB may take; the rest goes to a temporary folder. 16 threads would need more than 1 GB to begin with."""
+    """What DuckDB may use; the rest goes to a temporary folder. 16 threads would need more than 1 GB at the start."""
     return {"memory_limit": "400MB", "threads": min(4, os.cpu_count() or 1)}
 
 
@@ -127,9 +130,9 @@ def _connect(spill: str) -> duckdb.DuckDBPyConnection:
             **resources(),
             "temp_directory": spill,
             "preserve_insertion_order": False,
-            # A join keeps the table on its right in memory: DuckDB cannot tell how many rows a file has.
+            # A join keeps the table on its right in memory, and DuckDB does not know how many rows a file has.
             "disabled_optimizers": "join_order,build_side_probe_side",
-            "autoinstall_known_extensions": False,  # JSON is built in, and nothing is to reach a network
+            "autoinstall_known_extensions": False,  # JSON is built in, and nothing may use a network
         }
     )
 
@@ -169,8 +172,8 @@ def _n_answers(connection: duckdb.DuckDBPyConnection, rows: str) -> int:
 
 
 def _keep_first(connection: duckdb.DuckDBPyConnection, alike: str, among: str, order: str) -> int:
-    """Delete all but the first of the classifications that are ``alike``; returns how many answers they had."""
-    # The hash only finds candidates, in a third of the time that the values take.
+    """Delete all but the first of the classifications that are ``alike``; returns how many answers were deleted."""
+    # The hash only finds candidates. It takes a third of the time that the values would take.
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE surplus AS
         WITH several AS (
