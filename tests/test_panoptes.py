@@ -65,14 +65,14 @@ def ids(folder: Path) -> list[str]:
 
 
 def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"can be read by others \(mode 640\).*chmod 600"):
+    with pytest.raises(InputError, match=r"Other users can read .* \(mode 640\).*chmod 600"):
         credentials.load(str(login(tmp_path, 0o640)))
     assert credentials.load(str(login(tmp_path))).client_secret == "rehearsal-secret"
 
 
 def test_a_file_in_the_repository_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credentials, "REPOSITORY", tmp_path)
-    with pytest.raises(InputError, match="lies in the repository"):
+    with pytest.raises(InputError, match="is inside the repository"):
         credentials.load(str(login(tmp_path)))
 
 
@@ -252,7 +252,7 @@ def test_another_project_and_changed_files_are_refused(
     with pytest.raises(FolderError, match=r"workflow_ids: .* there, .* now"):
         pull.pull(Zooniverse(chosen), folder, replace(chosen, workflow_ids=["1", "2"]), 0)
     (folder / "rows_00000.jsonl").write_text("")
-    with pytest.raises(FolderError, match="shorter than it was written"):
+    with pytest.raises(FolderError, match="is missing or has been cut short"):
         pull.pull(Zooniverse(chosen), folder, chosen, 0)
 
 
