@@ -405,8 +405,8 @@ class World:
     def _before_DescribeInstanceInformation(self, given: dict[str, Any]) -> Any:
         (wanted,) = given["Filters"]
         known = [m for m in self.machines.values() if m.id in wanted["Values"] and m.online]
-        told = [{"InstanceId": m.id, "PingStatus": "Online"} for m in known]
-        return Response(json.dumps({"InstanceInformationList": told}), content_type="application/x-amz-json-1.1")
+        listed = [{"InstanceId": m.id, "PingStatus": "Online"} for m in known]
+        return Response(json.dumps({"InstanceInformationList": listed}), content_type="application/x-amz-json-1.1")
 
     def _before_SendCommand(self, given: dict[str, Any]) -> Any:
         unknown = [i for i in given["InstanceIds"] if i not in self.machines or not self.machines[i].online]

@@ -95,7 +95,7 @@ class Machine:
             self.world.later(10, lambda: self.when_mounted(command))
 
     def train(self, command: str) -> None:
-        """environment.sh run: one iteration, unless the record of the day says that it is there."""
+        """environment.sh run: one iteration, unless the record of the day says that it exists."""
         if self.training:
             self.world.set_command(command, "Failed")  # flock
             return

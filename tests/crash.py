@@ -55,9 +55,9 @@ Result = tuple[str, Counter[tuple[str, str]], list[str]]
 # --------------------------------------------------------------- children
 
 
-def in_child(work: Callable[[], Any], told: Path, kill_after_s: float | None = None) -> int:
+def in_child(work: Callable[[], Any], report: Path, kill_after_s: float | None = None) -> int:
     """Run ``work`` in a forked process; its exit status."""
-    process = start_child(work, told)
+    process = start_child(work, report)
     if kill_after_s is not None:
         end = time.monotonic() + kill_after_s
         while time.monotonic() < end and not os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -71,8 +71,8 @@ def status_of(process: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def start_child(work: Callable[[], Any], told: Path) -> int:
-    """Fork a process that does ``work``. The message of an error goes into the file ``told``."""
+def start_child(work: Callable[[], Any], report: Path) -> int:
+    """Fork a process that does ``work``. The message of an error goes into the file ``report``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads: those of numpy do nothing now
         process = os.fork()
@@ -82,10 +82,10 @@ def start_child(work: Callable[[], Any], told: Path) -> int:
             work()
             status = 0
         except FolderError as error:
-            told.write_text(str(error))
+            report.write_text(str(error))
             status = 2
         except BaseException:
-            told.write_text(traceback.format_exc())
+            report.write_text(traceback.format_exc())
         finally:
             os._exit(status)
     return process
@@ -101,8 +101,8 @@ class Scenario:
     published: Path
 
     @property
-    def told(self) -> Path:
-        return Path(self.settings.data_dir) / "told.txt"
+    def report(self) -> Path:
+        return Path(self.settings.data_dir) / "report.txt"
 
     @property
     def world(self) -> World:
@@ -120,10 +120,10 @@ class Scenario:
                 faults.install()
             self.run(self.settings)
             if count:
-                self.told.write_text("\n".join(faults.log))
+                self.report.write_text("\n".join(faults.log))
 
-        self.told.unlink(missing_ok=True)
-        return in_child(work, self.told)
+        self.report.unlink(missing_ok=True)
+        return in_child(work, self.report)
 
 
 def compose_settings(data_dir: Path, *overrides: str) -> Settings:
@@ -151,8 +151,8 @@ def prepare(name: str, data_dir: Path) -> Scenario:
         for stage in before:
             stage.run(s)
 
-    if in_child(work, scenario.told):
-        raise AssertionError(scenario.told.read_text())
+    if in_child(work, scenario.report):
+        raise AssertionError(scenario.report.read_text())
     root.mkdir(exist_ok=True)
     return scenario
 
@@ -184,18 +184,18 @@ class Wrong(Exception):
 def check(scenario: Scenario, at: int, kind: str, reference: Tree, calls: list[tuple[str, Any]]) -> str:
     """One case: the fault, the state it leaves, the resumed run, its result. Returns how the fault ended."""
     status = scenario.execute(at, kind)
-    told = scenario.told.read_text() if scenario.told.exists() else ""
+    report = scenario.report.read_text() if scenario.report.exists() else ""
     if status not in {"kill": (KILLED,), "ENOSPC": (0, 2), "EIO": (0, 2)}.get(kind, (KILLED,)):
-        raise Wrong(f"ended with status {status}: {told}")
-    if status == 2 and not ("No space left" in told or "Input/output error" in told):
-        raise Wrong(f"no clear error: {told}")
+        raise Wrong(f"ended with status {status}: {report}")
+    if status == 2 and not ("No space left" in report or "Input/output error" in report):
+        raise Wrong(f"no clear error: {report}")
     is_new = scenario.published.exists()
     for name, content in snapshot(scenario.root).items():
         if name not in reference or reference[name] != content:
             raise Wrong(f"neither the old nor the new state: {name}")
     check_sound(scenario)
     if not is_new and scenario.execute():
-        raise Wrong(f"the resumed run ended with an error: {scenario.told.read_text()}")
+        raise Wrong(f"the resumed run ended with an error: {scenario.report.read_text()}")
     now = snapshot(scenario.root)
     if now != reference:
         differing = sorted(name for name in {*reference, *now} if reference.get(name, 0) != now.get(name, 0))
@@ -246,8 +246,8 @@ def explore(name: str, every: int, kinds: Sequence[str], job: int = 0, jobs: int
         shutil.copytree(scenario.root, template)
         reset(scenario, template)
         if scenario.execute(count=True):
-            raise AssertionError(scenario.told.read_text())
-        points = scenario.told.read_text().splitlines()
+            raise AssertionError(scenario.report.read_text())
+        points = scenario.report.read_text().splitlines()
         reference, calls = snapshot(scenario.root), scenario.world.done()
         cases = [(at, kind) for at in range(1, len(points) + 1) for kind in kinds]
         random.Random(0).shuffle(cases)
@@ -275,7 +275,7 @@ def kill_at_random(n_kills: int, seed: int = 0) -> list[str]:
     provenance.provenance()  # asks git once, in the parent: a commit meanwhile is no matter
     with tempfile.TemporaryDirectory() as folder:
         s = compose_settings(Path(folder) / "data", "model.max_epochs=4", "tracking=disabled")
-        root, template, told = s.experiment_dir, Path(folder) / "template", Path(folder) / "told.txt"
+        root, template, report = s.experiment_dir, Path(folder) / "template", Path(folder) / "report.txt"
 
         def stages(*runs: Callable[[Settings], Path]) -> None:
             for run in runs:
@@ -286,24 +286,24 @@ def kill_at_random(n_kills: int, seed: int = 0) -> list[str]:
                 iterate.run(s)
 
         before = (master_catalog.run, catalogs.run, shards.run, instructions.run)
-        if in_child(lambda: stages(*before), told):
-            raise AssertionError(told.read_text())
+        if in_child(lambda: stages(*before), report):
+            raise AssertionError(report.read_text())
         shutil.copytree(root, template)
         start = time.perf_counter()
-        if in_child(rest, told):
-            raise AssertionError(told.read_text())
+        if in_child(rest, report):
+            raise AssertionError(report.read_text())
         whole_s, reference, wrong = time.perf_counter() - start, snapshot(root), list[str]()
         kills = rounds = 0
         while kills < n_kills:
             disk.remove(root)
             shutil.copytree(template, root)
-            while (status := in_child(rest, told, kill_after_s=chance.uniform(0, whole_s))) == -signal.SIGKILL:
+            while (status := in_child(rest, report, kill_after_s=chance.uniform(0, whole_s))) == -signal.SIGKILL:
                 kills += 1
             rounds += 1
             now = snapshot(root)
             differing = sorted(name for name in {*reference, *now} if reference.get(name, 0) != now.get(name, 0))
             if status or differing:
-                wrong.append(f"round {rounds}: status {status} {told.read_text() if status else ''} {differing}")
+                wrong.append(f"round {rounds}: status {status} {report.read_text() if status else ''} {differing}")
         print(f"{kills} kills in {rounds} rounds of three iterations, {whole_s:.0f} s each when nobody stops them")
         disk.make_writable(Path(folder))
     return wrong
@@ -324,14 +324,14 @@ def main() -> int:
         return 1 if wrong else 0
     start = time.perf_counter()
     if chosen.jobs == 1:  # no second import of TensorFlow
-        return tell([explore(chosen.scenario, chosen.every, chosen.kinds)], start)
+        return summarise([explore(chosen.scenario, chosen.every, chosen.kinds)], start)
     with ProcessPoolExecutor(chosen.jobs, get_context("spawn")) as pool:
         jobs = [pool.submit(explore, chosen.scenario, chosen.every, chosen.kinds, job, chosen.jobs)
                 for job in range(chosen.jobs)]  # fmt: skip
-        return tell([job.result() for job in jobs], start)
+        return summarise([job.result() for job in jobs], start)
 
 
-def tell(results: list[Result], start: float) -> int:
+def summarise(results: list[Result], start: float) -> int:
     """Print how all jobs' cases ended; the exit status."""
     ended = sum((one for _, one, _ in results), Counter[tuple[str, str]]())
     wrong = [problem for _, _, problems in results for problem in problems]

@@ -9,11 +9,11 @@ commit, and each call of the outside (which says so by ``faults.point``). A proc
 handler, ``finally`` or buffer of Python runs, as after kill -9. Kinds:
 
     kill       the process ends before the operation
-    torn       half of a write is done, any other operation whole; then the process ends
+    torn       half of a write is done, any other operation completely; then the process ends
     ENOSPC     the operation fails if it needs space, and so does every later one: the disk stays full
     EIO        the operation fails, once
     unflushed  the process ends, and the disk forgets every content and every name that was not flushed
-    empty      the process ends; names stay, but of contents that were not flushed nothing is there
+    empty      the process ends; names stay, but contents that were not flushed are lost
 
 A flush is only noted, not done: the disk of the test is ``Shadow``, which keeps what was flushed in memory.
 """

@@ -79,8 +79,8 @@ def test_from_a_folder_of_an_encoder(chosen: ModelSettings, tmp_path: Path) -> N
     assert encoders.digest(there) != encoders.digest(here)
     encoders.load(here, tmp_path)
     assert encoders.digest(there) == encoders.digest(here)
-    told = json.loads((tmp_path / "encoder.json").read_text())
-    assert told["weights_sha256"] == encoders.digest(here) and told["architecture"] == chosen.architecture
+    record = json.loads((tmp_path / "encoder.json").read_text())
+    assert record["weights_sha256"] == encoders.digest(here) and record["architecture"] == chosen.architecture
 
 
 def test_from_the_model_folder_of_an_iteration(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_weights_of_another_shape_are_refused_and_change_nothing(other: ModelSet
 
 def test_a_file_that_is_no_weights_or_not_there_is_refused(tmp_path: Path) -> None:
     encoder = two(POOLED)[0]
-    with pytest.raises(SettingsError, match=r"encoder\.weights\.h5 does not exist\. Name an encoder"):
+    with pytest.raises(SettingsError, match=r"encoder\.weights\.h5 does not exist\. Give the name of an encoder"):
         encoders.load(encoder, tmp_path)
     (tmp_path / "a.weights.h5").write_bytes(b"no HDF5")
     with pytest.raises(SettingsError, match=r"a\.weights\.h5 does not fit this network"):
@@ -132,7 +132,7 @@ def test_values_that_changed_since_they_were_saved_are_refused(tmp_path: Path) -
     there, here = two(POOLED)
     encoders.save(there, POOLED, tmp_path)
     here.save_weights(tmp_path / "encoder.weights.h5")
-    with pytest.raises(SettingsError, match="other values came back"):
+    with pytest.raises(SettingsError, match="differ from the saved ones"):
         encoders.load(there, tmp_path)
 
 

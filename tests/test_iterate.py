@@ -1,4 +1,4 @@
-"""The whole loop on tiny galaxies: every stage for real, then what the folders promise."""
+"""The complete loop on tiny galaxies: every stage runs for real, then the folders are checked."""
 
 from __future__ import annotations
 
@@ -217,8 +217,8 @@ def test_galaxies_with_other_votes_than_the_scores_expect_are_noticed_before_the
 ) -> None:
     scores = replace(done.acquisition, name=name, expected_votes=votes)
     instructions.run(replace(copy_data(done, tmp_path), experiment_name="other", acquisition=scores))
-    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert [message.rpartition("set ")[2] for message in told] == ["acquisition.expected_votes=49"] * warned
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [message.rpartition("set ")[2] for message in warnings] == ["acquisition.expected_votes=49"] * warned
 
 
 @pytest.mark.parametrize("warm_start", [True, False])

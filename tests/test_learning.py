@@ -60,11 +60,11 @@ def forget(path: Path) -> None:
 
 
 def test_a_head_is_fitted_to_the_features_of_the_encoder_that_is_named(frozen: Settings) -> None:
-    told = json.loads((frozen.encoders_dir / "galaxies" / "encoder.json").read_text())
+    encoder = json.loads((frozen.encoders_dir / "galaxies" / "encoder.json").read_text())
     for number in range(3):
         folder = iteration(frozen, number) / "model"
         assert {path.name for path in folder.iterdir()} == {"head.npz", "architecture.json", "training.json"}
-        assert read(frozen, number, "model/architecture.json")["encoder"] == told["weights_sha256"]
+        assert read(frozen, number, "model/architecture.json")["encoder"] == encoder["weights_sha256"]
         fitted = linear_head.load(folder / "head.npz")
         correlation = read(frozen, number, "model/training.json")["questions"]["smooth-or-featured"][
             "votes_correlation"
@@ -142,25 +142,25 @@ def test_a_file_of_weights_that_changed_since_the_instructions_is_refused(
         iterate.run(settings)
 
 
-def test_the_head_is_told_which_galaxies_were_drawn_at_random(
+def test_the_head_learns_which_galaxies_were_drawn_at_random(
     frozen: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Any] = []
+    at_random: list[Any] = []
     fit = linear_head.fit
 
     def recorded(*given: Any) -> linear_head.LinearHead:
-        told.append(given[3])
+        at_random.append(given[3])
         return fit(*given)
 
     monkeypatch.setattr(linear_head, "fit", recorded)
     for name, share in (("mixture", 0.5), ("random", 1)):
-        told.clear()
+        at_random.clear()
         overrides = (f"acquisition={name}", "oracle.late_fraction=0", f"acquisition.random_share={share % 1}")
         settings = beside(frozen, compose, f"at_random_{name}", *HEAD, *overrides)
         simulate.run(settings)
-        n_first = int(told[0].sum())
-        assert [len(t) - n_first for t in told] == [0, 8, 16] and told[0].all()
-        assert [t.sum() - n_first for t in told] == [0, 8 * share, 16 * share]
+        n_first = int(at_random[0].sum())
+        assert [len(t) - n_first for t in at_random] == [0, 8, 16] and at_random[0].all()
+        assert [t.sum() - n_first for t in at_random] == [0, 8 * share, 16 * share]
 
 
 def test_an_encoder_of_another_survey_is_named_from_this_one(frozen: Settings, compose: Compose) -> None:
@@ -171,15 +171,15 @@ def test_an_encoder_of_another_survey_is_named_from_this_one(frozen: Settings, c
 def test_an_encoder_of_another_shape_or_none_is_refused(frozen: Settings) -> None:
     config = tfrecords.load_config(frozen.shard_dir)
     other = replace(frozen, model=replace(frozen.model, blocks=[[5]]))
-    with pytest.raises(SettingsError, match=r"another shape than the settings:\n  blocks: \[\[4\], \[8\]\] there"):
+    with pytest.raises(SettingsError, match=r"does not have the shape in the settings:\n  blocks: \[\[4\], \[8\]\] there"):
         features.frozen_features(other, config)
-    with pytest.raises(SettingsError, match=r"does not exist\. Name an encoder"):
+    with pytest.raises(SettingsError, match=r"does not exist\. Give the name of an encoder"):
         features.frozen_features(replace(frozen, model=replace(frozen.model, weights="nowhere")), config)
 
 
 @pytest.mark.parametrize("architecture", ["cnn", "pooled_cnn"])
 def test_imagenet_is_refused_for_our_own_architectures(settings: Compose, architecture: str) -> None:
-    with pytest.raises(SettingsError, match=f"imagenet: there are none for model.architecture={architecture}"):
+    with pytest.raises(SettingsError, match=f"imagenet: Keras has none for model.architecture={architecture}"):
         settings(*QUICK, "model=pretrained", f"model.architecture={architecture}", "model.weights=imagenet")
     settings(*QUICK, "model=efficientnet_b0", "model.weights=imagenet")
 
@@ -254,7 +254,7 @@ def test_an_iteration_killed_while_training_goes_on_to_the_same_folder(
     assert len(list(settings.experiment_dir.glob(".iteration_0.unfinished/training_0_*.npz"))) == 1
     caplog.set_level("INFO")
     iterate.run(settings)
-    assert "training goes on after epoch 1" in caplog.text
+    assert "training continues after epoch 1" in caplog.text
     assert folders.digest_of(iteration(settings, 0)) == whole
     assert not (settings.experiment_dir / ".iteration_0.unfinished").exists()
 

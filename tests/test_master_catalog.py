@@ -61,7 +61,7 @@ def test_totals_by_hand() -> None:
 @pytest.mark.parametrize(
     "column, value, reason",
     [
-        (SMOOTH, np.nan, f"{SMOOTH} is empty, though smooth-or-featured has other votes"),
+        (SMOOTH, np.nan, f"{SMOOTH} is empty, but smooth-or-featured has other votes"),
         (SMOOTH, -1, f"{SMOOTH} is not 0 to 1000000"),
         (SMOOTH, 1e9, f"{SMOOTH} is not 0 to 1000000"),
         (SMOOTH, np.inf, f"{SMOOTH} is not 0 to 1000000"),
@@ -84,7 +84,7 @@ def test_a_bad_row_is_dropped_with_its_reason(column: str, value: Any, reason: s
 def test_votes_for_other_questions_alone_are_no_label() -> None:
     table = galaxies(bar_yes=[1, 1, 1], bar_no=[1, 1, 1])
     table.loc[1, [SMOOTH, FEATURED, ARTIFACT]] = np.nan
-    assert reasons(table) == {"g1": "no votes for smooth-or-featured, though for other questions"}
+    assert reasons(table) == {"g1": "no votes for smooth-or-featured, but votes for other questions"}
 
 
 def test_a_galaxy_nobody_classified_stays_without_votes() -> None:
@@ -131,7 +131,7 @@ def test_an_unknown_answer_is_not_counted_and_told(caplog: pytest.LogCaptureFixt
     table = galaxies(**{"smooth-or-featured_star": [5, 5, 5], f"{SMOOTH}_fraction": [0.1, 0.2, 0.3]})
     catalog, *_ = clean(table, QUESTIONS, "t.csv")
     assert catalog[TOTAL].tolist() == [40, 41, 42]
-    assert "t.csv: smooth-or-featured_star: not answers of the survey's questions" in caplog.text
+    assert "t.csv: smooth-or-featured_star: not answers to the survey's questions" in caplog.text
 
 
 # --------------------------------------------------------------- the stage
@@ -206,7 +206,7 @@ def test_old_classifications_are_warned_of(
 def test_a_survey_whose_rows_are_all_left_out(settings: Custom, tmp_path: Path) -> None:
     table = pd.DataFrame({"iauname": ["g0"], "png_loc": ["g0.png"], "png_ready": [False]})
     table.to_csv(tmp_path / "joint.csv", index=False)
-    with pytest.raises(InputError, match=r"all its rows are left out \(png_ready is false: 1\)"):
+    with pytest.raises(InputError, match=r"all rows are left out \(png_ready is false: 1\)"):
         master_catalog.run(
             settings("stage=master_catalog", "survey=decals", f"survey.folder={tmp_path}", "survey.catalog=joint.csv")
         )

@@ -36,7 +36,7 @@ TINY = ModelSettings(
 
 
 def bright_or_dark(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images whose brightness tells the votes."""
+    """Images whose brightness determines the votes."""
     random = np.random.default_rng(0)
     bright = random.random(n) < 0.5
     images = random.integers(0, 60, (n, 16, 16, 3)) + 150 * bright[:, None, None, None]
@@ -71,7 +71,7 @@ def test_concentrations_train_and_differ_between_samples() -> None:
 
 
 def test_samples_are_full_passes_under_the_same_masks() -> None:
-    """One pass of the encoder and K of the head give the numbers of K passes of the whole network."""
+    """One pass of the encoder and K of the head give the numbers of K passes of the complete network."""
     network = mc_dropout.build(TINY, PAIR, 16, 3, seed=0)
     images = bright_or_dark(10)[0]
     hidden = encoders.forward(network.encoder)(images).numpy()

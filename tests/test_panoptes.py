@@ -122,7 +122,7 @@ FAULTS = {
     "no answer in time": Fault("slow", PAGES, seconds=0.6),
     "a token that expired early": Fault("expired_token", PAGES, skip=1),
     "no token at first": Fault("status", "/oauth/token", "POST", status=502),
-    "rows that are there twice": Fault("repeat", PAGES, times=9),
+    "rows that appear twice": Fault("repeat", PAGES, times=9),
 }
 
 

@@ -100,7 +100,7 @@ def test_headers_and_etags_are_required(server: PanoptesServer, tmp_path: Path) 
     assert requests.post(f"{server.endpoint}/api/subjects", b"{}", headers=accept, timeout=5).status_code == 415
 
 
-def test_faults_strike_when_they_are_told_to(server: PanoptesServer, tmp_path: Path) -> None:
+def test_faults_strike_as_configured(server: PanoptesServer, tmp_path: Path) -> None:
     upload(server, tmp_path / "g.png")
     server.classify()
     server.faults = [Fault("status", "/api/classifications/project", skip=1, status=429, retry_after="3")]

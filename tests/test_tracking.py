@@ -48,7 +48,7 @@ def records_in(path: Path) -> Iterator[bytes]:
         _crc, size, kind = struct.unpack_from("<IHB", content, at)
         parts += content[at + 7 : at + 7 + size]
         at += 7 + size
-        if kind in (1, 4):  # a whole record, or the last part of one
+        if kind in (1, 4):  # a complete record, or the last part of one
             yield parts
             parts = b""
 
@@ -130,7 +130,7 @@ def test_logging_writes_nothing_into_the_published_folders(done: Settings) -> No
         assert folders.verify(done.experiment_dir / name) == []
 
 
-def test_a_failure_of_the_client_is_told_and_stops_nothing(
+def test_a_failure_of_the_client_is_logged_and_stops_nothing(
     done: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     blocked = replace(done, data_dir=str(tmp_path))

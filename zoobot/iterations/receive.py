@@ -102,6 +102,6 @@ def _labelled_records(it: Iteration, labels: Labels) -> Sequence[bytes]:
                 records.append(tfrecords.add_votes(record, labels[positions[position]]))
     if len(records) != len(labels):
         raise FolderError(
-            f"{it.shard_dir}: {len(labels) - len(records)} labelled galaxies are not in the shards that the index names."
+            f"{it.shard_dir}: {len(labels) - len(records)} labelled galaxies are not in the shards named in the index."
         )
     return records

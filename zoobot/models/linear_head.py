@@ -36,7 +36,7 @@ _EVALUATIONS, _DRAWS = 30, 16
 _FIRST_CORRELATION, _STEPS = 0.1, (-1.5, -1.5)  # where the search begins, and its first steps (logs)
 _SMALLEST_SCALE = 1e-6
 _SMALLEST_CORRELATION, _MAX_CORRELATION = 1e-4, 0.9  # at the first, 40 votes are almost multinomial
-_CALIBRATION_WIDTHS = np.array([0.5, 1.0])  # of normal priors: of log slope around 0, of logit rho around the fitted one
+_CALIBRATION_WIDTHS = np.array([0.5, 1.0])  # of normal priors: log slope around 0, logit rho around the fit
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def fit(
         raise InputError("cannot fit the head: features and votes must be finite, and votes at least 0")
     at_random = np.ones(len(features), bool) if at_random_N is None else np.asarray(at_random_N, dtype=bool)
     scale = features.std(axis=0)
-    scale[scale < _SMALLEST_SCALE * (1 + np.abs(features).max(axis=0))] = 1.0  # a feature that is the same for all galaxies
+    scale[scale < _SMALLEST_SCALE * (1 + np.abs(features).max(axis=0))] = 1.0  # features without any spread
     unfitted = LinearHead(features.mean(axis=0), scale, ())
     with_one = np.concatenate([unfitted._standardise(features), np.ones((len(features), 1))], axis=1)
     posteriors = []

@@ -48,9 +48,7 @@ def pull(service: Zooniverse, folder: Path, oracle: OracleSettings, since_id: in
         n_new, page = 0, 0
         while rows := service.classifications_after(position):
             if int(rows[-1]["id"]) <= position:
-                raise ServiceError(
-                    f"Zooniverse was asked for classifications after id {position} and gave none."
-                )
+                raise ServiceError(f"Zooniverse was asked for classifications after id {position} but gave older ones.")
             new = []
             for row in rows:  # in order, so a row whose id is not higher than the last is a repeat
                 id_ = int(row["id"])

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--port", type=int, default=8099)
     parser.add_argument("--state", type=Path, help="a file that keeps everything when the server is restarted")
     parser.add_argument(
-        "--every-s", type=float, default=0, help="let volunteers classify by themselves, each time after this many seconds"
+        "--every-s", type=float, default=0, help="seconds after which volunteers classify again by themselves"
     )
     options = parser.parse_args(arguments)
     questions = load_questions(options.questions)
