@@ -213,7 +213,7 @@ def test_none_left_to_hide_is_warned_of(custom_survey: Custom, caplog: pytest.Lo
     s = custom_survey(galaxies([40] * 5), *SMALL)
     master_catalog.run(s)
     catalogs.run(s)
-    assert "catalogs.mock_labelled=5, but only 5 galaxies are labelled: none are left for a simulation to hide" in caplog.text
+    assert "but only 5 galaxies are labelled: none are left for a simulation to hide" in caplog.text
 
 
 def test_a_column_of_the_survey_that_the_task_replaces_is_logged(

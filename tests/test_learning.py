@@ -171,7 +171,7 @@ def test_an_encoder_of_another_survey_is_named_from_this_one(frozen: Settings, c
 def test_an_encoder_of_another_shape_or_none_is_refused(frozen: Settings) -> None:
     config = tfrecords.load_config(frozen.shard_dir)
     other = replace(frozen, model=replace(frozen.model, blocks=[[5]]))
-    with pytest.raises(SettingsError, match=r"does not have the shape in the settings:\n  blocks: \[\[4\], \[8\]\] there"):
+    with pytest.raises(SettingsError, match=r"not have the shape in the settings:\n  blocks: \[\[4\], \[8\]\] there"):
         features.frozen_features(other, config)
     with pytest.raises(SettingsError, match=r"does not exist\. Give the name of an encoder"):
         features.frozen_features(replace(frozen, model=replace(frozen.model, weights="nowhere")), config)

@@ -320,7 +320,7 @@ def test_first_iteration_says_nothing(tmp_path: Path) -> None:
     write_pairs(tmp_path, [(3.0,)] * 3, [(3.0,)] * 3)
     (comparison,) = sections_of(tmp_path)[0]["comparisons"]
     assert comparison["verdict"] == "too early to tell"
-    assert "no choice has had an effect" in text_of(tmp_path)
+    assert "the choices have had no effect yet" in text_of(tmp_path)
 
 
 def test_only_equal_seed_and_shards_make_a_pair(tmp_path: Path) -> None:
@@ -379,7 +379,7 @@ def test_repeats_are_not_counted_twice(tmp_path: Path) -> None:
     (section,) = sections_of(tmp_path)
     assert section["acquisitions"]["random"]["seeds"] == [0]
     text = text_of(tmp_path)
-    assert "Not counted, since they repeat the choice, seed and shards of another: simulations/again." in text
+    assert "seed and shards of another experiment: simulations/again." in text
 
 
 # ------------------------------------------------------------------------------------------------ what is found
@@ -452,7 +452,7 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
 def test_an_experiment_without_its_shards(tmp_path: Path) -> None:
     write_experiment(tmp_path, "a", (3, 2))
     (tmp_path / "toy" / "shards").rename(tmp_path / "elsewhere")
-    assert "The shards of these are not here" in text_of(tmp_path)
+    assert "The shards of these experiments are missing" in text_of(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------ the page
@@ -499,7 +499,7 @@ def test_no_pictures_wanted_and_none_asked(tmp_path: Path) -> None:
     write_experiment(tmp_path, "a", (3, 2))
     assert "Galaxies chosen" not in page_of(tmp_path, galaxies=0)
     write_experiment(tmp_path, "b", (3, 2), ids=(), seed=1)
-    assert "no galaxy was left to ask about" in page_of(tmp_path)
+    assert "no galaxies were left to ask about" in page_of(tmp_path)
 
 
 def test_text_is_escaped(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_too_many_bad_pictures_stop_the_work_at_once(custom_survey: Custom) -> N
         s.image_path(location).write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"1 of 40 images cannot be used so far.*max_dropped_fraction=0\.01") as caught:
         shards.run(s)
-    assert "not a readable picture" in str(caught.value) and "Fix them, or raise max_dropped_fraction" in str(caught.value)
+    assert "not a readable picture" in str(caught.value) and "or raise max_dropped_fraction" in str(caught.value)
     assert not s.shard_dir.exists()
 
 
@@ -253,7 +253,7 @@ def test_duplicate_ids_are_refused_before_the_work(target: str, custom_survey: C
 
 def test_nothing_left_to_train_on_or_to_choose_from(custom_survey: Custom) -> None:
     s = prepare(custom_survey, galaxies(12), "catalogs.mock_labelled=30")
-    with pytest.raises(InputError, match=r"mock_unlabelled\.csv has no galaxies, so there is no pool.*mock_labelled"):
+    with pytest.raises(InputError, match=r"mock_unlabelled\.csv has no galaxies, so no pool.*mock_labelled"):
         shards.run(s)
     few = prepare(custom_survey, galaxies(14), "survey.name=few")
     with pytest.raises(InputError, match=r"has 12 galaxies: none are left to train on after shards\.eval_size=9"):

@@ -148,7 +148,7 @@ def _read_pool(path: Path) -> pd.DataFrame:
         return read_table(path)
     except InputError as error:
         raise InputError(
-            f"{path} has no galaxies, so there is no pool to choose from. If you simulate, lower catalogs.mock_labelled."
+            f"{path} has no galaxies, so no pool to choose from. In a simulation, lower catalogs.mock_labelled."
         ) from error
 
 
