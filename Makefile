@@ -46,7 +46,7 @@ soak: setup
 test-crash: setup
 	CRASH_ALL=1 .venv/bin/pytest -s tests/test_crash.py tests/test_crash_live.py
 
-# launch/ with a kill at every call, thirty simulated days, and real installations of packages. A minute.
+# launch/ with a kill at every call, thirty days started by hand, and real installations of packages. A minute.
 test-ec2: setup
 	EC2_ALL=1 .venv/bin/pytest -n 2 tests/test_launch*.py
 

@@ -1,11 +1,12 @@
-"""Every operation of a stage, failed in every way: is all old or new, and does the next run end as one never stopped?
+"""Make every operation of a stage fail in every way. Each time, check that everything is either old or new, and that
+the next run ends like a run that was never stopped.
 
     python -m tests.crash iterate            # all points × faults of one iteration, with a stub for the network
     python -m tests.crash shards --every 20  # every 20th of building shards
     python -m tests.crash kills --kills 100  # kill -9 at random moments of three iterations, with the real network
 
-It runs in a process of its own, since each case is a forked child, and TensorFlow must not have been used before a
-fork. It prints a line per kind of fault, and ends with status 1 and the first cases that went wrong.
+It needs its own process, because each case is a forked child and TensorFlow must not be used before a fork. It prints a
+line per kind of fault; if a case went wrong it prints the first such cases and ends with status 1.
 """
 
 from __future__ import annotations
@@ -56,23 +57,23 @@ Result = tuple[str, Counter[tuple[str, str]], list[str]]
 
 
 def in_child(work: Callable[[], Any], report: Path, kill_after_s: float | None = None) -> int:
-    """Run ``work`` in a forked process; its exit status."""
+    """Run ``work`` in a forked process and return its exit status."""
     process = start_child(work, report)
     if kill_after_s is not None:
         end = time.monotonic() + kill_after_s
         while time.monotonic() < end and not os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             time.sleep(0.01)
-        os.kill(process, signal.SIGKILL)  # it is a child of ours, not waited for: its number is still its own
+        os.kill(process, signal.SIGKILL)  # our child, not waited for yet, so the number is still its own
     return status_of(process)
 
 
 def status_of(process: int) -> int:
-    """Wait for a child; minus the signal if one ended it."""
+    """Wait for a child and return its exit status, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def start_child(work: Callable[[], Any], report: Path) -> int:
-    """Fork a process that does ``work``. The message of an error goes into the file ``report``."""
+    """Fork a process that does ``work``. The message of an error is written to the file ``report``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads: those of numpy do nothing now
         process = os.fork()
@@ -109,7 +110,7 @@ class Scenario:
         return World(Path(self.settings.data_dir) / "world.jsonl")
 
     def execute(self, at: int = 0, kind: str = "kill", count: bool = False) -> int:
-        """Run the stage in a child, with a fault if ``at`` names an operation; ``count`` writes a list of all."""
+        """Run the stage in a child, with a fault if ``at`` names an operation; ``count`` lists all operations."""
 
         def work() -> None:
             world = self.world
@@ -127,7 +128,7 @@ class Scenario:
 
 
 def compose_settings(data_dir: Path, *overrides: str) -> Settings:
-    """The settings of a run as small as can be."""
+    """The settings of the smallest possible run."""
     compose.register()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         return stages.check(
@@ -136,7 +137,7 @@ def compose_settings(data_dir: Path, *overrides: str) -> Settings:
 
 
 def prepare(name: str, data_dir: Path) -> Scenario:
-    """All that comes before the stage, made for real."""
+    """Really run everything that comes before the stage."""
     s = compose_settings(data_dir)
     stages = {
         "shards": (shards.run, s.shard_dir.parent, s.shard_dir, (master_catalog, catalogs)),
@@ -158,7 +159,7 @@ def prepare(name: str, data_dir: Path) -> Scenario:
 
 
 def snapshot(root: Path) -> Tree:
-    """Every file below ``root`` but hidden ones, without what differs between two equal runs; folders are None."""
+    """Every file below ``root`` except hidden ones, without what differs between equal runs; folders are None."""
     found: Tree = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
@@ -217,7 +218,9 @@ def check_sound(scenario: Scenario) -> None:
 
 
 def check_calls(done: list[tuple[str, Any]], calls: list[tuple[str, Any]], is_new: bool) -> None:
-    """No request is lost or doubled: each has its name once, however often it was made; little is done twice."""
+    """Check that no request is lost or doubled (each name occurs once, however often it was sent), and that little
+    work is done twice.
+    """
     for what in ("request", "tracked"):
         made, wanted = ({json.dumps(c) for w, c in calls_ if w == what} for calls_ in (done, calls))
         if made != wanted and not (is_new and what == "tracked"):  # the next iteration logs it
@@ -229,15 +232,15 @@ def check_calls(done: list[tuple[str, Any]], calls: list[tuple[str, Any]], is_ne
 
 
 def reset(scenario: Scenario, template: Path) -> None:
-    """The folder and the outside as they were before the stage."""
+    """Restore the folder and the outside services to their state before the stage."""
     disk.remove(scenario.root)
     shutil.copytree(template, scenario.root)
     scenario.world.path.unlink(missing_ok=True)
 
 
 def explore(name: str, every: int, kinds: Sequence[str], job: int = 0, jobs: int = 1) -> Result:
-    """Try this job's share of every ``every``-th case, in an order of chance. Returns how the cases ended, and what
-    went wrong.
+    """Try this job's share of every ``every``-th case, in random order. Returns how the cases ended, and what went
+    wrong.
     """
     logging.disable()
     provenance.provenance()  # asks git once, in the parent
@@ -268,11 +271,11 @@ def explore(name: str, every: int, kinds: Sequence[str], job: int = 0, jobs: int
 
 
 def kill_at_random(n_kills: int, seed: int = 0) -> list[str]:
-    """Three iterations with TensorFlow, killed from outside again and again, until they are done; then the same anew.
-    Returns in what they differ from three that nobody stopped.
+    """Run three iterations with TensorFlow and kill them again and again until they are done; then start over. Returns
+    how they differ from three iterations that were never stopped.
     """
     chance = random.Random(seed)
-    provenance.provenance()  # asks git once, in the parent: a commit meanwhile is no matter
+    provenance.provenance()  # asks git once, in the parent, so that a commit in the meantime does not matter
     with tempfile.TemporaryDirectory() as folder:
         s = compose_settings(Path(folder) / "data", "model.max_epochs=4", "tracking=disabled")
         root, template, report = s.experiment_dir, Path(folder) / "template", Path(folder) / "report.txt"
@@ -304,13 +307,13 @@ def kill_at_random(n_kills: int, seed: int = 0) -> list[str]:
             differing = sorted(name for name in {*reference, *now} if reference.get(name, 0) != now.get(name, 0))
             if status or differing:
                 wrong.append(f"round {rounds}: status {status} {report.read_text() if status else ''} {differing}")
-        print(f"{kills} kills in {rounds} rounds of three iterations, {whole_s:.0f} s each when nobody stops them")
+        print(f"{kills} kills in {rounds} rounds of three iterations, {whole_s:.0f} s each when never stopped")
         disk.make_writable(Path(folder))
     return wrong
 
 
 def main() -> int:
-    """Tell what became of all cases; status 1 if a promise was broken."""
+    """Print how all cases ended. Returns status 1 if a promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenario", choices=("iterate", "shards", "kills"))
     parser.add_argument("--kills", type=int, default=100)
@@ -332,7 +335,7 @@ def main() -> int:
 
 
 def summarise(results: list[Result], start: float) -> int:
-    """Print how all jobs' cases ended; the exit status."""
+    """Print how the cases of all jobs ended, and return the exit status."""
     ended = sum((one for _, one, _ in results), Counter[tuple[str, str]]())
     wrong = [problem for _, _, problems in results for problem in problems]
     print(results[0][0])

@@ -1,11 +1,11 @@
-"""A fault layer: it counts what a program does to a folder and to the outside, and makes one of these operations fail.
+"""A fault layer: counts a program's operations on a folder and its calls to the outside, and makes one of them fail.
 
     faults = Faults(folder, at=17, kind="torn")
     faults.install()            # in a forked child, since it patches the child's own open, os, sqlite3 and tfrecords
     …                           # the 17th operation below the folder fails
 
-Counted are each write that reaches the system, truncation, flush, creation, rename, unlink, mkdir, rmdir, chmod, SQL
-commit, and each call of the outside (which says so by ``faults.point``). A process ends by ``os._exit``, so that no
+It counts each write that reaches the system, truncation, flush, creation, rename, unlink, mkdir, rmdir, chmod, SQL
+commit, and each call to the outside (which reports itself by ``faults.point``). A process ends by ``os._exit``: no
 handler, ``finally`` or buffer of Python runs, as after kill -9. Kinds:
 
     kill       the process ends before the operation
@@ -15,7 +15,7 @@ handler, ``finally`` or buffer of Python runs, as after kill -9. Kinds:
     unflushed  the process ends, and the disk forgets every content and every name that was not flushed
     empty      the process ends; names stay, but contents that were not flushed are lost
 
-A flush is only noted, not done: the disk of the test is ``Shadow``, which keeps what was flushed in memory.
+A flush is only recorded, not done: ``Shadow``, the disk of the test, keeps what was flushed in memory.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _real_open = io.open
 
 
 class Faults:
-    """Counts the operations below ``root``; the one numbered ``at`` (from 1) fails in the way of ``kind``."""
+    """Counts the operations below ``root``; the one numbered ``at`` (from 1) fails as ``kind`` says."""
 
     def __init__(self, root: Path, at: int = 0, kind: str = "kill") -> None:
         self.root, self.at, self.kind = str(root), at, kind
@@ -58,7 +58,7 @@ class Faults:
         half: Callable[[], Any] | None = None,
         error: Callable[[int], Exception] = lambda number: OSError(number, os.strerror(number)),
     ) -> Any:
-        """Do an operation, or let it fail if it is the one."""
+        """Do an operation, or make it fail if its turn has come."""
         self.log.append(f"{what} {os.path.relpath(path, self.root)}")
         struck = len(self.log) == self.at
         if struck and self.kind == "EIO":
@@ -211,7 +211,7 @@ class Faults:
 
 
 class _Raw(io.FileIO):
-    """A file whose writes are counted as they reach the system."""
+    """A file that counts its writes when they reach the system."""
 
     def __init__(self, path: str, mode: str, faults: Faults) -> None:
         super().__init__(path, mode)
@@ -230,8 +230,8 @@ class _Raw(io.FileIO):
 
 
 class Shadow:
-    """What a disk holds for sure: each file's content when it was last flushed, each folder's names likewise. Both go
-    by inode, since a rename moves names and not contents.
+    """What a disk is sure to hold: the content of each file, and the names in each folder, at their last flush. Both
+    are kept by inode, because a rename moves names and not contents.
     """
 
     def __init__(self, root: Path) -> None:
@@ -245,11 +245,11 @@ class Shadow:
                 self.note(os.path.join(folder, name))
 
     def hold(self, path: str) -> None:
-        """Keep the inode of what is about to lose its name: the system must not give its number to another file."""
+        """Keep the inode of a file that is about to lose its name, so that no other file gets its number."""
         self._held.append(os.open(path, os.O_PATH))
 
     def note(self, path: str) -> None:
-        """Take a file or folder as it is now for flushed."""
+        """Record a file or folder as flushed in its present state."""
         found = os.stat(path)
         if stat.S_ISDIR(found.st_mode):
             with os.scandir(path) as entries:
@@ -260,21 +260,21 @@ class Shadow:
                 self._files[found.st_ino] = (file.read(), stat.S_IMODE(found.st_mode))
 
     def restore(self, *, keep_names: bool) -> None:
-        """Make the folder what a disk would show after a power cut."""
+        """Make the folder look as it would after a power cut."""
         if keep_names:
             for folder, _, names in os.walk(self._root):
                 for path in (os.path.join(folder, name) for name in names):
                     self._write(path, os.stat(path).st_ino)
             return
         inode = os.stat(self._root).st_ino
-        for name, do in _real.items():  # the layer has done its work: from here on nothing is counted
+        for name, do in _real.items():  # from here on nothing is counted
             setattr(os, name, do)
         disk.make_writable(Path(self._root))
         disk.empty(Path(self._root))
         self._rebuild(self._root, inode)
 
     def _rebuild(self, folder: str, inode: int) -> None:
-        """A folder with the names that were flushed; one that never was has none."""
+        """Rebuild a folder with the names that were flushed (none if it never was)."""
         entries, mode = self._folders.get(inode, ({}, 0o755))
         for name, (child, is_folder) in entries.items():
             path = os.path.join(folder, name)

@@ -1,4 +1,4 @@
-"""Encoders: each of them builds and takes a training step, and weights come in from where they may lie."""
+"""Encoders: each can be built and trained for a step, and weights can be loaded from every kind of path."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_grey_network_sees_the_mean_of_the_colours() -> None:
 
 
 def two(chosen: ModelSettings) -> tuple[keras.Model, keras.Model]:
-    """An encoder and another with other weights."""
+    """Two encoders with different weights."""
     keras.utils.set_random_seed(1)
     return encoders.build(chosen, 32, 3), encoders.build(chosen, 32, 3)
 
@@ -119,7 +119,7 @@ def test_weights_of_another_shape_are_refused_and_change_nothing(other: ModelSet
     assert encoders.digest(encoder) == before
 
 
-def test_a_file_that_is_no_weights_or_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_weights_or_a_missing_one_is_refused(tmp_path: Path) -> None:
     encoder = two(POOLED)[0]
     with pytest.raises(SettingsError, match=r"encoder\.weights\.h5 does not exist\. Give the name of an encoder"):
         encoders.load(encoder, tmp_path)
@@ -140,7 +140,7 @@ def test_values_that_changed_since_they_were_saved_are_refused(tmp_path: Path) -
 
 
 def test_the_mean_over_8_orientations_does_not_change_when_pictures_turn() -> None:
-    encoder = two(CNN)[0]  # keeps where in the picture things are
+    encoder = two(CNN)[0]  # its last layer still knows positions in the picture
     compiled = {n: forward(encoder, n) for n in (1, 8)}
 
     def of(pictures: np.ndarray, orientations: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The Bayesian linear head: numbers by hand, then an independent optimiser, then what a posterior promises."""
+"""The Bayesian linear head: numbers by hand, an independent optimiser, then the properties of a posterior."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_agrees_with_a_general_optimiser(groups: tuple[Group, ...], n_answers: i
     best = minimize(loss, np.zeros(prior.size), method="BFGS", options={"gtol": 1e-7})
     assert posterior.mean.ravel() == pytest.approx(best.x, abs=1e-3)
     covariance = np.linalg.inv(posterior.precision_factor.T @ posterior.precision_factor)
-    step = 1e-4  # its inverse is the curvature there, by finite differences
+    step = 1e-4  # the inverse is the curvature at the maximum, by finite differences
     numeric = np.zeros_like(covariance)
     unit = np.eye(prior.size) * step
     for i in range(prior.size):

@@ -25,7 +25,7 @@ QUICK = ("stage=simulate", "quick=true", "oracle.late_fraction=0.4")
 
 @pytest.fixture(scope="module")
 def done(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A finished simulation of three iterations, for tests that only look."""
+    """A finished simulation of three iterations, for tests that only read it."""
     settings = compose(*QUICK, "acquisition=mutual_information", data_dir=tmp_path_factory.mktemp("data"))
     simulate.run(settings)
     return settings
@@ -41,7 +41,7 @@ def read(settings: Settings, number: int, name: str) -> dict[str, object]:
 
 
 def copy_data(settings: Settings, tmp_path: Path) -> Settings:
-    """The same data in another place, writable."""
+    """A writable copy of the same data."""
     data_dir = tmp_path / "moved" / "quick"
     shutil.copytree(settings.data_dir, data_dir)
     for path in (data_dir, *data_dir.rglob("*")):
@@ -182,7 +182,7 @@ def test_equal_runs_have_equal_digests_anywhere_and_go_on_after_a_move(
     assert folders.digest_of(iteration(again, 0)) == folders.digest_of(iteration(done, 0))
     moved = copy_data(done, tmp_path)
     shutil.rmtree(iteration(moved, 2))
-    iterate.run(moved)  # in another place, and after the last iteration was lost
+    iterate.run(moved)  # in another folder, and without the last iteration
     assert folders.digest_of(iteration(moved, 2)) == folders.digest_of(iteration(done, 2))
 
 

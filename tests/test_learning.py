@@ -230,7 +230,7 @@ def test_an_ensemble_learns_predicts_and_warm_starts_by_member(
 
 
 class Killed(BaseException):
-    """What a signal would do, without the end of the tests."""
+    """Stands for a signal, without ending the tests."""
 
 
 def test_an_iteration_killed_while_training_goes_on_to_the_same_folder(
@@ -275,7 +275,7 @@ def test_a_model_that_is_worse_is_flagged_and_not_used_if_the_settings_say_so(
     frozen: Settings, compose: Compose, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
     keep_better: bool,
 ) -> None:  # fmt: skip
-    """The third head is fitted to the votes with their answers exchanged."""
+    """The third head is fitted to votes with swapped answers."""
     name = f"gate_{keep_better}"
     settings = beside(frozen, compose, name, *HEAD, "iterate.gate_margin=1e-6", f"iterate.keep_better={keep_better}")
     instructions.run(settings)
@@ -310,7 +310,7 @@ def test_a_gate_wider_than_the_difference_flags_nothing(frozen: Settings, compos
 def test_the_driver_of_a_simulation_builds_no_network_and_does_not_grow(
     frozen: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """benchmarks/memory.py has a hundred iterations."""
+    """A short version of benchmarks/memory.py, which runs a hundred iterations."""
     settings = beside(
         frozen, compose, "long", *QUICK, "acquisition=random", "iterate.subjects_per_iteration=1",
         "iterate.shards_per_iteration=1", "simulate.iterations=3", "model.max_epochs=1",

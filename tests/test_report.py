@@ -1,4 +1,4 @@
-"""The report: numbers worked out by hand, what is refused, and a page that needs nothing but itself."""
+"""The report: numbers worked out by hand, what is refused, and a page that needs no other files."""
 
 from __future__ import annotations
 
@@ -179,13 +179,13 @@ def summary_of(data_dir: Path) -> dict[str, Any]:
 
 
 def sections_of(data_dir: Path) -> list[dict[str, Any]]:
-    """The sections of summary.json, without the time that a page takes to draw."""
+    """The sections of summary.json, without drawing the page, which takes time."""
     experiments, _ = read_experiments(settings_for(data_dir))
     return [efficiency.describe(section) for section in group(experiments)]
 
 
 def text_of(data_dir: Path) -> str:
-    """What the page says, but for its charts, which take time."""
+    """The text of the page without its charts, which take time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(charts, "draw", lambda section: [])
         return " ".join(_Tags(page_of(data_dir)).text.split())
@@ -249,7 +249,7 @@ def test_verdict(differences: list[float], expected: str) -> None:
         ([(100, 3.0), (110, 2.0), (120, 1.0)], 1.0, 120.0),
         ([(100, 3.0), (110, 2.0), (120, 1.0)], 0.9, None),  # never reached
         ([(100, 3.0), (110, 2.0), (120, 1.0)], 3.0, None),  # no better than the start: nothing to save
-        ([(100, 1.0), (110, 3.0), (120, 0.5)], 2.0, None),  # worse than the start, though it comes by again
+        ([(100, 1.0), (110, 3.0), (120, 0.5)], 2.0, None),  # worse than the start, although it comes back
         ([(100, 3.0), (110, 1.0), (120, 2.5), (130, 1.5)], 2.0, 105.0),  # the first time counts
         ([(100, 3.0), (100, 1.0)], 2.0, 100.0),  # no vote came in
         ([(100, 3.0)], 2.0, None),
@@ -275,7 +275,7 @@ def test_random_not_reached(tmp_path: Path) -> None:
     write_pairs(tmp_path, [(3.0, 2.9)], [(3.0, 2.0)])
     (comparison,) = sections_of(tmp_path)[0]["comparisons"]
     assert comparison["labels_saved"] is None
-    assert comparison["standard_error"] is None  # one pair has none
+    assert comparison["standard_error"] is None  # a single pair has none
     text = text_of(tmp_path)
     assert "did not reach random’s final loss" in text
 
@@ -514,7 +514,7 @@ def test_text_is_escaped(tmp_path: Path) -> None:
 
 
 def test_votes_come_from_a_later_iteration(tmp_path: Path) -> None:
-    """Asked in iteration 0, g0 is answered in 1 and g1, late, in 2; what was asked in 2 has no votes yet."""
+    """Of the galaxies asked about in iteration 0, g0 gets votes in 1 and g1, late, in 2; those of 2 have none yet."""
     votes: list[Votes] = [
         {},
         {"g0-0": {"label": 31, "total_votes": 40}},

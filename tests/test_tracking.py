@@ -42,7 +42,7 @@ def records_in(path: Path) -> Iterator[bytes]:
     content, at, parts = path.read_bytes(), 7, b""
     assert content[:4] == b":W&B"
     while at + 7 <= len(content):
-        if (left := 32768 - at % 32768) < 7:  # too little for a record's header: the block is filled up
+        if (left := 32768 - at % 32768) < 7:  # too little for a record's header, so the block is padded
             at += left
             continue
         _crc, size, kind = struct.unpack_from("<IHB", content, at)
@@ -88,7 +88,7 @@ def test_ids_are_fixed_and_differ() -> None:
     assert len({dashboard.run_id(name, number) for name in ("a", "b", "a/1") for number in range(12)}) == 36
 
 
-def test_the_newest_run_holds_the_whole_curve(done: Settings) -> None:
+def test_the_newest_run_holds_the_complete_curve(done: Settings) -> None:
     runs = {read_back(folder)["record"].display_name[-1]: read_back(folder) for folder in run_folders(done)}
     for number, run in ((0, runs["0"]), (1, runs["1"])):
         curve = [step for step in run["history"] if "counts/number" in step]
