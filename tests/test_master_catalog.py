@@ -146,7 +146,7 @@ def test_the_catalog_its_json_and_ids_as_text(custom_survey: Custom, caplog: pyt
     assert catalog["mag"].isna().tolist() == [False, True, False], "the survey's own columns stay"
     record = record_of(path)
     assert (record["galaxies"], record["rows"], record["dropped"], record["excluded"]) == (3, 3, [], {})
-    assert "3 of 3 images are not below" in caplog.text and "stage=shards needs them" in caplog.text
+    assert "3 of 3 images are missing from" in caplog.text and "stage=shards needs them" in caplog.text
 
 
 def test_dropped_rows_are_listed_up_to_the_limit(custom_survey: Custom) -> None:
@@ -222,7 +222,7 @@ def test_real_gz2(settings: Custom, caplog: pytest.LogCaptureFixture) -> None:
     record, catalog = record_of(path), pd.read_csv(path, dtype={"id_str": "string"})
     assert record["galaxies"] == record["rows"] == len(catalog) == 493 and record["dropped"] == []
     assert (catalog[TOTAL] == catalog[[SMOOTH, FEATURED, ARTIFACT]].sum(axis=1)).all()
-    assert catalog[TOTAL].between(22, 73).all() and "images are not below" not in caplog.text
+    assert catalog[TOTAL].between(22, 73).all() and "images are missing from" not in caplog.text
 
 
 @needs_real_data

@@ -225,7 +225,9 @@ def test_missing_pictures_are_one_message_before_the_work(custom_survey: Custom)
     s = prepare(custom_survey, table)
     for location in table["file_loc"][:3]:
         s.image_path(location).unlink()
-    with pytest.raises(InputError, match=rf"3 of 20 images are not below {s.source_dir}, for example .*survey\.folder"):
+    with pytest.raises(
+        InputError, match=rf"3 of 20 images are missing from {s.source_dir}, for example .*survey\.folder"
+    ):
         shards.run(s)
 
 
@@ -279,7 +281,7 @@ def test_real_stripe_82_has_no_pictures_here(settings: Custom) -> None:
     with pytest.raises(InputError) as caught:
         shards.run(s)
     n = sum(len(table) for table in shards.split_galaxies(s).values())
-    assert f"{n} of {n} images are not below {SHARED}/catalogs, for example gz2/png/" in str(caught.value)
+    assert f"{n} of {n} images are missing from {SHARED}/catalogs, for example gz2/png/" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1 and not s.shard_dir.exists()
 
 

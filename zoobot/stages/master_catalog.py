@@ -161,7 +161,7 @@ def _warn_of_missing_images(settings: Settings, catalog: pd.DataFrame) -> None:
     missing = [loc for loc in catalog["file_loc"] if not settings.image_path(str(loc)).is_file()]
     if missing:
         log.warning(
-            "%d of %d images are not below %s, for example %s."
+            "%d of %d images are missing from %s, for example %s."
             " The catalog stages continue without them; stage=shards needs them.",
             len(missing), len(catalog), settings.source_dir, missing[0],
         )  # fmt: skip
