@@ -20,7 +20,7 @@ demo: setup
 	$(RUN) stage=report
 	@echo "The report is data/report/report.html"
 
-# Files in the order of their names: else the few, long tests of the guides come last, and one core waits for them.
+# Test files run in alphabetical order. Otherwise the few long tests of the guides come last, and one core waits.
 test: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -33,20 +33,20 @@ bench: setup
 docs: setup
 	.venv/bin/python -m tests.test_docs
 
-# Classifications with mangled bytes, in both kinds of file: nothing crashes, and all totals add up. Some minutes.
+# Classifications with corrupted bytes, in both kinds of file: nothing crashes, and all totals add up. A few minutes.
 fuzz: setup
 	FUZZ_LINES=100000 .venv/bin/pytest tests/test_intake.py -k mangled
 
-# A hundred iterations in one simulation: its driver does not grow. A quarter of an hour.
+# A simulation of a hundred iterations: its driver's memory does not grow. A quarter of an hour.
 soak: setup
 	.venv/bin/python -m benchmarks.memory
 
-# Every operation of a stage failed in every way, 100 kills of real training, 1,000 races, 1,000 flipped bytes: half an
-# hour on two cores.
+# Every operation of a stage fails in every way, 100 kills during real training, 1,000 races, 1,000 flipped bytes. Half
+# an hour on two cores.
 test-crash: setup
 	CRASH_ALL=1 .venv/bin/pytest -s tests/test_crash.py tests/test_crash_live.py
 
-# launch/ with a kill at every call, thirty days by hand, and packages that are installed: a minute.
+# launch/ with a kill at every call, thirty days started by hand, and real installations of packages. A minute.
 test-ec2: setup
 	EC2_ALL=1 .venv/bin/pytest -n 2 tests/test_launch*.py
 

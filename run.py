@@ -1,6 +1,6 @@
-"""The one entry point: ``python run.py stage=STAGE [group=option …] [key=value …]``.
+"""The only entry point: ``python run.py stage=STAGE [group=option …] [key=value …]``.
 
-Hydra composes configs/ into one checked ``Settings``; the stage is imported only then, so that help is quick.
+Hydra composes configs/ into one checked ``Settings``. Stages are imported only afterwards, so that help is quick.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zoobot.errors import ZoobotError
 from zoobot.settings import compose
 
 log = logging.getLogger("zoobot")
-logged: list[ZoobotError] = []  # by this process: what a process of a launcher logs need not reach the terminal
+logged: list[ZoobotError] = []  # by this process; what a launcher's processes log may not reach the terminal
 HELP = """Active learning for Galaxy Zoo.
 
   python run.py stage=STAGE [group=option ...] [key=value ...]
@@ -44,9 +44,9 @@ class Stopped(Exception):
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")
 def main(cfg: DictConfig) -> None:
     """Check the settings and run one stage."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow is imported later, and talks a lot
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow is imported later and logs a lot
     try:
-        from zoobot import stages  # late: it loads all rooms, which help need not wait for
+        from zoobot import stages  # late: it loads all packages, and help should be quick
 
         settings = stages.check(compose.from_config(cfg))
         if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -63,16 +63,16 @@ def main(cfg: DictConfig) -> None:
 
 
 def help_text() -> str:
-    """The help, with every option of every group. Hydra's own takes three times as long."""
+    """The help, with every option of every group. Hydra's own help takes three times as long."""
     options: dict[str, list[str]] = {}
     for path in sorted((Path(__file__).parent / "configs").glob("*/*.yaml")):
         options.setdefault(path.parent.name, []).append(path.stem)
-    del options["questions"]  # data of a survey, no group of settings
+    del options["questions"]  # data of a survey, not a group of settings
     return HELP.format(groups="\n".join(f"  {group}: {', '.join(names)}" for group, names in options.items()))
 
 
 def cli() -> int:
-    """Run, and turn what went wrong into an exit status: 2 the user can fix it, 1 anything else."""
+    """Run, and return the exit status: 0 success, 2 an error that the user can fix, 1 any other error."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would end every failure with status 1
     if {"--help", "-h"} & set(sys.argv):
         print(help_text())
@@ -91,10 +91,10 @@ def cli() -> int:
         print(error, file=sys.stderr)  # its traceback is logged
         return 1
     except ConnectionError as error:
-        print(f"hydra.launcher: {error}. Start what it connects to, or choose another.", file=sys.stderr)
+        print(f"hydra.launcher: {error}. Start what it connects to, or choose another launcher.", file=sys.stderr)
         return 2
-    except OSError as error:  # before the stage began: the folder of the log
-        print(f"data_dir: {error}. Set data_dir to a folder that can be written.", file=sys.stderr)
+    except OSError as error:  # before the stage began: the log's folder could not be made
+        print(f"data_dir: {error}. Set data_dir to a folder that you can write to.", file=sys.stderr)
         return 2
     return 0
 

@@ -1,1 +1,1 @@
-"""One file per figure; each prints a ratio against a named reference, in one run."""
+"""One file per figure. Each prints a ratio to a named reference, measured in the same run."""

@@ -1,6 +1,6 @@
-"""How fast acquisition functions are; the reference is a loop in Python, as in 2020.
+"""How fast acquisition functions are, compared with a loop in Python as in 2020.
 
-Other programs on the machine slow all of it down: the last line tells how much of the cores this one had.
+Other programs on the machine slow everything down: the last line says how much of the cores this one had.
 
 python -m benchmarks.acquisition [galaxies in the pool]
 """
@@ -35,8 +35,8 @@ Floats = npt.NDArray[np.float64]
 
 
 def loop_of_2020(probabilities_N_K: Floats, n_votes: int, pmf: Callable[[float, int], Floats]) -> list[float]:
-    """Mutual information as the code of 2020 went about it: galaxy by galaxy and sample by sample, logarithms number by
-    number. Its probabilities were scipy's, at first exact, later of p rounded to 3 digits and kept in a cache.
+    """Mutual information as the code of 2020 computed it: galaxy by galaxy, sample by sample, with a logarithm for each
+    number. Its probabilities came from scipy, at first exact, later from a cache with p rounded to 3 digits.
     """
     scores = []
     for samples in probabilities_N_K:
@@ -57,7 +57,7 @@ def _cached_pmf(thousandths: int, n_votes: int) -> Floats:
 
 
 def cached_pmf(p: float, n_votes: int) -> Floats:
-    """The same of the rounded p."""
+    """The same for p rounded to 3 digits."""
     return _cached_pmf(round(1000 * p), n_votes)
 
 
@@ -66,7 +66,7 @@ def _entropy_number_by_number(probabilities: Floats) -> float:
 
 
 def plain_loop(probabilities_N_K: list[list[float]], n_votes: int) -> list[float]:
-    """The same without numpy and without a cache: about the best that a loop in Python does."""
+    """The same without numpy and without a cache: about the best that a loop in Python can do."""
     ways = [math.comb(n_votes, k) for k in range(n_votes + 1)]
     scores = []
     for samples in probabilities_N_K:
@@ -78,7 +78,7 @@ def plain_loop(probabilities_N_K: list[list[float]], n_votes: int) -> list[float
 
 
 def rates(function: Callable[[], object], n_galaxies: int, repetitions: int = REPETITIONS) -> list[float]:
-    """Galaxies per second of each repetition, in rising order."""
+    """Galaxies per second in each repetition, sorted."""
     measured = []
     for _ in range(repetitions):
         start = time.perf_counter()
@@ -88,7 +88,7 @@ def rates(function: Callable[[], object], n_galaxies: int, repetitions: int = RE
 
 
 def show(name: str, measured: list[float], needed: float) -> float:
-    """Print median and spread; returns the median."""
+    """Print median and spread. Returns the median."""
     middle = median(measured)
     print(f"{name}: {middle:,.0f} galaxies/s ({measured[0]:,.0f} to {measured[-1]:,.0f}), needed {needed:,.0f}")
     return middle
@@ -106,7 +106,7 @@ def softmax_samples(n: int, groups: tuple[Group, ...], random: np.random.Generat
 
 
 def binomial(random: np.random.Generator) -> None:
-    """Mutual information of 40 votes on one question, and its ratio to loops."""
+    """Mutual information of 40 votes on one question, and how many times faster it is than loops."""
     few, many = random.random((100, SAMPLES)).round(3), random.random((100_000, SAMPLES))
     scores = acquisition.binomial_mutual_information(few, VOTES)
     loop_of_2020(few, VOTES, cached_pmf)  # fills the cache
@@ -140,7 +140,7 @@ def tree(random: np.random.Generator) -> None:
 
 
 def batches(pool: int, random: np.random.Generator) -> None:
-    """1,000 galaxies chosen of half the pool and of the pool."""
+    """Choose 1,000 galaxies from half the pool and from the complete pool."""
     groups = (Group("bar", ("label", "not_label")),)
     features = np.maximum(random.standard_normal((pool, FEATURES), dtype=np.float32), 0)
     labelled = np.maximum(random.standard_normal((LABELLED, FEATURES), dtype=np.float32), 0)
@@ -156,7 +156,7 @@ def batches(pool: int, random: np.random.Generator) -> None:
         needed = ", needed 60 s" if name in ("lcmd", "k_center") else ""
         print(
             f"{name}: {BATCH} of {pool:,} with {FEATURES} features in {seconds[1]:.1f} s{needed};"
-            f" of half as many {seconds[0]:.1f} s: {seconds[1] / seconds[0]:.1f} times the time for twice the galaxies"
+            f" of half as many in {seconds[0]:.1f} s: {seconds[1] / seconds[0]:.1f} times as long for twice as many"
         )
 
 
@@ -177,7 +177,7 @@ def end_to_end(pool: int, random: np.random.Generator) -> None:
 
 
 def main() -> None:
-    """Print each figure beside what is needed. The parts with a pool say their peak memory."""
+    """Print each figure and its target. The parts with a pool also print their peak memory."""
     pool = int(sys.argv[1]) if len(sys.argv) > 1 else POOL
     print(f"acquisition: {platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}")
     random = np.random.default_rng(0)

@@ -1,8 +1,8 @@
-"""Generated classifications for benchmarks: API rows (JSON lines) or an export (CSV), seeded, 100,000 rows a second.
+"""Generate classifications for benchmarks: API rows (JSON lines) or an export (CSV), seeded, 100,000 rows a second.
 
-The rows have the fields and the size of real ones (about 1.2 kB): 4 to 9 answers each down the DECaLS tree, the
-multiple-choice task T10 among them, three workflow versions, one volunteer in five not logged in, and now and then a
-repeat, a copy, a null answer, an unknown version, two subjects.
+The rows have the fields and the size of real ones (about 1.2 kB): 4 to 9 answers along the DECaLS tree, including the
+multiple-choice task T10, and three workflow versions. One volunteer in five is not logged in. A few rows have a repeat,
+a copy, a null answer, an unknown version or two subjects.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _export_line(
 
 
 def _annotation_texts(kind: Kind, number: int) -> list[str]:
-    """Each way to answer a version, with several sets of rare features; as the API or as a cell of an export has it."""
+    """Each way to answer a version, with several sets of rare features, as in the API or in a cell of an export."""
     version, texts = VERSIONS[number], []
     random = np.random.default_rng(number)
     for way in _ways(version, version["first_task"]):
@@ -148,7 +148,7 @@ def _with_labels(version: dict[str, Any], answer: dict[str, Any]) -> dict[str, A
 
 
 def _quoted(text: str) -> str:
-    """The inside of a quoted CSV cell."""
+    """The content of a quoted CSV cell."""
     out = io.StringIO()
     csv.writer(out, quoting=csv.QUOTE_ALL).writerow([text])
     return out.getvalue().strip()[1:-1]

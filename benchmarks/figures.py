@@ -1,11 +1,11 @@
-"""The figures of the code without its tests, as a table; of two checkouts, side by side.
+"""Figures of the code without its tests, as a table. With two checkouts, their figures stand side by side.
 
     python -m benchmarks.figures                  # of this repository
     python -m benchmarks.figures BEFORE AFTER     # of two folders, each a checkout with any layout of zoobot/
 
-A function's lines are those without its decorators; a method's self is no parameter; ``Any`` counts in imports too. A
-repeat is a pair of places with the same six or more lines in a row, each longest run once. White space, blank lines,
-comments, imports, docstrings and lines of punctuation do not count in it.
+Decorators do not count as lines of a function, nor a method's self as a parameter. ``Any`` counts in imports too. A
+repeat is a pair of places that share six or more lines in a row; each longest run counts once. White space, blank
+lines, comments, imports, docstrings and lines of punctuation are ignored there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 @dataclass(frozen=True)
 class Module:
-    """One file of Python: ``name`` as it is imported, ``package`` what its relative imports start from."""
+    """A Python file: ``name`` is its import name, and its relative imports start from ``package``."""
 
     name: str
     package: str
@@ -40,7 +40,7 @@ class Module:
 
 
 def modules(folder: Path, part: str) -> list[Module]:
-    """All modules of a part of a checkout, which is a folder or a file; none if it does not exist."""
+    """All modules in a part (a folder or a file) of a checkout; none if it does not exist."""
     found = []
     for path in filter(Path.is_file, [folder / part, *sorted((folder / part).rglob("*.py"))]):
         names, text = path.relative_to(folder).with_suffix("").parts, path.read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ def modules(folder: Path, part: str) -> list[Module]:
 
 
 def functions(module: Module) -> Iterator[tuple[int, int]]:
-    """Lines and number of parameters of each function, inner ones too."""
+    """The number of lines and of parameters of each function, inner functions included."""
     for f in ast.walk(module.tree):
         if isinstance(f, FUNCTIONS):
             named = [p.arg for p in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs)]
@@ -60,20 +60,20 @@ def functions(module: Module) -> Iterator[tuple[int, int]]:
 
 
 def n_without_docstring(body: list[ast.stmt]) -> int:
-    """Public functions and classes, and methods of public classes, that have no docstring."""
+    """The number of public functions, classes, and methods of public classes without a docstring."""
     public = [d for d in body if isinstance(d, (*FUNCTIONS, ast.ClassDef)) and not d.name.startswith("_")]
     inner = sum(n_without_docstring(d.body) for d in public if isinstance(d, ast.ClassDef))
     return inner + sum(ast.get_docstring(d) is None for d in public)
 
 
 def n_any(module: Module) -> int:
-    """How often the name ``Any`` stands in the code."""
+    """How often the name ``Any`` occurs in the code."""
     nodes = list(map(vars, ast.walk(module.tree)))
     return sum("Any" in (node.get("id"), node.get("attr"), node.get("name")) for node in nodes)
 
 
 def code_lines(module: Module) -> list[str]:
-    """The lines of which repeats are made, without white space."""
+    """The lines that are searched for repeats, without white space."""
     passed_over: set[int] = set()
     for node in (n for n in ast.walk(module.tree) if isinstance(n, ast.stmt)):
         is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -84,7 +84,7 @@ def code_lines(module: Module) -> list[str]:
 
 
 def n_repeats(part: list[Module]) -> int:
-    """Pairs of places, in the same file or in two, that share a run of lines."""
+    """The number of pairs of places, in one file or two, that share a run of lines."""
     places: dict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)  # lines -> number of module, first line
     for number, lines in enumerate(map(code_lines, part)):
         for first in range(len(lines) - REPEATED + 1):
@@ -107,7 +107,7 @@ def imported(module: Module, known: Iterable[str]) -> set[str]:
 
 
 def n_circles(imports: dict[str, set[str]]) -> int:
-    """Groups of modules that import each other, directly or through others."""
+    """The number of groups of modules that import each other, directly or through others."""
     reached: dict[str, set[str]] = {}
     for module in imports:
         waiting, reached[module] = [module], set()
@@ -119,7 +119,7 @@ def n_circles(imports: dict[str, set[str]]) -> int:
 
 
 def figures(part: list[Module]) -> dict[str, str]:
-    """Figure by name, for some modules."""
+    """The figures of some modules, by name."""
     file_lines, found = sorted(len(m.lines) for m in part), [f for m in part for f in functions(m)]
     lines, known = sorted(n for n, _ in found) or [0], {m.name for m in part}
     return {
@@ -137,7 +137,7 @@ def figures(part: list[Module]) -> dict[str, str]:
 
 
 def importers(part: list[Module]) -> dict[str, list[str]]:
-    """Library -> the modules that import it; neither Python's own libraries nor parts of the checkout."""
+    """Library -> the modules that import it, without Python's own libraries and parts of the checkout."""
     own = {m.name.split(".")[0] for m in part} | {"tests"}
     found: dict[str, list[str]] = defaultdict(list)
     for module in part:
@@ -147,7 +147,7 @@ def importers(part: list[Module]) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    """Print the figures, then who imports which library."""
+    """Print the figures, then which modules import each library."""
     paths = list(map(Path, sys.argv[1:])) or [ROOT]
     columns: dict[str, dict[str, str]] = {}
     importing: dict[str, dict[str, list[str]]] = {}

@@ -1,6 +1,6 @@
-"""Whether reading shards keeps up: training and prediction from them, beside the same from arrays in memory.
+"""Whether reading shards is fast enough: training and prediction from shards, compared with arrays in memory.
 
-Ratios of images per CPU second and, in brackets, per second, which other programs on the machine disturb.
+It prints ratios of images per CPU second and, in brackets, per second, which other programs on the machine affect.
 
 python -m benchmarks.input
 """
@@ -18,7 +18,7 @@ from benchmarks.networks import costs, ratio, settings_of, show_load, task_of, w
 from zoobot.models import encoders, mc_dropout
 from zoobot.models.datasets import dataset
 
-# How many galaxies an epoch has, and the settings of the network.
+# The number of galaxies in an epoch, and the settings of the network.
 NETWORKS = {
     "small_cnn": (4096, ("model=small_cnn", "shards=small")),
     "cnn": (128, ("model=cnn", "shards=standard", "catalogs.mock_labelled=6000")),
@@ -70,7 +70,7 @@ def compare(name: str, folder: Path) -> None:
 
 
 def main() -> None:
-    """Print each ratio beside what is needed."""
+    """Print each ratio and its target."""
     print(f"input: keras {keras.__version__}")
     for name in NETWORKS:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What a long simulation costs in memory: the driver after 5 and after all of its iterations.
+"""How much memory a long simulation needs: its driver after 5 iterations and after all of them.
 
 python -m benchmarks.memory [iterations] [in one process]
 """
@@ -23,7 +23,7 @@ ITERATIONS, FIRST = 100, 5
 
 
 def resident_mb() -> float:
-    """Memory of this process, without its children."""
+    """The memory of this process, without its children."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -40,7 +40,7 @@ def tiny(data_dir: str) -> Settings:
 
 
 def main() -> None:
-    """As stage=simulate, with a look at the memory after each iteration."""
+    """Run the same steps as stage=simulate, and measure the memory after each iteration."""
     n = int(sys.argv[1]) if len(sys.argv) > 1 else ITERATIONS
     in_one_process = len(sys.argv) > 2
     with tempfile.TemporaryDirectory() as data_dir:
@@ -57,7 +57,7 @@ def main() -> None:
             if number + 1 in (1, FIRST, n) or not (number + 1) % 10:
                 print(f"after {number + 1} iterations: {resident[-1]:,.0f} MiB", flush=True)
         growth = resident[-1] - resident[FIRST - 1]
-        where = "in one process" if in_one_process else "each in a process of its own, needed 50 MiB at most"
+        where = "in one process" if in_one_process else "each in its own process, needed 50 MiB at most"
         print(f"growth of the driver from iteration {FIRST} to {n}: {growth:,.1f} MiB; {where}")
 
 

@@ -3,10 +3,10 @@
     python -m benchmarks.models --real ../shared/realdata          # demo, gz2, gz2_tree, sdss: hours on two cores
     python -m benchmarks.models demo --models small_cnn pretrained  # a part of it
 
-One simulated iteration each, from galaxies drawn at random; the pool keeps pictures enough to pretrain an encoder on.
-The metrics are those of its metrics.json on the test galaxies, drawn at random too (docs/metrics.md explains them):
-means over questions, weighted by their galaxies, and the log score of all votes of a galaxy. With --folder, finished
-rows are not made again.
+Each row is one simulated iteration on galaxies drawn at random; the pool keeps enough pictures to pretrain an encoder.
+The metrics are those in metrics.json for the test galaxies, also drawn at random (docs/metrics.md explains them): means
+over questions, weighted by their galaxies, and the log score of all votes on a galaxy. With --folder, finished rows are
+not computed again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ METRICS = ("rmse", "mae", "accuracy", "coverage_error", "dispersion")
 
 
 def surveys(real: Path) -> dict[str, tuple[str, ...]]:
-    """The settings of each survey; 64-pixel images."""
+    """The settings of each survey, with 64-pixel images."""
     gz2 = ("survey=gz2", f"survey.folder={real / 'gz2'}", "survey.retirement_votes=20", *_sizes(270, 50, 120))
     sdss = ("survey=custom", "survey.name=sdss", f"survey.folder={real / 'sdss'}", "survey.catalog=catalog.csv")
     return {
@@ -52,7 +52,7 @@ def _sizes(labelled: int, evaluated: int, tested: int) -> tuple[str, ...]:
 
 
 def measure(settings: tuple[str, ...], data_dir: Path) -> dict[str, dict[str, float]]:
-    """The metrics on the test galaxies; run.py's own log goes to standard error."""
+    """The metrics on the test galaxies. The log of run.py goes to standard error."""
     name = next(s for s in settings if s.startswith("experiment_name=")).partition("=")[2]
     done = data_dir / "experiments" / "simulations" / name / "iteration_0" / "metrics.json"
     common = ("stage=simulate", "simulate.iterations=1", "acquisition=random", "tracking=disabled", "oracle=known")
@@ -85,7 +85,7 @@ def main() -> None:
         data_dir = (arguments.folder or Path(temporary)).resolve()
         for survey in arguments.surveys or known:
             for model in arguments.models:
-                for likelihood in LIKELIHOODS if model != "pretrained" else LIKELIHOODS[1:]:  # a head has but one
+                for likelihood in LIKELIHOODS if model != "pretrained" else LIKELIHOODS[1:]:  # only these for a head
                     name = f"{survey}-{model}-{likelihood}".replace(", ", "-").replace(" ", "-")
                     settings = (*known[survey], *MODELS[model], f"model.likelihood={likelihood}")
                     cells = row(measure((*settings, f"experiment_name={name}"), data_dir))

@@ -1,4 +1,4 @@
-"""What the benchmarks of networks share: a network as configs/ has it, shards of noise, and costs side by side."""
+"""Shared by the benchmarks of networks: the networks of configs/, shards of noise, and costs side by side."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def task_of(settings: Settings) -> Task:
 
 
 def write_shards(folder: Path, settings: Settings, n: int, shard_size: int) -> tuple[list[Path], ShardConfig]:
-    """Shards of ``n`` labelled galaxies of noise; returns their files and what their shard_config.json would say."""
+    """Write shards of ``n`` labelled galaxies of noise. Returns their files, and what shard_config.json would hold."""
     size, channels = settings.shards.image_size_px, settings.shards.channels
     random = np.random.default_rng(0)
     names = [f"pool/pool_{number:05d}.tfrecord" for number in range(-(-n // shard_size))]
@@ -57,7 +57,7 @@ def write_shards(folder: Path, settings: Settings, n: int, shard_size: int) -> t
 def costs(
     sides: dict[str, Callable[[], object]], repetitions: int = REPETITIONS
 ) -> dict[str, list[tuple[float, float]]]:
-    """CPU seconds and seconds of each side, one side after the other in each repetition; a first one is not counted."""
+    """CPU seconds and seconds of each side, measured in turn in each repetition; a first repetition is not counted."""
     measured: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for repetition in range(repetitions + 1):
         for name, side in sides.items():
@@ -69,7 +69,7 @@ def costs(
 
 
 def ratio(above: Sequence[tuple[float, float]], below: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Medians of the ratios within repetitions: of CPU seconds, and of seconds."""
+    """The median over repetitions of the ratio of CPU seconds, and of the ratio of seconds."""
     pairs = list(zip(above, below, strict=True))
     return median(a[0] / b[0] for a, b in pairs), median(a[1] / b[1] for a, b in pairs)
 

@@ -1,6 +1,6 @@
-"""What posterior samples cost beside one deterministic pass, and beside 30 passes of the whole network.
+"""What posterior samples cost, compared with one deterministic pass and with 30 passes of the complete network.
 
-Ratios of CPU seconds, so that other programs on the machine change them little.
+It prints ratios of CPU seconds, which other programs on the machine hardly change.
 
 python -m benchmarks.prediction
 """
@@ -25,7 +25,7 @@ from zoobot.models.features import FeatureCache
 from zoobot.settings import Settings
 
 SAMPLES = 30
-# How many galaxies each network predicts, how many a shard has (which is all that the naive passes see), its settings.
+# For each network: the number of galaxies to predict, the number in a shard (the naive passes see one), its settings.
 NETWORKS = {
     "small_cnn": (4096, 512, ("model=small_cnn", "shards=small")),
     "cnn": (96, 32, ("model=cnn", "shards=standard", "catalogs.mock_labelled=6000")),
@@ -36,7 +36,7 @@ Floats = mc_dropout.Floats32
 
 
 def sampler(network: mc_dropout.Network, chosen: Settings) -> Callable[[Floats, int], Floats]:
-    """Posterior samples from features: by dropout, or of a linear head that was fitted to some."""
+    """Posterior samples from features: by dropout, or from a linear head fitted to some of them."""
     random = np.random.default_rng(0)
     if chosen.model.train != "head":
         return lambda features, n: mc_dropout.sample([network], features, n, random)
@@ -83,13 +83,13 @@ def compare(name: str, folder: Path) -> None:
     cost = ratio(per_galaxy["first"], per_galaxy["deterministic"])[0]
     print(f"  {SAMPLES} samples cost {cost:.3f} x one deterministic pass, needed 1.15 at most")
     gain = ratio(per_galaxy["naive"], per_galaxy["first"])[0]
-    print(f"  {SAMPLES} passes of the whole network cost {gain:.1f} x that, needed 20 at least")
+    print(f"  {SAMPLES} passes of the complete network cost {gain:.1f} x that, needed 20 at least")
     again = ratio(per_galaxy["second"], per_galaxy["first"])[0]
     print(f"  a second scoring from kept features costs {100 * again:.2f} % of the first, needed 5 at most", flush=True)
 
 
 def peak_mb(folder: str, n: int, queue: Any) -> None:
-    """In a process of its own: predict ``n`` galaxies, and tell the peak of its memory."""
+    """Predict ``n`` galaxies and report the peak memory; runs in its own process."""
     chosen = settings_of(*NETWORKS["small_cnn"][2])
     paths, config = write_shards(Path(folder), chosen, n, 512)
     network = mc_dropout.build(chosen.model, task_of(chosen).groups, config.image_size_px, config.channels, 0)
@@ -97,12 +97,12 @@ def peak_mb(folder: str, n: int, queue: Any) -> None:
     of_file = functools.partial(encoders.encode, of_records, batch_size=chosen.model.predict_batch_size)
     cache = FeatureCache(Path(folder) / "features", "0" * 64, 1, of_file)
     sampler(network, chosen)(np.concatenate([cache.of(path) for path in paths]), SAMPLES)
-    status = Path("/proc/self/status").read_text()  # its ru_maxrss would begin with that of the parent
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would start from the parent's
     queue.put(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024)  # type: ignore[index]
 
 
 def memory(pools: Sequence[int]) -> None:
-    """Print what each galaxy more in the pool costs."""
+    """Print how much memory each additional galaxy in the pool costs."""
     context = multiprocessing.get_context("spawn")
     peaks = []
     for n in pools:
@@ -120,7 +120,7 @@ def memory(pools: Sequence[int]) -> None:
 
 
 def main() -> None:
-    """Print each figure beside what is needed."""
+    """Print each figure and its target."""
     print(f"prediction: keras {keras.__version__}")
     for name in NETWORKS:
         with tempfile.TemporaryDirectory() as folder:

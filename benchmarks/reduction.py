@@ -1,13 +1,14 @@
-"""How fast votes are counted, against DuckDB's bare parse of the same bytes and a plain Python loop.
+"""How fast votes are counted, compared with DuckDB's bare parse of the same bytes and with a plain Python loop.
 
     python -m benchmarks.reduction                      # a million classifications, as JSON lines and as an export
     python -m benchmarks.reduction --rows 10000000      # about 25 GB of disk in --folder
     python -m benchmarks.reduction --flat 3000000       # and peak memory at this size too
 
-The bare parse reads the fields that the reduction reads (id, time, volunteer, subjects, workflow, version, task and
-value of each answer) into typed columns and consumes every one; nothing is judged, stored or counted. Each measurement
-is a process of its own; wall time depends on what else the machine does, so CPU time is printed too. Peers, on another
-machine: panoptes_aggregation takes 1.7 ms per classification to extract alone, the former pandas pipeline 0.085 ms.
+The bare parse reads the same fields as the reduction (id, time, volunteer, subjects, workflow, version, task and value
+of each answer) into typed columns and consumes every column; it judges, stores and counts nothing. Each measurement has
+its own process. Wall time depends on other programs on the machine, so CPU time is printed too. For comparison, on
+another machine: panoptes_aggregation takes 1.7 ms per classification for extraction alone, the former pandas pipeline
+0.085 ms.
 """
 
 from __future__ import annotations
@@ -51,18 +52,18 @@ FROM (
 
 
 def bare_parse(path: Path) -> None:
-    """DuckDB alone: the same fields into typed columns, each consumed."""
+    """DuckDB alone: parse the same fields into typed columns and consume each column."""
     with duckdb.connect(config={**votes.resources(), "preserve_insertion_order": False}) as connection:
         connection.execute(_EXPORT_PARSE if path.suffix == ".csv" else _DUMP_PARSE, {"path": str(path)}).fetchall()
 
 
 def reduction(path: Path) -> None:
-    """What users call."""
+    """The reduction that users run."""
     votes.reduce(path, generated.QUESTIONS, generated.VERSIONS)
 
 
 def plain_loop(path: Path) -> None:
-    """Python's csv and json, row by row, with the same rules: what the tests compare the reduction with."""
+    """The tests' reference: Python's csv and json, row by row, with the same rules."""
     reference_votes.count(reference_votes.read(path), generated.QUESTIONS.as_dict(), generated.VERSIONS)
 
 
@@ -70,7 +71,7 @@ MEASURED: dict[str, Callable[[Path], None]] = {f.__name__: f for f in (bare_pars
 
 
 def measure(name: str, path: Path) -> dict[str, float]:
-    """Wall and CPU seconds, and peak memory in MiB, of one call in a process of its own."""
+    """Wall and CPU seconds, and peak memory in MiB, of one call in its own process."""
     command = [sys.executable, "-m", "benchmarks.reduction", "--child", name, str(path)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result: dict[str, float] = json.loads(done.stdout)
@@ -91,7 +92,7 @@ def _cpu() -> float:
 
 
 def compare(path: Path, repetitions: int) -> None:
-    """Print times and ratios; the contestants take turns, so that each meets the same weather."""
+    """Print times and ratios. The programs take turns, so that other work on the machine affects all alike."""
     runs: dict[str, list[dict[str, float]]] = {"bare_parse": [], "reduction": []}
     for _ in range(repetitions):
         for name, results in runs.items():
@@ -116,9 +117,9 @@ def main() -> None:
     """Generate, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--flat", type=int, default=0, help="measure peak memory of the reduction at this size too")
+    parser.add_argument("--flat", type=int, default=0, help="also measure the reduction's peak memory at this size")
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where the generated files go; default: a temporary folder")
+    parser.add_argument("--folder", type=Path, help="folder for the generated files; default: a temporary folder")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:

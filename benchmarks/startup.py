@@ -1,4 +1,4 @@
-"""CPU seconds until run.py answers, against `import hydra`, which no run can do without.
+"""CPU seconds until run.py answers, compared with `import hydra`, which every run needs.
 
 python -m benchmarks.startup
 """
@@ -31,7 +31,7 @@ def cpu_seconds(arguments: list[str]) -> float:
 
 
 def main() -> None:
-    """Print each command's median, spread and ratio, measured in turn with the reference."""
+    """Print the median, spread and ratio of each command, measured in turn with the reference."""
     print(f"startup: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     for name, arguments in COMMANDS.items():
         pairs = [(cpu_seconds(arguments), cpu_seconds(REFERENCE[1])) for _ in range(REPETITIONS)]

@@ -1,8 +1,8 @@
-"""How fast stage=verify reads, against sha256sum on the same files, as many at once.
+"""How fast stage=verify reads, compared with as many sha256sum at once on the same files.
 
     python -m benchmarks.verify
 
-Both read 2 GB of files that the system has in memory, in turn, five times; the best of each counts.
+Both read 2 GB of files from the system's memory, in turn, five times; the best time of each counts.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def best_of(n: int, *works: Callable[[], None]) -> list[float]:
 
 
 def verify(path: Path) -> None:
-    """What the stage does for a folder."""
+    """Verify a folder as the stage does."""
     problems = folders.verify(path)
     assert problems == [], problems
 
 
 def sha256sum(path: Path) -> None:
-    """The reference: GNU coreutils, in as many processes as there are processors."""
+    """The reference: sha256sum of GNU coreutils, one process per processor."""
     if not shutil.which("sha256sum"):
         raise SystemExit("sha256sum is not installed: nothing to compare with")
     names = "\0".join(sorted(str(file) for file in path.iterdir()))

@@ -1,16 +1,16 @@
-"""AWS for tests: moto's server on 127.0.0.1, and in front of it a layer as strict as AWS where moto is lax.
+"""AWS for tests: moto's server on 127.0.0.1, behind a layer that is as strict as AWS where moto is not.
 
-    client tokens     RunInstances and CreateVolume repeated with one: the same answer; with other parameters: an error;
-                      for a machine that is gone: IdempotentInstanceTerminated
+    client tokens     RunInstances and CreateVolume, repeated with one: the same answer; with other parameters: an
+                      error; for a machine that is gone: IdempotentInstanceTerminated
     AttachVolume      only a free volume, to a running machine in its zone
-    Systems Manager   knows only machines that run and have booted; a command ends when its machine says so
-    Scheduler         refuses a bad cron expression, and fires: RunInstances as the schedule says
+    Systems Manager   knows only running machines that have booted; a command ends when its machine says so
+    Scheduler         refuses a bad cron expression, and calls RunInstances as the schedule says
     DeleteVolume      only a free volume
     the clock         machines and snapshots are as old as the test's clock says
     machines          do what environment.sh does (which tests/test_launch_environment.py runs for real): attach the
                       volume by the API, iterate, tag the volume, shut down
 
-``World.faults`` makes calls fail, ``World.calls`` has all that were made, ``World.bills`` what machines cost.
+``World.faults`` makes calls fail, ``World.calls`` lists all calls, ``World.bills`` the cost of machines.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ CREDENTIALS = {
     "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
 }
 os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"  # 1,300 images
-# Moto looks for the methods of a class at each call, and makes an RSA key for each account with an encrypted volume.
+# Cached: moto searches a class for methods at each call, and makes an RSA key per account with an encrypted volume.
 responses.method_names_from_class = cache(responses.method_names_from_class)  # type: ignore[attr-defined]
 kms.generate_private_key = cache(kms.generate_private_key)  # type: ignore[attr-defined]
 Answer = Callable[[dict[str, str], Any], Iterable[bytes]]
@@ -64,7 +64,7 @@ Answer = Callable[[dict[str, str], Any], Iterable[bytes]]
 
 @dataclass
 class Call:
-    """One request: the service, the operation, and its parameters as they came (flat for EC2, JSON else)."""
+    """One request: the service, the operation, and its parameters as received (flat for EC2, else JSON)."""
 
     service: str
     operation: str
@@ -122,7 +122,7 @@ class World:
         return self.clock
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass; what falls due on the way happens at its time."""
+        """Let time pass; events that fall due happen at their time."""
         until = self.clock + timedelta(seconds=seconds)
         while self._due and min(self._due)[0] <= until:
             event = min(self._due)
@@ -135,7 +135,7 @@ class World:
         self._due.append((self.clock + timedelta(seconds=seconds), next(_NUMBERS), act))
 
     def client(self, service: str) -> Any:
-        """A client as a machine or AWS itself has it: its calls are not counted."""
+        """A client for a machine or AWS itself: its calls are not counted."""
         if service not in self._clients:
             self._clients[service] = boto3.client(
                 service, endpoint_url=self.endpoint, region_name=REGION, aws_access_key_id=INSIDE,
@@ -146,12 +146,12 @@ class World:
 
     @property
     def ec2(self) -> Any:
-        """What moto knows of EC2."""
+        """Moto's state of EC2."""
         return get_backend("ec2")[ACCOUNT][REGION]
 
     @property
     def ssm(self) -> Any:
-        """What moto knows of Systems Manager."""
+        """Moto's state of Systems Manager."""
         return get_backend("ssm")[ACCOUNT][REGION]
 
     # ------------------------------------------------------------------------------------------------ what came of it
@@ -171,14 +171,14 @@ class World:
 
     @property
     def disk(self) -> Disk:
-        """What lies on the one volume with all state."""
+        """The content of the one volume that holds all state."""
         (volume,) = self.volumes("working_volume")
         return self.disks[volume.id]
 
     # ------------------------------------------------------------------------------------------------ what AWS does
 
     def end(self, instance_id: str) -> None:
-        """A machine shuts down: its own disk goes, the volume is let go of some time later."""
+        """A machine shuts down: its own disk is deleted, and the volume is released some time later."""
         instance, machine = self.ec2.get_instance(instance_id), self.machines[instance_id]
         if machine.ended:
             return
@@ -203,7 +203,7 @@ class World:
         self._untag(instance.id)
 
     def _untag(self, name: str) -> None:
-        """What is gone has no tags; moto keeps them, and reads all tags for each thing that it describes."""
+        """Remove the tags of something that is gone: moto keeps them, and reads all tags for each description."""
         self.ec2.tags.pop(name, None)
 
     def _let_go(self, volume_id: str, instance_id: str) -> None:
@@ -229,7 +229,7 @@ class World:
         )
 
     def fire(self, name: str, at: datetime) -> bool:
-        """EventBridge Scheduler at a scheduled time: RunInstances, tried again, in the end the dead-letter queue."""
+        """EventBridge Scheduler at a scheduled time: RunInstances, retries, and at last the dead-letter queue."""
         schedule = self.client("scheduler").get_schedule(Name=name)
         if schedule["State"] != "ENABLED":
             return False
@@ -263,11 +263,11 @@ class World:
                 for fault in self.faults:
                     if code := fault(call):
                         self.lent = self.lent if code not in LATER else {}  # a client's patience ends
-                        return _error(call, code, "as the test wants it")
+                        return _error(call, code, "a fault of the test")
             return self._strictly(call, request)
 
     def connect(self, client: Any) -> None:
-        """Answer this client in its own process, without a connection: that takes half the time."""
+        """Answer this client in its own process, without a connection, which takes half the time."""
         client.meta.events.register("before-send", self._hand_over)
 
     def _hand_over(self, request: Any, **_: Any) -> AWSResponse:
@@ -302,7 +302,7 @@ class World:
             self._applications[service] = self._moto.get_application(environ)
         return Response.from_app(self._applications[service], environ)
 
-    # Each rule gets the parameters, and returns what AWS refuses it with: (code, message), an answer, or nothing.
+    # Each rule gets the parameters, and returns AWS's refusal (code, message), an answer, or nothing.
 
     def _before_RunInstances(self, given: dict[str, Any]) -> Any:
         return self._once("RunInstances", given)
@@ -328,7 +328,7 @@ class World:
         self._remember("CreateVolume", given, volume_id, response)
 
     def _once(self, operation: str, given: dict[str, Any]) -> Any:
-        """The answer of before to a request with the same client token."""
+        """The earlier answer to a request with the same client token."""
         known = self._tokens.get((operation, given.get("ClientToken", "")))
         if not known:
             return None
@@ -346,7 +346,7 @@ class World:
     def _before_TerminateInstances(self, given: dict[str, Any]) -> Any:
         for key, instance_id in given.items():
             if key.startswith("InstanceId") and instance_id in self.machines:
-                self.machines[instance_id].hangs = False  # the hypervisor ends what does not end itself
+                self.machines[instance_id].hangs = False  # the hypervisor ends a machine that does not end itself
                 self.end(instance_id)
         return Response(_xml("TerminateInstances", "<instancesSet/>"), content_type="text/xml")
 
@@ -364,7 +364,7 @@ class World:
         return None
 
     def _zone_of(self, machine: Machine) -> str:
-        """Of the subnet in the template, which moto does not look at."""
+        """The zone of the subnet in the template, which moto ignores."""
         (template,) = self.ec2.launch_templates.values()
         data = template.default_version().data
         return str(self.ec2.get_subnet(data["NetworkInterfaces"][0]["SubnetId"]).availability_zone)
@@ -405,8 +405,8 @@ class World:
     def _before_DescribeInstanceInformation(self, given: dict[str, Any]) -> Any:
         (wanted,) = given["Filters"]
         known = [m for m in self.machines.values() if m.id in wanted["Values"] and m.online]
-        told = [{"InstanceId": m.id, "PingStatus": "Online"} for m in known]
-        return Response(json.dumps({"InstanceInformationList": told}), content_type="application/x-amz-json-1.1")
+        listed = [{"InstanceId": m.id, "PingStatus": "Online"} for m in known]
+        return Response(json.dumps({"InstanceInformationList": listed}), content_type="application/x-amz-json-1.1")
 
     def _before_SendCommand(self, given: dict[str, Any]) -> Any:
         unknown = [i for i in given["InstanceIds"] if i not in self.machines or not self.machines[i].online]
@@ -443,7 +443,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 def _read(request: Request) -> tuple[Call, bool]:
-    """What is asked for, and whether a machine or AWS itself asks."""
+    """The request, and whether it comes from a machine or AWS itself."""
     key, _, _, service = re.findall(r"Credential=([^/]+)/(\d+)/([^/]+)/([^/]+)/", request.headers["Authorization"])[0]
     body = request.get_data()
     if target := request.headers.get("X-Amz-Target"):
@@ -468,7 +468,7 @@ def _xml(operation: str, inner: str) -> str:
 
 
 def _error(call: Call, code: str, message: str) -> Response:
-    """A refusal in the manner of the service."""
+    """An error in the format of the service."""
     status = 503 if code in LATER else 400
     if call.service in ("ssm", "sqs", "scheduler"):
         text = json.dumps({"__type": code, "message": message})

@@ -1,6 +1,6 @@
-"""A machine in tests/aws.py: what environment.sh does on it, by the clock of a test.
+"""A machine in tests/aws.py: imitates environment.sh, with the test's clock.
 
-tests/test_launch_environment.py runs environment.sh itself; this is its likeness for days that must pass in a moment.
+tests/test_launch_environment.py runs environment.sh itself; this imitation lets days pass in a moment.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Disk:
-    """What lies on a volume."""
+    """The content of a volume."""
 
     iterations: list[str] = field(default_factory=list)  # the day each was made for
-    records: dict[str, int] = field(default_factory=dict)  # root/days: how many iterations there were before
+    records: dict[str, int] = field(default_factory=dict)  # root/days: the number of iterations before
     formatted: int = 0
 
 
 @dataclass
 class Machine:
-    """One machine: what environment.sh does on it, at which times."""
+    """One machine: what environment.sh does on it, and when."""
 
     world: World
     id: str
@@ -35,7 +35,7 @@ class Machine:
     online: bool = False
     mounted: bool = False
     hangs: bool = False  # it never ends by itself
-    training: int = 0  # which run of the iteration is under way; 0 for none
+    training: int = 0  # the current run of the iteration; 0: none
 
     @property
     def day(self) -> str:
@@ -46,7 +46,7 @@ class Machine:
         return self.tags.get("zoobot:volume", "")
 
     def boot(self) -> None:
-        """SSM can be reached; then attach, trying for ten minutes as environment.sh does."""
+        """Make SSM reachable, then attach the volume, trying for ten minutes as environment.sh does."""
         self.online = not self.ended
         if self.tags["zoobot:driver"] != "bake":
             self.attach(60)
@@ -95,7 +95,7 @@ class Machine:
             self.world.later(10, lambda: self.when_mounted(command))
 
     def train(self, command: str) -> None:
-        """environment.sh run: one iteration, unless the record of the day says that it is there."""
+        """environment.sh run: one iteration, unless the record of the day says that it exists."""
         if self.training:
             self.world.set_command(command, "Failed")  # flock
             return
@@ -108,7 +108,7 @@ class Machine:
         self.world.trainings.append((self.id, self.day))
         plan = self.world.training_of(self.day)
         if plan == "hang":
-            self.hangs = True  # the kernel too: not even the dead-man timer ends it
+            self.hangs = True  # the kernel hangs too, so even the dead-man timer does not end it
         elif plan == "stuck":
             self.world.later(
                 self.world.max_runtime_s - 120, lambda: self.finish(command, "failed: run.py ended with 124")
@@ -146,6 +146,6 @@ class Machine:
         self.world.client("ec2").create_tags(Resources=[self.volume], Tags=tags)
 
     def power_off(self) -> None:
-        """Shut down by itself, which terminates it."""
+        """Shut down from inside, which terminates the machine."""
         if not self.ended and not self.hangs:
             self.world.end(self.id)

@@ -1,4 +1,4 @@
-"""What several test files share: settings composed as run.py composes them, and no way to the outside."""
+"""Shared by the test files: settings composed as run.py composes them, and no access to real services."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ os.environ |= {
     "WANDB_MODE": "offline",
     "WANDB_BASE_URL": "http://127.0.0.1:9",
     "PANOPTES_ENDPOINT": "http://127.0.0.1:9",
-    "NO_PROXY": "127.0.0.1",  # else `requests` would send what is for this machine through http_proxy
+    "NO_PROXY": "127.0.0.1",  # otherwise `requests` would send local requests through http_proxy
     "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
     "TF_CPP_MIN_LOG_LEVEL": "2",
 }
 for name in ("USERNAME", "PASSWORD", "CLIENT_ID", "CLIENT_SECRET"):
-    os.environ.pop(f"PANOPTES_{name}", None)  # nor with anybody's credentials
-# CI tries the same examples each time; at a desk hypothesis looks for new ones. A busy machine is no failure.
+    os.environ.pop(f"PANOPTES_{name}", None)  # and never with real credentials
+# CI always tries the same examples; on other machines hypothesis looks for new ones. A slow machine is not a failure.
 hypothesis.settings.register_profile("zoobot", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("zoobot")
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
@@ -53,13 +53,13 @@ def compose() -> Callable[..., Settings]:
 
 @pytest.fixture
 def settings(compose: Callable[..., Settings], tmp_path: Path) -> Callable[..., Settings]:
-    """``settings("stage=shards", …)``: the same, with its data in a folder of the test's own."""
+    """``settings("stage=shards", …)``: the same, with the data in the test's own folder."""
     return lambda *overrides: compose(*overrides, data_dir=tmp_path)
 
 
 @pytest.fixture
 def custom_survey(settings: Callable[..., Settings], tmp_path: Path) -> Callable[..., Settings]:
-    """``custom_survey(table, "stage=shards", …)``: the settings of a survey whose source table is this one."""
+    """``custom_survey(table, "stage=shards", …)``: the settings of a survey with this source table."""
 
     def write_and_compose(table: pd.DataFrame, *overrides: str) -> Settings:
         folder = tmp_path / "survey"
@@ -73,7 +73,7 @@ def custom_survey(settings: Callable[..., Settings], tmp_path: Path) -> Callable
 
 @pytest.fixture(scope="session")
 def aws_server() -> Iterator[World]:
-    """AWS on 127.0.0.1, for all tests of a process."""
+    """A simulated AWS on 127.0.0.1, shared by all tests of a process."""
     from tests.aws import World
 
     with World() as world:
@@ -82,8 +82,8 @@ def aws_server() -> Iterator[World]:
 
 @pytest.fixture
 def world(aws_server: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    """An empty account; every client of boto3 in this process, and in those it starts, talks to it, and botocore does
-    not wait before it tries again.
+    """An empty account. Every boto3 client in this process and its children talks to it, and botocore retries without
+    waiting.
     """
     from tests import aws
 
@@ -96,7 +96,7 @@ def world(aws_server: World, monkeypatch: pytest.MonkeyPatch) -> World:
 
 @pytest.fixture
 def ec2(tmp_path: Path) -> Config:
-    """The settings in launch/ec2.yaml, with the record in a folder of the test's own."""
+    """The settings in launch/ec2.yaml, with the record in the test's own folder."""
     from launch.config import load
 
     return dataclasses.replace(load(CONFIG_DIR.parent / "launch" / "ec2.yaml"), record=str(tmp_path / "record"))

@@ -1,4 +1,4 @@
-"""The gain over random: numbers by hand, then what an interval promises; and what was chosen."""
+"""The gain over random: numbers by hand, the coverage of intervals, and what was chosen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LABELS = (60, 100, 140)
 
 
 def experiment(folder: Path, losses_T_N: np.ndarray) -> Experiment:
-    """An experiment of which only labels and test losses matter."""
+    """An experiment with only the labels and test losses that matter here."""
     iterations = []
     for number, losses_N in enumerate(losses_T_N):
         made = IterationFolder(folder / f"iteration_{number}")
@@ -32,7 +32,7 @@ def experiment(folder: Path, losses_T_N: np.ndarray) -> Experiment:
 
 
 def pairs(tmp_path: Path, ours: list[list[float]], random: list[list[float]], noise: float = 0.0, n: int = 50) -> Any:
-    """A pair for each row of mean losses; a galaxy's own loss is shared by both of a pair."""
+    """A pair for each row of mean losses; both experiments of a pair share each galaxy's own loss."""
     found = []
     for seed, of in enumerate(zip(ours, random, strict=True)):
         own_N = noise * np.random.default_rng(seed).standard_normal(n)

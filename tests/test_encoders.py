@@ -1,4 +1,4 @@
-"""Encoders: each of them builds and takes a training step, and weights come in from where they may lie."""
+"""Encoders: each can be built and trained for a step, and weights can be loaded from every kind of path."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_grey_network_sees_the_mean_of_the_colours() -> None:
 
 
 def two(chosen: ModelSettings) -> tuple[keras.Model, keras.Model]:
-    """An encoder and another with other weights."""
+    """Two encoders with different weights."""
     keras.utils.set_random_seed(1)
     return encoders.build(chosen, 32, 3), encoders.build(chosen, 32, 3)
 
@@ -79,8 +79,8 @@ def test_from_a_folder_of_an_encoder(chosen: ModelSettings, tmp_path: Path) -> N
     assert encoders.digest(there) != encoders.digest(here)
     encoders.load(here, tmp_path)
     assert encoders.digest(there) == encoders.digest(here)
-    told = json.loads((tmp_path / "encoder.json").read_text())
-    assert told["weights_sha256"] == encoders.digest(here) and told["architecture"] == chosen.architecture
+    record = json.loads((tmp_path / "encoder.json").read_text())
+    assert record["weights_sha256"] == encoders.digest(here) and record["architecture"] == chosen.architecture
 
 
 def test_from_the_model_folder_of_an_iteration(tmp_path: Path) -> None:
@@ -119,9 +119,9 @@ def test_weights_of_another_shape_are_refused_and_change_nothing(other: ModelSet
     assert encoders.digest(encoder) == before
 
 
-def test_a_file_that_is_no_weights_or_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_weights_or_a_missing_one_is_refused(tmp_path: Path) -> None:
     encoder = two(POOLED)[0]
-    with pytest.raises(SettingsError, match=r"encoder\.weights\.h5 does not exist\. Name an encoder"):
+    with pytest.raises(SettingsError, match=r"encoder\.weights\.h5 does not exist\. Give the name of an encoder"):
         encoders.load(encoder, tmp_path)
     (tmp_path / "a.weights.h5").write_bytes(b"no HDF5")
     with pytest.raises(SettingsError, match=r"a\.weights\.h5 does not fit this network"):
@@ -132,7 +132,7 @@ def test_values_that_changed_since_they_were_saved_are_refused(tmp_path: Path) -
     there, here = two(POOLED)
     encoders.save(there, POOLED, tmp_path)
     here.save_weights(tmp_path / "encoder.weights.h5")
-    with pytest.raises(SettingsError, match="other values came back"):
+    with pytest.raises(SettingsError, match="differ from the saved ones"):
         encoders.load(there, tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_values_that_changed_since_they_were_saved_are_refused(tmp_path: Path) -
 
 
 def test_the_mean_over_8_orientations_does_not_change_when_pictures_turn() -> None:
-    encoder = two(CNN)[0]  # keeps where in the picture things are
+    encoder = two(CNN)[0]  # its last layer still knows positions in the picture
     compiled = {n: forward(encoder, n) for n in (1, 8)}
 
     def of(pictures: np.ndarray, orientations: int) -> np.ndarray:

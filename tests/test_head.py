@@ -1,4 +1,4 @@
-"""The Bayesian linear head: numbers by hand, then an independent optimiser, then what a posterior promises."""
+"""The Bayesian linear head: numbers by hand, an independent optimiser, then the properties of a posterior."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_agrees_with_a_general_optimiser(groups: tuple[Group, ...], n_answers: i
     best = minimize(loss, np.zeros(prior.size), method="BFGS", options={"gtol": 1e-7})
     assert posterior.mean.ravel() == pytest.approx(best.x, abs=1e-3)
     covariance = np.linalg.inv(posterior.precision_factor.T @ posterior.precision_factor)
-    step = 1e-4  # its inverse is the curvature there, by finite differences
+    step = 1e-4  # the inverse is the curvature at the maximum, by finite differences
     numeric = np.zeros_like(covariance)
     unit = np.eye(prior.size) * step
     for i in range(prior.size):
@@ -101,13 +101,13 @@ def test_the_correlation_of_votes_is_found(rho: float) -> None:
 def test_galaxies_chosen_for_their_scatter_do_not_make_the_head_unsure_of_the_others() -> None:
     fair = simulated(600, 4, 2, 30, 0.02, seed=7)
     rng = np.random.default_rng(8)
-    chosen = rng.normal(size=(150, 4))  # of them volunteers tell nothing, whatever the features
+    chosen = rng.normal(size=(150, 4))  # volunteers disagree about these, whatever the features
     counts = np.stack([rng.multinomial(30, p) for p in rng.dirichlet([0.6, 0.6], 150)])
     features, votes = np.concatenate([fair[0][:60], chosen]), np.concatenate([fair[1][:60], counts])
     at_random = np.arange(210) < 60
     losses = []
-    for told in (at_random, None):
-        samples = linear_head.fit(features, votes, PAIR, told).sample(fair[0][60:], 30, np.random.default_rng(0))
+    for drawn in (at_random, None):
+        samples = linear_head.fit(features, votes, PAIR, drawn).sample(fair[0][60:], 30, np.random.default_rng(0))
         log_likelihood = metrics.log_likelihood("dirichlet_multinomial", samples, fair[1][60:, None])
         losses.append(-metrics.mean_over_samples(log_likelihood).mean())
     assert losses[0] < losses[1] - 0.05
@@ -156,7 +156,7 @@ def test_what_is_not_finite_is_refused(bad: float) -> None:
 
 def test_where_features_lie_and_their_scale_do_not_matter() -> None:
     features, counts, _ = simulated(60, 3, 2, 10, 0.1, seed=4)
-    features[:, 2] = 7.0  # tells nothing
+    features[:, 2] = 7.0  # the same for all galaxies
     twice = [
         linear_head.fit(f, counts, PAIR).sample(f, 5, np.random.default_rng(0)) for f in (features, 9 - 4 * features)
     ]

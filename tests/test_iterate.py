@@ -1,4 +1,4 @@
-"""The whole loop on tiny galaxies: every stage for real, then what the folders promise."""
+"""The complete loop on tiny galaxies: every stage runs for real, then the folders are checked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUICK = ("stage=simulate", "quick=true", "oracle.late_fraction=0.4", "tracking=d
 
 @pytest.fixture(scope="module")
 def done(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A finished simulation of three iterations, for tests that only look."""
+    """A finished simulation of three iterations, for tests that only read it."""
     settings = compose(*QUICK, "acquisition=mutual_information", data_dir=tmp_path_factory.mktemp("data"))
     simulate.run(settings)
     return settings
@@ -41,7 +41,7 @@ def read(settings: Settings, number: int, name: str) -> dict[str, object]:
 
 
 def copy_data(settings: Settings, tmp_path: Path) -> Settings:
-    """The same data in another place, writable."""
+    """A writable copy of the same data."""
     data_dir = tmp_path / "moved" / "quick"
     shutil.copytree(settings.data_dir, data_dir)
     for path in (data_dir, *data_dir.rglob("*")):
@@ -194,7 +194,7 @@ def test_equal_runs_have_equal_digests_anywhere_and_go_on_after_a_move(
     assert folders.digest_of(iteration(again, 0)) == folders.digest_of(iteration(done, 0))
     moved = copy_data(done, tmp_path)
     shutil.rmtree(iteration(moved, 2))
-    iterate.run(moved)  # in another place, and after the last iteration was lost
+    iterate.run(moved)  # in another folder, and without the last iteration
     assert folders.digest_of(iteration(moved, 2)) == folders.digest_of(iteration(done, 2))
 
 
@@ -229,8 +229,8 @@ def test_galaxies_with_other_votes_than_the_scores_expect_are_noticed_before_the
 ) -> None:
     scores = replace(done.acquisition, name=name, expected_votes=votes)
     instructions.run(replace(copy_data(done, tmp_path), experiment_name="other", acquisition=scores))
-    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert [message.rpartition("set ")[2] for message in told] == ["acquisition.expected_votes=49"] * warned
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [message.rpartition("set ")[2] for message in warnings] == ["acquisition.expected_votes=49"] * warned
 
 
 @pytest.mark.parametrize("model", [("model.warm_start=true",), ("model=pixels", "model.colour=false")])

@@ -61,11 +61,11 @@ def forget(path: Path) -> None:
 
 
 def test_a_head_is_fitted_to_the_features_of_the_encoder_that_is_named(frozen: Settings) -> None:
-    told = json.loads((frozen.encoders_dir / "galaxies" / "encoder.json").read_text())
+    encoder = json.loads((frozen.encoders_dir / "galaxies" / "encoder.json").read_text())
     for number in range(3):
         folder = iteration(frozen, number) / "model"
         assert {path.name for path in folder.iterdir()} == {"head.npz", "architecture.json", "training.json"}
-        assert read(frozen, number, "model/architecture.json")["encoder"] == told["weights_sha256"]
+        assert read(frozen, number, "model/architecture.json")["encoder"] == encoder["weights_sha256"]
         fitted = linear_head.load(folder / "head.npz")
         correlation = read(frozen, number, "model/training.json")["questions"]["smooth-or-featured"][
             "votes_correlation"
@@ -143,25 +143,25 @@ def test_a_file_of_weights_that_changed_since_the_instructions_is_refused(
         iterate.run(settings)
 
 
-def test_the_head_is_told_which_galaxies_were_drawn_at_random(
+def test_the_head_learns_which_galaxies_were_drawn_at_random(
     frozen: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Any] = []
+    at_random: list[Any] = []
     fit = linear_head.fit
 
     def recorded(*given: Any) -> linear_head.LinearHead:
-        told.append(given[3])
+        at_random.append(given[3])
         return fit(*given)
 
     monkeypatch.setattr(linear_head, "fit", recorded)
     for name, share in (("mixture", 0.5), ("random", 1)):
-        told.clear()
+        at_random.clear()
         overrides = (f"acquisition={name}", "oracle.late_fraction=0", f"acquisition.random_share={share % 1}")
         settings = beside(frozen, compose, f"at_random_{name}", *HEAD, *overrides)
         simulate.run(settings)
-        n_first = int(told[0].sum())
-        assert [len(t) - n_first for t in told] == [0, 8, 16] and told[0].all()
-        assert [t.sum() - n_first for t in told] == [0, 8 * share, 16 * share]
+        n_first = int(at_random[0].sum())
+        assert [len(t) - n_first for t in at_random] == [0, 8, 16] and at_random[0].all()
+        assert [t.sum() - n_first for t in at_random] == [0, 8 * share, 16 * share]
 
 
 def test_an_encoder_of_another_survey_is_named_from_this_one(frozen: Settings, compose: Compose) -> None:
@@ -172,15 +172,15 @@ def test_an_encoder_of_another_survey_is_named_from_this_one(frozen: Settings, c
 def test_an_encoder_of_another_shape_or_none_is_refused(frozen: Settings) -> None:
     config = tfrecords.load_config(frozen.shard_dir)
     other = replace(frozen, model=replace(frozen.model, blocks=[[5]]))
-    with pytest.raises(SettingsError, match=r"another shape than the settings:\n  blocks: \[\[4\], \[8\]\] there"):
+    with pytest.raises(SettingsError, match=r"not have the shape in the settings:\n  blocks: \[\[4\], \[8\]\] there"):
         features.frozen_features(other, config)
-    with pytest.raises(SettingsError, match=r"does not exist\. Name an encoder"):
+    with pytest.raises(SettingsError, match=r"does not exist\. Give the name of an encoder"):
         features.frozen_features(replace(frozen, model=replace(frozen.model, weights="nowhere")), config)
 
 
 @pytest.mark.parametrize("architecture", ["cnn", "pooled_cnn"])
 def test_imagenet_is_refused_for_our_own_architectures(settings: Compose, architecture: str) -> None:
-    with pytest.raises(SettingsError, match=f"imagenet: there are none for model.architecture={architecture}"):
+    with pytest.raises(SettingsError, match=f"imagenet: Keras has none for model.architecture={architecture}"):
         settings(*QUICK, "model=pretrained", f"model.architecture={architecture}", "model.weights=imagenet")
     settings(*QUICK, "model=efficientnet_b0", "model.weights=imagenet")
 
@@ -244,7 +244,7 @@ def test_an_ensemble_learns_predicts_and_warm_starts_by_member(
 
 
 class Killed(BaseException):
-    """What a signal would do, without the end of the tests."""
+    """Stands for a signal, without ending the tests."""
 
 
 def test_an_iteration_killed_while_training_goes_on_to_the_same_folder(
@@ -268,7 +268,7 @@ def test_an_iteration_killed_while_training_goes_on_to_the_same_folder(
     assert len(list(settings.experiment_dir.glob(".iteration_0.unfinished/training_0_*.npz"))) == 1
     caplog.set_level("INFO")
     iterate.run(settings)
-    assert "training goes on after epoch 1" in caplog.text
+    assert "training continues after epoch 1" in caplog.text
     assert folders.digest_of(iteration(settings, 0)) == whole
     assert not (settings.experiment_dir / ".iteration_0.unfinished").exists()
 
@@ -289,7 +289,7 @@ def test_a_model_that_is_worse_is_flagged_and_not_used_if_the_settings_say_so(
     frozen: Settings, compose: Compose, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
     keep_better: bool,
 ) -> None:  # fmt: skip
-    """The third head is fitted to the votes with their answers exchanged."""
+    """The third head is fitted to votes with swapped answers."""
     name = f"gate_{keep_better}"
     settings = beside(frozen, compose, name, *HEAD, "iterate.gate_margin=1e-6", f"iterate.keep_better={keep_better}")
     instructions.run(settings)
@@ -324,7 +324,7 @@ def test_a_gate_wider_than_the_difference_flags_nothing(frozen: Settings, compos
 def test_the_driver_of_a_simulation_builds_no_network_and_does_not_grow(
     frozen: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """benchmarks/memory.py has a hundred iterations."""
+    """A short version of benchmarks/memory.py, which runs a hundred iterations."""
     settings = beside(
         frozen, compose, "long", *QUICK, "acquisition=random", "iterate.subjects_per_iteration=1",
         "iterate.shards_per_iteration=1", "simulate.iterations=3", "model.max_epochs=1",

@@ -45,7 +45,7 @@ def credentials(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def prepared(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Shards of the demo survey for live work; the server's truth lies beside its pictures."""
+    """Shards of the demo survey for live work; the server's truth is beside the survey's pictures."""
     folder = tmp_path_factory.mktemp("live")
     settings = compose("stage=shards", *LIVE, "oracle.endpoint=http://127.0.0.1:9", data_dir=folder)
     for stage in (master_catalog, catalogs, shards):
@@ -54,7 +54,7 @@ def prepared(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Sett
 
 
 def copy_of(prepared: Settings, folder: Path, server: PanoptesServer, **changes: Any) -> Settings:
-    """The prepared data in a place of its own, with the server to ask."""
+    """A copy of the prepared data, with the server to ask."""
     shutil.copytree(prepared.data_dir, folder / "data")
     live = replace(prepared.oracle, endpoint=server.endpoint, credentials_file=credentials(folder), **changes)
     return replace(prepared, data_dir=str(folder / "data"), oracle=live)
@@ -120,7 +120,7 @@ def test_a_request_survives(server: PanoptesServer, live: Settings, fault: Fault
 def test_a_request_that_was_killed_anywhere_is_finished_by_the_next(
     server: PanoptesServer, live: Settings, at: int
 ) -> None:
-    """The service goes away after ``at`` changes, of which the last took effect, and comes back for the second try."""
+    """The service fails after ``at`` changes, the last of which took effect, and is back for the second try."""
     changes = "/api/(subjects|subject_sets|workflows).*|/storage/.*"
     server.faults = [
         Fault("lost_answer", changes, "POST", skip=at // 2 + at % 2),
@@ -249,7 +249,7 @@ def test_a_dry_run_keeps_no_votes_for_the_real_run_that_follows(server: Panoptes
 
 
 def five_days(settings: Settings, server: PanoptesServer, faults: list[Fault]) -> None:
-    """Each day an iteration, then volunteers. A day whose service fails for good ends with an error and is repeated."""
+    """An iteration each day, then volunteers. If the service stays away, the day ends with an error and is repeated."""
     instructions.run(settings)
     server.faults = faults
     for day in range(5):
@@ -268,7 +268,7 @@ def five_days(settings: Settings, server: PanoptesServer, faults: list[Fault]) -
 ALL_FAULTS = [
     Fault("status", "/oauth/token", "POST", status=503),
     Fault("status", "/api/classifications/project", status=429, retry_after="0", skip=1, times=2),
-    Fault("status", "/api/classifications/project", skip=2, times=4),  # as often as it is tried: the day is lost
+    Fault("status", "/api/classifications/project", skip=2, times=4),  # fails at each try: the day ends with an error
     Fault("cut", "/api/classifications/project", times=2),
     Fault("late", "/api/classifications/project"),
     Fault("repeat", "/api/classifications/project", times=3),
@@ -314,7 +314,7 @@ def test_five_days_with_every_fault_give_the_labels_of_five_days_without(prepare
 
 
 def check_control(settings: Settings) -> None:
-    """The control sample is asked about with few votes, never trained on, and measured apart."""
+    """The control sample gets few votes, is never trained on, and is measured separately."""
     chosen, control = set(labels(settings, "labels")), set(labels(settings, "control_labels"))
     assert not chosen & control
     for number in range(5):

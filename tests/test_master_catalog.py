@@ -61,7 +61,7 @@ def test_totals_by_hand() -> None:
 @pytest.mark.parametrize(
     "column, value, reason",
     [
-        (SMOOTH, np.nan, f"{SMOOTH} is empty, though smooth-or-featured has other votes"),
+        (SMOOTH, np.nan, f"{SMOOTH} is empty, but smooth-or-featured has other votes"),
         (SMOOTH, -1, f"{SMOOTH} is not 0 to 1000000"),
         (SMOOTH, 1e9, f"{SMOOTH} is not 0 to 1000000"),
         (SMOOTH, np.inf, f"{SMOOTH} is not 0 to 1000000"),
@@ -84,7 +84,7 @@ def test_a_bad_row_is_dropped_with_its_reason(column: str, value: Any, reason: s
 def test_votes_for_other_questions_alone_are_no_label() -> None:
     table = galaxies(bar_yes=[1, 1, 1], bar_no=[1, 1, 1])
     table.loc[1, [SMOOTH, FEATURED, ARTIFACT]] = np.nan
-    assert reasons(table) == {"g1": "no votes for smooth-or-featured, though for other questions"}
+    assert reasons(table) == {"g1": "no votes for smooth-or-featured, but votes for other questions"}
 
 
 def test_a_galaxy_nobody_classified_stays_without_votes() -> None:
@@ -131,7 +131,7 @@ def test_an_unknown_answer_is_not_counted_and_reported(caplog: pytest.LogCapture
     table = galaxies(**{"smooth-or-featured_star": [5, 5, 5], f"{SMOOTH}_fraction": [0.1, 0.2, 0.3]})
     catalog, *_ = clean(table, QUESTIONS, "t.csv")
     assert catalog[TOTAL].tolist() == [40, 41, 42]
-    assert "t.csv: smooth-or-featured_star: not answers of the survey's questions" in caplog.text
+    assert "t.csv: smooth-or-featured_star: not answers to the survey's questions" in caplog.text
 
 
 # --------------------------------------------------------------- the stage
@@ -146,7 +146,7 @@ def test_the_catalog_its_json_and_ids_as_text(custom_survey: Custom, caplog: pyt
     assert catalog["mag"].isna().tolist() == [False, True, False], "the survey's own columns stay"
     record = record_of(path)
     assert (record["galaxies"], record["rows"], record["dropped"], record["excluded"]) == (3, 3, [], {})
-    assert "3 of 3 images are not below" in caplog.text and "stage=shards needs them" in caplog.text
+    assert "3 of 3 images are missing from" in caplog.text and "stage=shards needs them" in caplog.text
 
 
 def test_dropped_rows_are_listed_up_to_the_limit(custom_survey: Custom) -> None:
@@ -206,7 +206,7 @@ def test_old_classifications_are_warned_of(
 def test_a_survey_whose_rows_are_all_left_out(settings: Custom, tmp_path: Path) -> None:
     table = pd.DataFrame({"iauname": ["g0"], "png_loc": ["g0.png"], "png_ready": [False]})
     table.to_csv(tmp_path / "joint.csv", index=False)
-    with pytest.raises(InputError, match=r"all its rows are left out \(png_ready is false: 1\)"):
+    with pytest.raises(InputError, match=r"all rows are left out \(png_ready is false: 1\)"):
         master_catalog.run(
             settings("stage=master_catalog", "survey=decals", f"survey.folder={tmp_path}", "survey.catalog=joint.csv")
         )
@@ -222,7 +222,7 @@ def test_real_gz2(settings: Custom, caplog: pytest.LogCaptureFixture) -> None:
     record, catalog = record_of(path), pd.read_csv(path, dtype={"id_str": "string"})
     assert record["galaxies"] == record["rows"] == len(catalog) == 493 and record["dropped"] == []
     assert (catalog[TOTAL] == catalog[[SMOOTH, FEATURED, ARTIFACT]].sum(axis=1)).all()
-    assert catalog[TOTAL].between(22, 73).all() and "images are not below" not in caplog.text
+    assert catalog[TOTAL].between(22, 73).all() and "images are missing from" not in caplog.text
 
 
 @needs_real_data

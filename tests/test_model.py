@@ -36,7 +36,7 @@ TINY = ModelSettings(
 
 
 def bright_or_dark(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images whose brightness tells the votes."""
+    """Images whose brightness determines the votes."""
     random = np.random.default_rng(0)
     bright = random.random(n) < 0.5
     images = random.integers(0, 60, (n, 16, 16, 3)) + 150 * bright[:, None, None, None]
@@ -71,7 +71,7 @@ def test_concentrations_train_and_differ_between_samples() -> None:
 
 
 def test_samples_are_full_passes_under_the_same_masks() -> None:
-    """One pass of the encoder and K of the head give the numbers of K passes of the whole network."""
+    """One pass of the encoder and K of the head give the numbers of K passes of the complete network."""
     network = mc_dropout.build(TINY, PAIR, 16, 3, seed=0)
     images = bright_or_dark(10)[0]
     hidden = encoders.forward(network.encoder)(images).numpy()
@@ -90,7 +90,7 @@ def test_without_dropout_all_samples_are_the_mean_and_dropout_keeps_it_near() ->
     assert (samples == samples[:, :1]).all()
 
 
-def test_training_learns_what_brightness_tells() -> None:
+def test_training_learns_the_votes_from_brightness() -> None:
     chosen = replace(TINY, max_epochs=25, patience=25)
     network = mc_dropout.build(chosen, PAIR, 16, 3, seed=0)
     history = training.train(network, lambda epoch: data(), data(), chosen)
@@ -188,7 +188,7 @@ def shuffled(epoch: int) -> tf.data.Dataset:
 
 
 def die_in_epoch_2(checkpoint: str) -> None:
-    """In a process of its own: two epochs, then kill -9."""
+    """Two epochs, then kill -9; runs in its own process."""
 
     def of_epoch(epoch: int) -> tf.data.Dataset:
         if epoch == 2:
@@ -221,7 +221,7 @@ def test_training_that_was_killed_goes_on_to_the_same_weights_and_history(tmp_pa
 def test_a_checkpoint_holds_the_optimiser_and_the_random_streams() -> None:
     network = mc_dropout.build(TINY, PAIR, 16, 3, seed=0)
     paths = [v.path for v in training._TrainingState(network.trainer, None)._variables]
-    assert sum("seed_generator" in path for path in paths) == 2  # of views and of dropout
+    assert sum("seed_generator" in path for path in paths) == 2  # for views and for dropout
     n_weights = len(network.trainer.get_weights())
     assert sum(path.startswith("adam") for path in paths) == 2 + 2 * n_weights  # and iteration, learning rate
 

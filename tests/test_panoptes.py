@@ -65,14 +65,14 @@ def ids(folder: Path) -> list[str]:
 
 
 def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"can be read by others \(mode 640\).*chmod 600"):
+    with pytest.raises(InputError, match=r"Other users can read .* \(mode 640\).*chmod 600"):
         credentials.load(str(login(tmp_path, 0o640)))
     assert credentials.load(str(login(tmp_path))).client_secret == "rehearsal-secret"
 
 
 def test_a_file_in_the_repository_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credentials, "REPOSITORY", tmp_path)
-    with pytest.raises(InputError, match="lies in the repository"):
+    with pytest.raises(InputError, match="is inside the repository"):
         credentials.load(str(login(tmp_path)))
 
 
@@ -122,7 +122,7 @@ FAULTS = {
     "no answer in time": Fault("slow", PAGES, seconds=0.6),
     "a token that expired early": Fault("expired_token", PAGES, skip=1),
     "no token at first": Fault("status", "/oauth/token", "POST", status=502),
-    "rows that are there twice": Fault("repeat", PAGES, times=9),
+    "rows that appear twice": Fault("repeat", PAGES, times=9),
 }
 
 
@@ -171,7 +171,7 @@ def test_another_thread_reaches_the_same_server(server: PanoptesServer, chosen: 
     thread = threading.Thread(target=lambda: found.extend(service.classifications_after(0)))
     thread.start()
     thread.join()
-    assert len(found) == 3  # the environment's endpoint, http://127.0.0.1:9, would have refused
+    assert len(found) == 3  # the endpoint in the environment, http://127.0.0.1:9, would have refused
 
 
 def test_a_dry_run_cannot_send(chosen: OracleSettings) -> None:
@@ -218,7 +218,9 @@ def test_ids_that_become_visible_late_are_found(server: PanoptesServer, chosen: 
     assert sorted(ids(folder), key=int) == expected and pull.last_id(folder) == 250
 
 
-def test_a_broken_walk_goes_on_where_it_stopped(server: PanoptesServer, chosen: OracleSettings, tmp_path: Path) -> None:
+def test_a_stopped_pull_continues_where_it_stopped(
+    server: PanoptesServer, chosen: OracleSettings, tmp_path: Path
+) -> None:
     expected = fill(server, 350)
     folder = tmp_path / "raw"
     server.faults = [Fault("status", PAGES, skip=2, times=99)]
@@ -252,7 +254,7 @@ def test_another_project_and_changed_files_are_refused(
     with pytest.raises(FolderError, match=r"workflow_ids: .* there, .* now"):
         pull.pull(Zooniverse(chosen), folder, replace(chosen, workflow_ids=["1", "2"]), 0)
     (folder / "rows_00000.jsonl").write_text("")
-    with pytest.raises(FolderError, match="shorter than it was written"):
+    with pytest.raises(FolderError, match="is missing or has been cut short"):
         pull.pull(Zooniverse(chosen), folder, chosen, 0)
 
 
@@ -264,7 +266,7 @@ def test_ids_of_more_digits_and_odd_text_pass(server: PanoptesServer, chosen: Or
 
 
 class Pages:
-    """The two calls that a pull makes, answered from memory: for many small walks."""
+    """The two calls that a pull makes, answered from memory, for many small pulls."""
 
     def __init__(self, all_ids: list[int], breaks_at: int) -> None:
         self.ids, self.left = sorted(all_ids), breaks_at
@@ -281,7 +283,7 @@ class Pages:
 
 @hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(walks=st.lists(st.tuples(st.sets(st.integers(1, 40), max_size=20), st.integers(0, 6)), min_size=1, max_size=4))
-def test_every_row_is_stored_once_however_walks_break_and_ids_appear(
+def test_every_row_is_stored_once_however_pulls_are_interrupted_and_ids_appear(
     walks: list[tuple[set[int], int]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder, careful, visible = tmp_path_factory.mktemp("raw"), replace(CHOSEN, overlap_ids=40), set[int]()

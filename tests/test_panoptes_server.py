@@ -1,4 +1,4 @@
-"""The stand-in for Zooniverse, judged by the unmodified panoptes_client."""
+"""The stand-in for Zooniverse, tested with the unmodified panoptes_client."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def server() -> Iterator[PanoptesServer]:
 
 
 def upload(server: PanoptesServer, picture: Path, n: int = 3) -> SubjectSet:
-    """A linked set of ``n`` subjects, made in the client's own way."""
+    """A linked set of ``n`` subjects, made with the client's own methods."""
     Image.new("RGB", (8, 8)).save(picture)
     with Panoptes(endpoint=server.endpoint, **CLIENT):
         subject_set = SubjectSet()
@@ -50,7 +50,7 @@ def upload(server: PanoptesServer, picture: Path, n: int = 3) -> SubjectSet:
 
 def test_the_client_uploads_volunteers_classify_and_the_client_reads(server: PanoptesServer, tmp_path: Path) -> None:
     subject_set = upload(server, tmp_path / "g.png")
-    assert [server.classify() for _ in range(3)] == [9, 9, 0]  # half, all, and then they are retired
+    assert [server.classify() for _ in range(3)] == [9, 9, 0]  # half, the rest, then all are retired
     with Panoptes(endpoint=server.endpoint, **CLIENT):
         rows = [c.raw for c in Classification.where(scope="project", project_id=1, last_id=0, page_size=5)]
         assert len(rows) == 18 and [int(r["id"]) for r in rows] == sorted({int(r["id"]) for r in rows})
@@ -63,7 +63,7 @@ def test_the_client_uploads_volunteers_classify_and_the_client_reads(server: Pan
         lines = list(csv.DictReader(io.StringIO(export.content.decode("utf-8"))))
     assert len(lines) == 18 and {line["workflow_version"] for line in lines} == {"1.1"}
     pages = [r for r in server.requests if r.startswith("GET /api/classifications/project?project_id=1")]
-    assert len(pages) == 5  # 5 + 5 + 5 + 3 rows, and the empty page that ends the walk
+    assert len(pages) == 5  # 5 + 5 + 5 + 3 rows, and the empty page at the end
 
 
 def test_a_password_works_as_well_and_a_wrong_one_does_not(server: PanoptesServer) -> None:
@@ -73,7 +73,7 @@ def test_a_password_works_as_well_and_a_wrong_one_does_not(server: PanoptesServe
         Panoptes(endpoint=server.endpoint, username="volunteer-wrangler", password="wrong")
 
 
-def test_linking_fails_whole_for_one_bad_id_and_ignores_what_is_linked(server: PanoptesServer, tmp_path: Path) -> None:
+def test_one_bad_id_makes_a_link_fail_and_what_is_linked_is_ignored(server: PanoptesServer, tmp_path: Path) -> None:
     subject_set = upload(server, tmp_path / "g.png")
     known = server.world.sets[subject_set.id]["members"]
     client = Panoptes(endpoint=server.endpoint, **CLIENT)
@@ -100,7 +100,7 @@ def test_headers_and_etags_are_required(server: PanoptesServer, tmp_path: Path) 
     assert requests.post(f"{server.endpoint}/api/subjects", b"{}", headers=accept, timeout=5).status_code == 415
 
 
-def test_faults_strike_when_they_are_told_to(server: PanoptesServer, tmp_path: Path) -> None:
+def test_faults_strike_as_configured(server: PanoptesServer, tmp_path: Path) -> None:
     upload(server, tmp_path / "g.png")
     server.classify()
     server.faults = [Fault("status", "/api/classifications/project", skip=1, status=429, retry_after="3")]
@@ -113,7 +113,7 @@ def test_faults_strike_when_they_are_told_to(server: PanoptesServer, tmp_path: P
         client.get_request("/classifications/project", {"project_id": 1, "last_id": 0})
 
 
-def test_what_was_is_still_there_after_a_restart(tmp_path: Path) -> None:
+def test_the_state_survives_a_restart(tmp_path: Path) -> None:
     state = tmp_path / "state.json"
     with PanoptesServer(QUESTIONS, TRUTH, state) as first:
         upload(first, tmp_path / "g.png")

@@ -1,4 +1,4 @@
-"""The report: numbers worked out by hand, what is refused, and a page that needs nothing but itself."""
+"""The report: numbers worked out by hand, what is refused, and a page that needs no other files."""
 
 from __future__ import annotations
 
@@ -180,13 +180,13 @@ def summary_of(data_dir: Path) -> dict[str, Any]:
 
 
 def sections_of(data_dir: Path) -> list[dict[str, Any]]:
-    """The sections of summary.json, without the time that a page takes to draw."""
+    """The sections of summary.json, without drawing the page, which takes time."""
     experiments, _ = read_experiments(settings_for(data_dir))
     return [efficiency.describe(section) for section in group(experiments)]
 
 
 def text_of(data_dir: Path) -> str:
-    """What the page says, but for its charts, which take time."""
+    """The text of the page without its charts, which take time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(charts, "draw", lambda section: [])
         return " ".join(_Tags(page_of(data_dir)).text.split())
@@ -250,7 +250,7 @@ def test_verdict(differences: list[float], expected: str) -> None:
         ([(100, 3.0), (110, 2.0), (120, 1.0)], 1.0, 120.0),
         ([(100, 3.0), (110, 2.0), (120, 1.0)], 0.9, None),  # never reached
         ([(100, 3.0), (110, 2.0), (120, 1.0)], 3.0, None),  # no better than the start: nothing to save
-        ([(100, 1.0), (110, 3.0), (120, 0.5)], 2.0, None),  # worse than the start, though it comes by again
+        ([(100, 1.0), (110, 3.0), (120, 0.5)], 2.0, None),  # worse than the start, although it comes back
         ([(100, 3.0), (110, 1.0), (120, 2.5), (130, 1.5)], 2.0, 105.0),  # the first time counts
         ([(100, 3.0), (100, 1.0)], 2.0, 100.0),  # no vote came in
         ([(100, 3.0)], 2.0, None),
@@ -276,7 +276,7 @@ def test_random_not_reached(tmp_path: Path) -> None:
     write_pairs(tmp_path, [(3.0, 2.9)], [(3.0, 2.0)])
     (comparison,) = sections_of(tmp_path)[0]["comparisons"]
     assert comparison["labels_saved"] is None
-    assert comparison["standard_error"] is None  # one pair has none
+    assert comparison["standard_error"] is None  # a single pair has none
     text = text_of(tmp_path)
     assert "did not reach random’s final loss" in text
 
@@ -321,7 +321,7 @@ def test_first_iteration_says_nothing(tmp_path: Path) -> None:
     write_pairs(tmp_path, [(3.0,)] * 3, [(3.0,)] * 3)
     (comparison,) = sections_of(tmp_path)[0]["comparisons"]
     assert comparison["verdict"] == "too early to tell"
-    assert "no choice has had an effect" in text_of(tmp_path)
+    assert "the choices have had no effect yet" in text_of(tmp_path)
 
 
 def test_only_equal_seed_and_shards_make_a_pair(tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_repeats_are_not_counted_twice(tmp_path: Path) -> None:
     (section,) = sections_of(tmp_path)
     assert section["acquisitions"]["random"]["seeds"] == [0]
     text = text_of(tmp_path)
-    assert "Not counted, since they repeat the choice, seed and shards of another: simulations/again." in text
+    assert "seed and shards of another experiment: simulations/again." in text
 
 
 # ------------------------------------------------------------------------------------------------ what is found
@@ -453,7 +453,7 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
 def test_an_experiment_without_its_shards(tmp_path: Path) -> None:
     write_experiment(tmp_path, "a", (3, 2))
     (tmp_path / "toy" / "shards").rename(tmp_path / "elsewhere")
-    assert "The shards of these are not here" in text_of(tmp_path)
+    assert "The shards of these experiments are missing" in text_of(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------ the page
@@ -500,7 +500,7 @@ def test_no_pictures_wanted_and_none_asked(tmp_path: Path) -> None:
     write_experiment(tmp_path, "a", (3, 2))
     assert "Galaxies chosen" not in page_of(tmp_path, galaxies=0)
     write_experiment(tmp_path, "b", (3, 2), ids=(), seed=1)
-    assert "no galaxy was left to ask about" in page_of(tmp_path)
+    assert "no galaxies were left to ask about" in page_of(tmp_path)
 
 
 def test_text_is_escaped(tmp_path: Path) -> None:
@@ -515,7 +515,7 @@ def test_text_is_escaped(tmp_path: Path) -> None:
 
 
 def test_votes_come_from_a_later_iteration(tmp_path: Path) -> None:
-    """Asked in iteration 0, g0 is answered in 1 and g1, late, in 2; what was asked in 2 has no votes yet."""
+    """Of the galaxies asked about in iteration 0, g0 gets votes in 1 and g1, late, in 2; those of 2 have none yet."""
     votes: list[Votes] = [
         {},
         {"g0-0": {"label": 31, "total_votes": 40}},

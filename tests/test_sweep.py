@@ -24,7 +24,7 @@ SWEEP = ["stage=simulate", "quick=true", "model=pixels", "tracking=disabled", "a
          "simulate.iterations=2"]  # fmt: skip
 
 
-def test_jobs_are_told_their_number_and_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_get_their_number_and_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     hydra = {"sweeper": {"params": {"seed": "0,1,2", "acquisition": "random,entropy"}}, "sweep": {"dir": "it's/logs"}}
     config = OmegaConf.create({"hydra": {**hydra, "overrides": {"task": ["seed=range(5)", "world=rare"], "hydra": []}}})
@@ -55,7 +55,7 @@ def test_a_killed_sweep_goes_on_to_the_same_files(tmp_path: Path, settings: Call
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     output, _ = run(tmp_path / "killed").communicate()
-    assert "demo_smooth_pixels_random_seed0 has 2 iterations already: nothing to do" in output
+    assert "demo_smooth_pixels_random_seed0 already has 2 iterations: nothing to do" in output
     assert "2 of 2: demo demo_smooth_pixels_entropy_seed0\n" in output, output
     whole = run(tmp_path / "whole")
     whole.communicate()
@@ -70,7 +70,7 @@ def test_a_killed_sweep_goes_on_to_the_same_files(tmp_path: Path, settings: Call
     monkeypatch.chdir(tmp_path)
     sweep.run_job(finished, 0, str(ROOT))
     assert Path.cwd() == ROOT, "a worker of Ray may be elsewhere"
-    assert "has 2 iterations already: nothing to do" in caplog.text
+    assert "already has 2 iterations: nothing to do" in caplog.text
     other = replace(finished, iterate=replace(finished.iterate, subjects_per_iteration=3))
     with pytest.raises(FolderError, match=r"iterate\.subjects_per_iteration: 8 there, 3 now"):
         sweep.run_job(other, 0, str(ROOT))

@@ -43,13 +43,13 @@ def records_in(path: Path) -> Iterator[bytes]:
     content, at, parts = path.read_bytes(), 7, b""
     assert content[:4] == b":W&B"
     while at + 7 <= len(content):
-        if (left := 32768 - at % 32768) < 7:  # too little for a record's header: the block is filled up
+        if (left := 32768 - at % 32768) < 7:  # too little for a record's header, so the block is padded
             at += left
             continue
         _crc, size, kind = struct.unpack_from("<IHB", content, at)
         parts += content[at + 7 : at + 7 + size]
         at += 7 + size
-        if kind in (1, 4):  # a whole record, or the last part of one
+        if kind in (1, 4):  # a complete record, or the last part of one
             yield parts
             parts = b""
 
@@ -89,7 +89,7 @@ def test_ids_are_fixed_and_differ() -> None:
     assert len({dashboard.run_id(name, number) for name in ("a", "b", "a/1") for number in range(12)}) == 36
 
 
-def test_the_newest_run_holds_the_whole_curve(done: Settings) -> None:
+def test_the_newest_run_holds_the_complete_curve(done: Settings) -> None:
     runs = {read_back(folder)["record"].display_name[-1]: read_back(folder) for folder in run_folders(done)}
     for number, run in ((0, runs["0"]), (1, runs["1"])):
         curve = [step for step in run["history"] if "counts/number" in step]
@@ -131,7 +131,7 @@ def test_logging_writes_nothing_into_the_published_folders(done: Settings) -> No
         assert folders.verify(done.experiment_dir / name) == []
 
 
-def test_a_failure_of_the_client_is_told_and_stops_nothing(
+def test_a_failure_of_the_client_is_logged_and_stops_nothing(
     done: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     blocked = replace(done, data_dir=str(tmp_path))

@@ -27,7 +27,7 @@ def make_chain(parent: Path) -> tuple[Path, Path]:
 
 
 def listed(settings: Callable[..., Settings], path: Path) -> list[str]:
-    """What the stage lists when it ends with status 1."""
+    """The problems that the stage lists when it ends with status 1."""
     with pytest.raises(ChangedError) as caught:
         verify.run(settings("stage=verify", f"verify.path={path}"))
     assert caught.value.exit_status == 1
@@ -40,7 +40,7 @@ Fixture = Callable[..., Settings]
 def test_a_sound_chain_is_checked_down_to_its_inputs(
     settings: Fixture, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _, second = make_chain(tmp_path / "x.staging.d")  # a name that has the word in it
+    _, second = make_chain(tmp_path / "x.staging.d")  # a name that contains the suffix
     caplog.set_level("INFO")
     verify.run(settings("stage=verify", f"verify.path={second}"))
     assert "2 folders verified" in caplog.text

@@ -1,6 +1,6 @@
-"""The simulations of a sweep: each in a process of its own, one that is finished has nothing to do.
+"""The simulations of a sweep, each in its own process. A finished simulation is not repeated.
 
-``python run.py -m …`` runs all combinations of its overrides. The same command again goes on where it was ended.
+``python run.py -m …`` runs all combinations of its overrides. After an interruption, the same command continues.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from zoobot.engine import process
 from zoobot.settings import Settings
 
 log = logging.getLogger("zoobot")
-_COUNT = "ZOOBOT_SWEEP_JOBS"  # for the processes of a launcher, which do not know it
+_COUNT = "ZOOBOT_SWEEP_JOBS"  # passes the number to processes that a launcher starts
 
 
 class PrepareJobs(Callback):
-    """Tells the jobs of a sweep how many they are and where their logs go, wherever a launcher runs them."""
+    """Passes the number of jobs and the folder of the logs to each job of a sweep, wherever a launcher runs it."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Add both to the overrides of every job."""
         logs = Path(config.hydra.sweep.dir).absolute()
-        with read_write(config):  # overrides, as Ray's workers have neither our environment nor our working folder
+        with read_write(config):  # as overrides: Ray's workers have neither our environment nor our working folder
             config.hydra.overrides.hydra += [
                 f"+hydra.job.env_set.{_COUNT}='{self._count(config)}'",
                 f"hydra.sweep.dir={QuotedString(str(logs), Quote.single).with_quotes()}",
@@ -45,18 +45,18 @@ class PrepareJobs(Callback):
 
 
 def run_job(settings: Settings, number: int, folder: str) -> None:
-    """Run the stage of job ``number`` (from 0) in the working ``folder`` of the sweep, in a process of its own.
+    """Run the stage of job ``number`` (from 0) in its own process, in the working ``folder`` of the sweep.
 
     Raises what the stage raises.
     """
-    os.chdir(folder)  # a worker of a Ray that runs already is where Ray was started: relative paths would lead there
+    os.chdir(folder)  # a worker of a running Ray is in the folder where Ray was started
     count = os.environ.get(_COUNT, "?")
     log.info("%d of %s: %s %s", number + 1, count, settings.survey.name, settings.experiment_name)
-    multiprocessing.set_start_method("spawn", force=True)  # joblib's workers have another, unknown to their children
+    multiprocessing.set_start_method("spawn", force=True)  # joblib's workers use a method of their own
     process.call(_run_stage, settings, settings.experiment_name)
 
 
 def _run_stage(settings: Settings) -> None:
-    from zoobot import stages  # late: it loads all rooms
+    from zoobot import stages  # late: it loads all packages
 
     stages.run(settings)

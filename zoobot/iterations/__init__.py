@@ -1,4 +1,4 @@
-"""One iteration of an experiment: receive, learn, evaluate, choose, ask; and the files that it writes.
+"""The steps of an iteration (receive, learn, evaluate, choose, ask), and the files that it writes.
 
-The stages call these steps. Comparing experiments belongs to ``zoobot.reports``.
+The stages call these steps. ``zoobot.reports`` compares experiments.
 """

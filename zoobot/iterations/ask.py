@@ -1,4 +1,4 @@
-"""What goes out to the oracle: requests for labels, each a step that outlives a crash."""
+"""Requests for labels, sent to the oracle. After a crash a request is not sent twice with other galaxies."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from zoobot.oracles.protocol import Oracle, Receipt
 def ask(it: Iteration, oracle: Oracle, chosen: Sequence[str], control: Sequence[str]) -> None:
     """Ask about both streams and write requests.json.
 
-    What was chosen is kept until the iteration is finished, so that one which is made again after a crash asks about
-    what is on Zooniverse already, even if other hardware now ranks galaxies a little differently.
+    The choice is kept until the iteration is finished. If the iteration is repeated after a crash, it asks about the
+    galaxies that are already on Zooniverse, even if other hardware now ranks galaxies slightly differently.
     """
     name = f"{it.settings.experiment_name}_iteration_{it.number}"
     request = _ask(it, oracle, "chosen", chosen, name, it.settings.oracle.votes_per_galaxy)

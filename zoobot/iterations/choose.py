@@ -1,4 +1,4 @@
-"""Which galaxies to ask about: the pool's next shards are predicted, scored, and the best are chosen.
+"""Choose the galaxies to ask about: predict the pool's next shards, score them, and take the best.
 
 Axes: N galaxies, K posterior samples, A answers, H features.
 """
@@ -24,12 +24,12 @@ from zoobot.iterations.pool import Pool
 from zoobot.metrics import PredictedVotes
 from zoobot.models.architectures import Floats32
 
-PICTURES = 16  # of the galaxies chosen, kept for report and dashboard
+PICTURES = 16  # of chosen galaxies, kept for the report and the dashboard
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The galaxies to ask about, in order, and what was predicted to choose them."""
+    """The galaxies to ask about, in order of rank, and which shards were predicted to choose them."""
 
     ids: list[str]
     shards: list[str]
@@ -37,7 +37,7 @@ class Chosen:
 
 
 def choose(it: Iteration, evaluated: Evaluated, pool: Pool) -> Chosen:
-    """Score every galaxy of the next shards that may be asked about, and write predictions.parquet: id_str, shard,
+    """Score every galaxy in the next shards that may be asked about. Writes predictions.parquet: id_str, shard,
     posterior samples per answer, acquisition, rank, at_random.
     """
     shards = _next_shards(it, pool)
@@ -54,7 +54,7 @@ def choose(it: Iteration, evaluated: Evaluated, pool: Pool) -> Chosen:
 
 
 def _next_shards(it: Iteration, pool: Pool) -> list[str]:
-    """This iteration's pool shards: the next in turn that still hold a galaxy to ask about."""
+    """This iteration's pool shards: the next ones that still hold a galaxy to ask about."""
     names = it.shard_config.splits["pool"]
     wanted = min(it.settings.iterate.shards_per_iteration, len(names))
     start = it.number * wanted
@@ -68,7 +68,7 @@ def _features(
     """The ids, shards and features of the galaxies that may be asked about."""
     ids: list[str] = []
     names: list[str] = []
-    none_0_H = predictor.features(next(iter(it.split_files("test").values())))[:0]  # where the pool is used up
+    none_0_H = predictor.features(next(iter(it.split_files("test").values())))[:0]  # in case the pool is used up
     features = [none_0_H]
     for shard in track(shards, "predicting shards", len(shards)):
         open_N = np.array(pool.open_in(shard))
@@ -105,7 +105,7 @@ def _choose(
 
 
 def write_pictures(it: Iteration, ids: Sequence[str]) -> None:
-    """Keep the pictures of the first galaxies asked about, for people to look at."""
+    """Save the pictures of the first galaxies asked about, for people to look at."""
     ranks = {id_str: rank for rank, id_str in enumerate(ids[:PICTURES])}
     it.folder.picture(0).parent.mkdir()
     with database.connect(it.folder.database) as connection:

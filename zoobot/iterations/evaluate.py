@@ -1,4 +1,4 @@
-"""How good an iteration's model is: on the eval, the test and the control galaxies.
+"""Evaluate an iteration's model on the eval, the test and the control galaxies.
 
 Axes: N galaxies, K posterior samples, A answers.
 """
@@ -27,12 +27,12 @@ log = logging.getLogger("zoobot")
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A model, the temperature of its samples, and how good it is."""
+    """A model, the temperature of its samples, and its metrics."""
 
     predictor: Predictor
     temperature: float
     metrics: Metrics
-    worse_by: float | None = None  # how much the new model's eval loss exceeds that of the iteration before
+    worse_by: float | None = None  # how much higher the new model's eval loss is than the previous iteration's
 
     def loss(self, split: str) -> float:
         """The loss of all votes, nats per galaxy."""
@@ -42,7 +42,7 @@ class Evaluated:
 
 
 def predict(it: Iteration, predictor: Predictor, features_N_H: Floats32, temperature: float) -> PredictedVotes:
-    """Posterior samples at a temperature: the same K models for every shard."""
+    """Posterior samples at a temperature, from the same K models for every shard."""
     random = stream(it.settings.seed, "posterior samples", it.number)
     samples = predictor.sample(features_N_H, it.settings.model.n_samples, random)
     tempered = temper(PredictedVotes(samples, it.task.groups, it.settings.model.likelihood), temperature)
@@ -50,8 +50,8 @@ def predict(it: Iteration, predictor: Predictor, features_N_H: Floats32, tempera
 
 
 def evaluate(it: Iteration) -> Evaluated:
-    """The model in the iteration's folder, measured; or, with ``iterate.keep_better``, that of the iteration before if
-    this one is worse.
+    """Evaluate the model in the iteration's folder. If it is worse than the previous iteration's model, and
+    ``iterate.keep_better`` is set, the previous model takes its place.
     """
     found = _evaluate(it)
     worse_by = _worse_by(it, found)
@@ -85,7 +85,7 @@ def _predict(it: Iteration, predictor: Predictor, galaxies: Labelled, temperatur
 
 
 def _worse_by(it: Iteration, found: Evaluated) -> float | None:
-    """How much the eval loss exceeds that of the iteration before, if by more than ``iterate.gate_margin``."""
+    """How much higher the eval loss is than the previous iteration's; None unless by over ``iterate.gate_margin``."""
     if not it.before or not it.settings.iterate.gate_margin:
         return None
     difference = found.loss("eval") - it.before[-1].loss("eval")
@@ -96,7 +96,7 @@ def _worse_by(it: Iteration, found: Evaluated) -> float | None:
 
 
 def _keep_previous(it: Iteration) -> None:
-    """Put the model of the iteration before in the place of the new one."""
+    """Replace the new model by the previous iteration's."""
     log.warning("iterate.keep_better: the model of %s is used again", it.before[-1].name)
     shutil.rmtree(it.folder.model)
     shutil.copytree(it.before[-1].model, it.folder.model, copy_function=shutil.copyfile)

@@ -1,6 +1,6 @@
-"""The files of an experiment's folders: their names, their versions, and a typed record of what is in each.
+"""The files in an experiment's folders: their names, their format versions, and a typed record for each.
 
-Nothing else in the program spells one of these names.
+No other module contains these names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from zoobot.votes.classifications import Row
 
 Metrics = dict[str, dict[str, Values]]  # {split: {question: {metric: value}}}
 ACQUIRED, CONTROL = "acquired", "control"  # folders of TFRecords
-ITERATION = "iteration"  # and a number: an iteration's folder
+ITERATION = "iteration"  # with a number: the name of an iteration's folder
 SUMMARY = "iteration.json"
 
 
@@ -34,7 +34,7 @@ SUMMARY = "iteration.json"
 
 @dataclass(frozen=True)
 class Source:
-    """What an experiment was begun with: its path relative to the instructions, and its digest."""
+    """A folder that an experiment was started from: its path relative to the instructions, and its digest."""
 
     path: str
     digest: str
@@ -42,7 +42,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Instructions:
-    """instructions.json: what an experiment never changes."""
+    """instructions.json: everything that never changes in an experiment."""
 
     FORMAT: ClassVar = ("format_version", 1)
     experiment: str
@@ -89,7 +89,7 @@ class InstructionsFolder:
         return self.path / "iteration.db"
 
     def read(self) -> Instructions:
-        """What is in instructions.json."""
+        """Read instructions.json."""
         return folders.read_record(self.path / "instructions.json", Instructions)
 
     def write(self, content: Instructions) -> None:
@@ -97,7 +97,7 @@ class InstructionsFolder:
         folders.write_record(self.path / "instructions.json", content)
 
     def source(self, source: Source) -> Path:
-        """Where a source lies now."""
+        """The current path of a source."""
         return (self.path / source.path).resolve()
 
 
@@ -106,7 +106,7 @@ class InstructionsFolder:
 
 @dataclass(frozen=True)
 class Summary:
-    """iteration.json: what was read and done, and how long it took."""
+    """iteration.json: what the iteration read and did, and how long it took."""
 
     FORMAT: ClassVar = ("format_version", 1)
     number: int
@@ -136,7 +136,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Request:
-    """The galaxies of one stream that were asked about, in order, with how many votes each, and the receipt."""
+    """The galaxies of one stream that were asked about, in order; the number of votes for each; and the receipt."""
 
     ids: list[str]
     votes: int
@@ -156,7 +156,7 @@ class Requests(Request):
 
 @dataclass(frozen=True)
 class IterationFolder:
-    """The folder of one iteration, finished or being written."""
+    """The folder of one iteration, finished or still being written."""
 
     path: Path
 
@@ -168,7 +168,7 @@ class IterationFolder:
     # ----------------------------------------------------------- JSON
 
     def summary(self) -> Summary:
-        """What is in iteration.json."""
+        """Read iteration.json."""
         return folders.read_record(self.path / SUMMARY, Summary)
 
     def write_summary(self, summary: Summary) -> None:
@@ -176,7 +176,7 @@ class IterationFolder:
         folders.write_record(self.path / SUMMARY, summary)
 
     def requests(self) -> Requests:
-        """What is in requests.json."""
+        """Read requests.json."""
         path = self.path / "requests.json"
         return folders.parse(folders.read_json(path), Requests, str(path))
 
@@ -185,7 +185,7 @@ class IterationFolder:
         folders.write_json(self.path / "requests.json", asdict(requests))
 
     def metrics(self) -> Metrics:
-        """What is in metrics.json."""
+        """Read metrics.json."""
         found: Metrics = folders.read_json(self.path / "metrics.json")
         return found
 
@@ -212,13 +212,13 @@ class IterationFolder:
             pq.write_table(table, file)
 
     def predictions(self, columns: Sequence[str], best: int | None = None) -> pd.DataFrame:
-        """Columns of predictions.parquet; only the ``best`` ranks, in order, if that is given."""
+        """Columns of predictions.parquet; if ``best`` is given, only that many of the first ranks, in order."""
         filters = None if best is None else [("rank", "<", best)]
         table = pd.read_parquet(self.path / "predictions.parquet", columns=list(columns), filters=filters)
         return table if best is None else table.sort_values("rank")
 
     def drawn_at_random(self) -> set[str]:
-        """The galaxies that were asked about whatever their score."""
+        """The galaxies that were drawn at random, whatever their score."""
         path = self.path / "predictions.parquet"
         return set(pd.read_parquet(path, columns=["id_str"], filters=[("at_random", "==", True)])["id_str"])
 
@@ -247,7 +247,7 @@ class IterationFolder:
         return self.path / "pictures" / f"{rank:05d}.png"
 
     def labelled_files(self, kind: str) -> list[Path]:
-        """The TFRecord files of galaxies labelled this time: ``acquired`` or ``control``."""
+        """The TFRecord files of galaxies labelled in this iteration: ``acquired`` or ``control``."""
         return sorted((self.path / kind).glob("*.tfrecord"))
 
     def labelled_file(self, kind: str, number: int) -> Path:
@@ -256,7 +256,7 @@ class IterationFolder:
 
     @property
     def raw(self) -> RawFiles:
-        """The raw classifications received this time."""
+        """The raw classifications received in this iteration."""
         return RawFiles(self.path / "classifications")
 
 
@@ -272,7 +272,7 @@ class RawFiles:
             yield from map(json.loads, lines)
 
     def write(self, rows: Sequence[Row], rejected: pd.DataFrame | None, versions: Sequence[Row] | None) -> None:
-        """Write the classifications, the answers that are no votes, and the workflow's versions."""
+        """Write the classifications, the rejected answers, and the versions of the workflow."""
         self.path.mkdir()
         with (self.path / "classifications.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -301,5 +301,5 @@ class ExperimentFolder:
         return IterationFolder(self.path / f"{ITERATION}_{number}")
 
     def iterations(self) -> list[IterationFolder]:
-        """Its finished iterations, in order. FolderError: there is a gap."""
+        """Its finished iterations, in order. Raises FolderError if one is missing in between."""
         return [IterationFolder(path) for path in folders.list_numbered(self.path, ITERATION)]

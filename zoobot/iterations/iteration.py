@@ -1,4 +1,4 @@
-"""What one iteration works with: its settings, its place, and the galaxies that it learns from and is tested on."""
+"""The context of one iteration: its settings, its folders, and the galaxies that it learns from and is tested on."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from zoobot.settings import Settings, stage_settings
 class Labelled:
     """Galaxies with votes, in the order of the records in ``files``."""
 
-    files: dict[str, Path]  # by their names relative to the shards or to the experiment
+    files: dict[str, Path]  # by their paths relative to the shards or to the experiment
     ids: list[str]
     counts_N_A: npt.NDArray[np.float32]
 
 
 @dataclass
 class Iteration:
-    """One iteration, while it is made."""
+    """One iteration while it runs."""
 
     number: int
     settings: Settings
@@ -41,13 +41,13 @@ class Iteration:
     shard_config: ShardConfig
     catalog_dir: Path
     before: list[IterationFolder]  # in order
-    folder: IterationFolder  # where this one is being written
-    unfinished: Path  # a hidden folder that outlives a crash, until the iteration is finished
+    folder: IterationFolder  # where this iteration is being written
+    unfinished: Path  # a hidden folder that survives a crash; removed when the iteration is finished
     timings_s: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Note how long a step took, in seconds."""
+        """Record how long a step takes, in seconds."""
         start = time.perf_counter()
         yield
         self.timings_s[step] = round(time.perf_counter() - start, 3)
@@ -57,7 +57,7 @@ class Iteration:
         return {name: self.shard_dir / name for name in self.shard_config.splits[split]}
 
     def labelled(self, split: str) -> Labelled:
-        """The galaxies of a split that have votes; those of ``train`` with all that were labelled since."""
+        """The galaxies of a split that have votes; ``train`` includes all galaxies labelled by iterations so far."""
         with database.connect(self.folder.database) as connection:
             if split == CONTROL:
                 files = self._files_since(CONTROL)
@@ -83,8 +83,8 @@ class Iteration:
 
 
 def fixed_settings(settings: Settings) -> dict[str, object]:
-    """What an experiment never changes: the settings that its instructions depend on, its questions, and the files of
-    extensions that it uses.
+    """What never changes in an experiment: the settings that its instructions depend on, its questions, and the files
+    of its extensions.
     """
     used = stage_settings(settings, "instructions")
     used["questions"] = load_questions(settings.survey.questions).as_dict()

@@ -1,7 +1,7 @@
 """How an iteration learns from the labels it has: by training a network, or by fitting a head to a frozen encoder.
 
-Either way ``learn`` writes the model's folder, and ``load`` makes a ``Predictor`` of such a folder: features of any
-TFRecord file, and posterior samples from features. Axes: N galaxies, K samples, H features, A answers.
+In both cases ``learn`` writes the model's folder, and ``load`` turns that folder into a ``Predictor``, which gives the
+features of any TFRecord file, and posterior samples from features. Axes: N galaxies, K samples, H features, A answers.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ HEAD_FILE = "head.npz"
 
 @dataclass(frozen=True)
 class Predictor:
-    """``features``: of the galaxies of a TFRecord file, N × H; ``sample``: posterior samples N × K × A from features
-    (K and a random stream given); ``member_K``: which network of an ensemble gives each sample, None without one.
+    """``features``: TFRecord file → features N × H; ``sample``: features, K and a random stream → posterior samples
+    N × K × A; ``member_K``: which network of an ensemble gives each sample, None without an ensemble.
     """
 
     features: Callable[[Path], Floats32]
@@ -44,7 +44,7 @@ def learn(it: Iteration) -> Training:
 
 
 def load(it: Iteration, folder: Path) -> Predictor:
-    """What the model in ``folder`` predicts."""
+    """The predictor for the model in ``folder``."""
     if it.settings.model.train == "head":
         return _load_head(it, folder)
     from zoobot.iterations import networks
@@ -72,8 +72,8 @@ def _fit_head(it: Iteration) -> Training:
 
 
 def _at_random(it: Iteration, ids: list[str]) -> npt.NDArray[np.bool_]:
-    """Which of the galaxies to learn from were drawn at random: those before the first iteration, which come first, and
-    those that no acquisition function chose.
+    """Which training galaxies were drawn at random: those from before the first iteration, which come first, and those
+    that no acquisition function chose.
     """
     acquisition = it.settings.acquisition
     if acquisition.name == "random" and acquisition.skip_confident == 1:
@@ -87,6 +87,6 @@ def _load_head(it: Iteration, folder: Path) -> Predictor:
     frozen = features.frozen_features(it.settings, it.shard_config)
     if folders.read_json(folder / saved.ARCHITECTURE)["encoder"] != frozen.weights_sha256:
         raise FolderError(
-            f"{folder} has a head for another encoder than model.weights={it.settings.model.weights} is now."
+            f"The head in {folder} belongs to another encoder than model.weights={it.settings.model.weights} now."
         )
     return Predictor(frozen.of, linear_head.load(folder / HEAD_FILE).sample)

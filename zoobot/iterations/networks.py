@@ -1,4 +1,4 @@
-"""An iteration's own networks: trained on all labels so far, and loaded again. Loads TensorFlow.
+"""Train an iteration's networks on all labels so far, and load them again. Imports TensorFlow.
 
 Axes: N galaxies, K samples, H features, A answers.
 """
@@ -31,7 +31,7 @@ Sample = Callable[[Floats32, int, np.random.Generator], Floats32]
 
 def _build(it: Iteration, member: int) -> mc_dropout.Network:
     if not member:
-        keras.backend.clear_session()  # frees the networks before, and lets names of layers begin anew
+        keras.backend.clear_session()  # frees earlier networks and resets the names of layers
     seed = number(it.settings.seed, "member", member) if member else it.settings.seed
     config = it.shard_config
     return mc_dropout.build(it.settings.model, it.task.groups, config.image_size_px, config.channels, seed)
@@ -66,15 +66,15 @@ def _train(it: Iteration, network: mc_dropout.Network, member: int) -> training.
 
     eval_files, n_eval = list(it.split_files("eval").values()), config.galaxies["eval"]
     eval_data = dataset(eval_files, n_eval, it.task, config, model.predict_batch_size).cache()
-    # Another start or other galaxies, such as labels that came in since a crash, make another training.
+    # Other initial weights or other galaxies (such as labels that came in after a crash) mean a different training.
     content = [encoders.digest(network.encoder, network.head), *map(folders.digest_in, files)]
     key = hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]
     return training.train(network, of_epoch, eval_data, model, it.unfinished / f"training_{member}_{key}.npz")
 
 
 def load_networks(it: Iteration, folder: Path) -> tuple[FeatureCache, Sample, npt.NDArray[np.int64] | None]:
-    """The features of the networks in ``folder``, side by side; what samples from them; and which network gives each
-    sample, None if there is only one.
+    """For the networks in ``folder``: their features, side by side; the function that samples from features; and which
+    network gives each sample (None if there is only one network).
     """
     model = it.settings.model
     networks = [_build(it, member) for member in range(model.ensemble)]

@@ -1,7 +1,7 @@
-"""Where each galaxy of the pool stands at one moment of an iteration.
+"""The state of each pool galaxy at one point of an iteration: open, waiting for votes, or labelled.
 
-Galaxies are asked about in two streams: ``chosen`` ones get many votes and train the model; the ``control`` sample is
-drawn at random, gets few, and only tests it. A galaxy is in one stream or the other.
+Galaxies are asked about in two streams: ``chosen`` galaxies get many votes and train the model; ``control`` galaxies
+are drawn at random, get few votes and only test the model. No galaxy is in both streams.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from zoobot.oracles.protocol import Asked
 
 @dataclass(frozen=True)
 class Pool:
-    """Who is where, what was asked, and who is labelled."""
+    """Which galaxies are in which shard, which were asked about, and which are labelled."""
 
     ids: dict[str, list[str]]  # of each shard, in the order of its records
-    chosen: dict[str, Asked]  # all that were asked about to train on, labelled since or not
+    chosen: dict[str, Asked]  # all that were asked about to train on, labelled or not
     control: dict[str, Asked]  # all that were drawn for the control sample
     labelled: frozenset[str]
     control_labelled: frozenset[str]
@@ -80,6 +80,6 @@ def read_pool(before: Sequence[IterationFolder], index: Path) -> Pool:
 
 
 def draw_control(pool: Pool, size: int, random: np.random.Generator) -> list[str]:
-    """More of the control sample: drawn from all that may be asked about, before anything is chosen."""
+    """More galaxies for the control sample, drawn from all open galaxies before any are chosen."""
     ids = pool.open_ids()
     return [ids[i] for i in random.choice(len(ids), min(size, len(ids)), replace=False)]

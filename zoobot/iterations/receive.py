@@ -1,4 +1,4 @@
-"""What comes in from the oracle: votes become labels, as a step that outlives a crash."""
+"""Receive votes from the oracle and turn them into labels. What was received survives a crash."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ class Counts:
 
 
 def receive(it: Iteration, oracle: Oracle, instructions: InstructionsFolder) -> tuple[Counts, Pool]:
-    """Put what has come in into the folder. Returns how much it is, and the pool with the new labels.
+    """Write what has come in to the folder. Returns how much came in, and the pool with the new labels.
 
-    After a crash it is what had been received before, though more may have come, so that training goes on.
+    After a crash it uses what was received before the crash, even if more has come in since, so that training can
+    continue.
     """
     index = it.before[-1].database if it.before else instructions.database
     pool = read_pool(it.before, index)
@@ -83,7 +84,7 @@ def _with_more_votes(it: Iteration, votes: pd.DataFrame, than: int) -> dict[str,
 
 
 def _write_labelled(it: Iteration, labels: Labels, kind: str) -> None:
-    """Write galaxies with their new labels as TFRecords, with the pixels of the pool's own shards."""
+    """Write galaxies with their new labels as TFRecords; the pixels come from the pool's shards."""
     records = _labelled_records(it, labels)
     size = it.shard_config.shard_size
     (it.folder.path / kind).mkdir()
@@ -101,6 +102,6 @@ def _labelled_records(it: Iteration, labels: Labels) -> Sequence[bytes]:
                 records.append(tfrecords.add_votes(record, labels[positions[position]]))
     if len(records) != len(labels):
         raise FolderError(
-            f"{it.shard_dir}: {len(labels) - len(records)} labelled galaxies are not in the shards the index names."
+            f"{it.shard_dir}: {len(labels) - len(records)} labelled galaxies are not in the shards named in the index."
         )
     return records

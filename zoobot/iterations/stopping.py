@@ -1,4 +1,4 @@
-"""What an experiment has cost, what more labels are expected to buy, and when it is to stop.
+"""What an experiment has cost, the expected gain from more labels, and when to stop.
 
 The expectation is a power law fitted to the eval loss: loss = floor + scale × labels^-slope, the usual shape of a
 learning curve (Viering & Loog 2023, arXiv 2103.10948).
@@ -17,16 +17,17 @@ from scipy.optimize import OptimizeWarning, curve_fit
 from zoobot.iterations.files import IterationFolder
 from zoobot.settings import StopSettings
 
-MIN_POINTS = 4  # of a curve that has three parameters
+MIN_POINTS = 4  # to fit a curve with three parameters
 NEXT_LABELS = 100
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What an experiment has taken so far, for iteration.json.
+    """What an experiment has cost so far, for iteration.json.
 
-    ``votes_spent``: classifications received; ``volunteer_minutes`` that took; ``next_100_labels_buy``: how much the
-    eval loss is expected to fall, in nats per galaxy, None before four iterations with labels of different number.
+    ``votes_spent``: classifications received; ``volunteer_minutes``: the time they took; ``next_100_labels_buy``: how
+    much the next labels are expected to lower the eval loss, in nats per galaxy; None before there are four iterations
+    with different numbers of labels.
     """
 
     votes_spent: int
@@ -37,7 +38,7 @@ class Costs:
 def costs(
     before: Sequence[IterationFolder], votes_received: int, train_galaxies: int, eval_loss: float, stop: StopSettings
 ) -> Costs:
-    """What the iterations ``before`` and this one took."""
+    """The cost of the iterations ``before`` and of this one."""
     summaries = [folder.summary() for folder in before]
     votes = sum(summary.classifications_received for summary in summaries) + votes_received
     labels = [summary.train_galaxies for summary in summaries] + [train_galaxies]
@@ -46,7 +47,7 @@ def costs(
 
 
 def expected_gain(labels: Sequence[int], losses: Sequence[float]) -> float | None:
-    """How much lower the fitted curve is after ``NEXT_LABELS`` more labels than at the last; None if nothing fits."""
+    """How much the fitted curve falls with ``NEXT_LABELS`` more labels; None if no curve can be fitted."""
     if len(set(labels)) < MIN_POINTS:
         return None
     x, y = np.asarray(labels, dtype=np.float64), np.asarray(losses, dtype=np.float64)
@@ -68,7 +69,7 @@ def expected_gain(labels: Sequence[int], losses: Sequence[float]) -> float | Non
 
 
 def reason(before: Sequence[IterationFolder], stop: StopSettings) -> str | None:
-    """Why no further iteration is to be made, or None: the first of the rules of ``stop`` that holds."""
+    """Why the experiment should stop: the first rule of ``stop`` that holds. None if no rule holds."""
     if not before:
         return None
     summary, eval_loss = before[-1].summary(), before[-1].loss("eval")

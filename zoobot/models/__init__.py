@@ -1,4 +1,4 @@
-"""Networks: encoders, heads, their training, pretraining, and the features of stored images.
+"""Networks: encoders and heads, their training and pretraining, and the features of stored images.
 
-A model knows images, counts and groups of answers. It knows nothing of iterations, pools or oracles.
+Models work on images, counts and groups of answers. They know nothing about iterations, pools or oracles.
 """

@@ -1,6 +1,7 @@
-"""The encoders that there are: from stored images to features, N × H. Nothing here loads TensorFlow before it builds.
+"""All encoders: from stored images to features, N × H. TensorFlow is loaded only when one is built.
 
-To add one, put an ``Architecture`` into ``ARCHITECTURES``; docs/extending.md shows how. Axes: N galaxies, H features.
+To add an encoder, put an ``Architecture`` into ``ARCHITECTURES``; docs/extending.md shows how.
+Axes: N galaxies, H features.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 Tensor: TypeAlias = Any  # Keras has no types
 Floats32 = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
-# Sky comes near -1 and the brightest pixels near 4: trains several times faster than pixels between 0 and 1.
+# Sky is near -1 and the brightest pixels are near 4. Training is several times faster than with pixels from 0 to 1.
 SCALE, OFFSET = 5 / 255, -1.0
-_BATCH_MOMENTUM = 0.9  # Keras' 0.99 needs more steps than a small training set gives
+_BATCH_MOMENTUM = 0.9  # Keras' default, 0.99, needs more steps than a small training set gives
 _SMALLEST_APPLICATION_PX = 32
 
 
@@ -30,20 +31,20 @@ _SMALLEST_APPLICATION_PX = 32
 class Architecture:
     """One encoder: either Keras ``layers``, or ``fixed`` features that need neither weights nor TensorFlow.
 
-    ``layers(model, scaled)`` takes the scaled images N × H × W × C (``encoders.prepare``) and gives the features;
-    ``fixed(model, images)`` takes stored images N × H × W × C, uint8. ``n_features(model)`` is how many there are.
+    ``layers(model, scaled)`` takes scaled images N × H × W × C (``encoders.prepare``) and returns features;
+    ``fixed(model, images)`` takes stored images N × H × W × C, uint8. ``n_features(model)`` is the number of features.
     """
 
     n_features: Callable[[ModelSettings], int]
     layers: Callable[[ModelSettings, Tensor], Tensor] | None = None
     fixed: Callable[[ModelSettings, Pixels], Floats32] | None = None
-    uses_blocks: bool = False  # whether model.blocks says what it is built of
-    has_imagenet: bool = False  # whether Keras has weights of it, trained on ImageNet
-    smallest_px: int = 1  # of the images that it can take
+    uses_blocks: bool = False  # whether model.blocks describes its layers
+    has_imagenet: bool = False  # whether Keras has ImageNet weights for it
+    smallest_px: int = 1  # the smallest images it can take
 
 
 def _cnn(model: ModelSettings, values: Tensor) -> Tensor:
-    """The network of Walmsley et al. 2020 (MNRAS 491, 1554): its last layer keeps where in the picture things are."""
+    """The network of Walmsley et al. 2020 (MNRAS 491, 1554). Its last layer still knows positions in the picture."""
     import keras
 
     for block in model.blocks:
@@ -54,12 +55,12 @@ def _cnn(model: ModelSettings, values: Tensor) -> Tensor:
 
 
 def _pooled_cnn(model: ModelSettings, values: Tensor) -> Tensor:
-    """Convolutions with batch normalisation, then each channel's mean and maximum over the picture."""
+    """Convolutions with batch normalisation, then the mean and maximum of each channel over the picture."""
     import keras
 
     for number, block in enumerate(model.blocks):
         for position, filters in enumerate(block):
-            strides = 1 if number or position else 2  # the first block halves before, not after
+            strides = 1 if number or position else 2  # the first block halves the size before, not after
             values = keras.layers.Conv2D(filters, 3, strides=strides, padding="same", use_bias=False)(values)
             values = keras.layers.BatchNormalization(momentum=_BATCH_MOMENTUM)(values)
             values = keras.layers.ReLU()(values)
@@ -70,7 +71,7 @@ def _pooled_cnn(model: ModelSettings, values: Tensor) -> Tensor:
 
 
 def _application(name: str, n_features: int) -> Architecture:
-    """A network of keras.applications, which scales pixels of 0 to 255 itself."""
+    """A network from keras.applications; it scales pixels from 0 to 255 itself."""
 
     def layers(model: ModelSettings, values: Tensor) -> Tensor:
         import keras
@@ -91,7 +92,7 @@ def _application(name: str, n_features: int) -> Architecture:
 
 
 def _pixels(model: ModelSettings, images: Pixels) -> Floats32:
-    """The mean brightness of each cell of a grid of ``model.final_size_px`` × ``model.final_size_px`` cells, 0 to 1."""
+    """The mean brightness, 0 to 1, of each cell in a grid of ``model.final_size_px`` × ``model.final_size_px``."""
     n, size = images.shape[:2]
     values: Floats32 = images.astype(np.float32)
     if not model.colour:
@@ -115,20 +116,20 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def problems(settings: Settings) -> list[str]:
-    """What is wrong with a run's model, given that its architecture is known; each problem with its full key."""
+    """What is wrong with a run's model (whose architecture exists); each problem with its full key."""
     model, architecture = settings.model, ARCHITECTURES[settings.model.architecture]
     found = _size_problems(model, architecture)
     if model.weights == "imagenet" and not architecture.has_imagenet:
-        found.append(f"model.weights=imagenet: there are none for model.architecture={model.architecture}")
+        found.append(f"model.weights=imagenet: Keras has none for model.architecture={model.architecture}")
     if model.colour and settings.shards.channels == 1:
         found.append("model.colour=true: the stored images are grey (shards.channels=1)")
     if model.train == "head" and architecture.layers and not model.weights:
         found.append(
-            "model.train=head: name the encoder, model.weights=NAME of stage=pretrain, imagenet or a path; features of"
-            " random weights would teach nothing"
+            "model.train=head: needs a trained encoder; set model.weights to a name from stage=pretrain, imagenet or a"
+            " path. Features of random weights would teach nothing"
         )
     if model.train == "head" and (model.ensemble > 1 or model.warm_start):
-        found.append("model.train=head: has one closed-form posterior; leave out model.ensemble and warm_start")
+        found.append("model.train=head: has one closed-form posterior; leave out model.ensemble and model.warm_start")
     if architecture.fixed and (model.train != "head" or model.weights or model.orientations != 1):
         found.append(
             f"model.architecture={model.architecture}: has no weights; it needs model.train=head, model.weights='' and"

@@ -1,4 +1,4 @@
-"""TFRecord files as input of networks, by tf.data. Axes: N galaxies, H W C pixels, A answers."""
+"""TFRecord files as input for networks, through tf.data. Axes: N galaxies, H W C pixels, A answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tensorflow as tf
 from zoobot.galaxies.tasks import Task
 from zoobot.galaxies.tfrecords import ShardConfig
 
-Parsed: TypeAlias = Any  # tensors, or a pair of them: TensorFlow's types do not say
+Parsed: TypeAlias = Any  # a tensor or a pair of tensors: TensorFlow has no types for them
 SHUFFLE_BUFFER = 4096  # records
 
 
@@ -26,14 +26,14 @@ def dataset(
 ) -> tf.data.Dataset:
     """Batches of ``(images N × H × W × C uint8, counts N × A float32)``; without a ``task`` only the images.
 
-    ``n_galaxies`` is how many there are, all files together; another number is an error when they have been read.
-    Records come in the order of ``paths``; with ``shuffle_seed`` they are shuffled anew in each epoch, the same way
-    in each run, and passed ``passes`` times.
+    ``n_galaxies`` is the number of galaxies in all files; a wrong number is an error once they have been read. Records
+    come in the order of ``paths``. With ``shuffle_seed`` they are shuffled again for each epoch, in the same way in
+    each run, and repeated ``passes`` times.
     """
     names = [str(path) for path in paths]
     if shuffle_seed is None:
         records = tf.data.TFRecordDataset(names)
-    else:  # files in a new order, several read in turn, and a buffer over what they give
+    else:  # shuffle the files, read several in turn, then shuffle their records in a buffer
         files = tf.data.Dataset.from_tensor_slices(names)
         files = files.shuffle(len(names), seed=shuffle_seed, reshuffle_each_iteration=True)
         records = files.interleave(tf.data.TFRecordDataset, cycle_length=8, num_parallel_calls=2, deterministic=True)
@@ -61,7 +61,7 @@ def batches(path: Path, batch_size: int) -> tf.data.Dataset:
 
 
 def decode_images(records: tf.Tensor, config: ShardConfig) -> tf.Tensor:
-    """Serialised galaxies → their images N × H × W × C, uint8; for compiled code, so that no file costs a pipeline."""
+    """Serialised galaxies → images N × H × W × C, uint8. For compiled code, so that a file needs no pipeline."""
     return _decode(tf.io.parse_example(records, {"image": tf.io.FixedLenFeature([], tf.string)})["image"], config)
 
 

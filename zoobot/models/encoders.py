@@ -1,6 +1,6 @@
-"""Encoders: stored images → features, N × H. Built from scratch or of keras.applications, saved, loaded, digested.
+"""Encoders: stored images → features, N × H. How they are built, saved, loaded and digested.
 
-An encoder is two steps, so that training can put random views between them: ``prepare`` (uint8 pixels → scaled floats)
+An encoder has two steps, so that training can put random views between them: ``prepare`` (uint8 pixels → scaled floats)
 and the convolutions (floats → features). Axes: N galaxies, H features.
 """
 
@@ -29,7 +29,7 @@ Pass = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Shape:
-    """What the shape of an encoder depends on, as encoder.json has it."""
+    """Everything that the shape of an encoder depends on, as in encoder.json."""
 
     architecture: str
     blocks: list[list[int]]
@@ -42,31 +42,31 @@ class Shape:
 
 @dataclass(frozen=True)
 class EncoderRecord(Shape):
-    """encoder.json, beside the weights."""
+    """The content of encoder.json, the file beside the weights."""
 
     weights_sha256: str
 
 
 def shape_of(model: ModelSettings, image_size_px: int, channels: int) -> Shape:
-    """The shape of an encoder that these settings ask for."""
+    """The shape of the encoder in these settings."""
     return Shape(**{key: getattr(model, key) for key in ENCODER_SHAPE}, image_size_px=image_size_px, channels=channels)
 
 
 def read_record(folder: Path, name: str = "encoder") -> EncoderRecord | None:
-    """The record of an encoder in a folder; None where there is none, as beside a single file of weights."""
+    """The record of an encoder in a folder; None if there is none, as beside a single file of weights."""
     path = folder / f"{name}.json"
     return folders.parse(folders.read_json(path), EncoderRecord, str(path)) if path.is_file() else None
 
 
 def build(model: ModelSettings, image_size_px: int, channels: int) -> keras.Model:
-    """Stored images → features, with random weights (imagenet ones if the settings say so)."""
+    """An encoder with random weights, or ImageNet weights if the settings say so: stored images → features."""
     images = keras.Input((image_size_px, image_size_px, channels), dtype="uint8", name="images")
     convolutions = _build_convolutions(model, image_size_px)
     return keras.Model(images, convolutions(prepare(images, model)), name="encoder")
 
 
 def prepare(images: Tensor, model: ModelSettings) -> Tensor:
-    """Stored images N × H × W × C, uint8, as scaled floats: of three colours, or one grey channel."""
+    """Stored images N × H × W × C, uint8, as scaled floats: three colours, or one grey channel."""
     scaled = keras.layers.Rescaling(SCALE, offset=OFFSET)(images)
     return scaled if model.colour else keras.ops.mean(scaled, axis=-1, keepdims=True)
 
@@ -86,8 +86,8 @@ def _build_convolutions(model: ModelSettings, image_size_px: int) -> keras.Model
 
 
 def forward(encoder: keras.Model, orientations: int = 1) -> Pass:
-    """Compiled once: stored images → features N × H, without dropout or augmentation, their mean over 1 or 8
-    orientations.
+    """A compiled function: stored images → features N × H, the mean over 1 or 8 orientations, without dropout or
+    augmentation.
     """
 
     def mean(batch: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def forward(encoder: keras.Model, orientations: int = 1) -> Pass:
 
 
 def forward_records(encoder: keras.Model, config: ShardConfig, orientations: int) -> Pass:
-    """Compiled once: serialised galaxies → features N × H."""
+    """A compiled function: serialised galaxies → features N × H."""
     of_batch = forward(encoder, orientations)
 
     def of_records(records: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def encode(of_records: Pass, path: Path, batch_size: int) -> Floats32:
 
 
 def save(encoder: keras.Model, model: ModelSettings, folder: Path, name: str = "encoder") -> None:
-    """Write ``{name}.weights.h5``, and ``{name}.json``: its shape, and the digest of its weights."""
+    """Write ``{name}.weights.h5``, and ``{name}.json`` with its shape and the digest of its weights."""
     encoder.save_weights(folder / f"{name}.weights.h5")
     _, size, _, channels = encoder.input_shape
     shape = shape_of(model, size, channels)
@@ -126,46 +126,46 @@ def save(encoder: keras.Model, model: ModelSettings, folder: Path, name: str = "
 
 
 def load(encoder: keras.Model, path: Path, name: str = "encoder") -> None:
-    """Take the weights of a folder of stage=pretrain or of an iteration's model, or of a ``.weights.h5`` file.
+    """Load weights from a folder of stage=pretrain, from an iteration's model, or from a ``.weights.h5`` file.
 
-    Raises SettingsError if they are not there or belong to a network of another shape.
+    Raises SettingsError if they do not exist or belong to a network of another shape.
     """
     source = path if path.suffix == ".h5" else path / f"{name}.weights.h5"
     if not source.is_file():
         raise SettingsError(
-            f"model.weights: {source} does not exist. Name an encoder that stage=pretrain made, or give the path of its"
-            " folder, of an iteration's model folder or of a .weights.h5 file."
+            f"model.weights: {source} does not exist. Give the name of an encoder from stage=pretrain, or the path of"
+            " its folder, of an iteration's model folder or of a .weights.h5 file."
         )
     load_file(encoder if path != source else _innermost(encoder), source)
     record = read_record(path, name)
     if record and record.weights_sha256 != digest(encoder):
-        raise SettingsError(f"{source} does not fit this network: other values came back than were saved")
+        raise SettingsError(f"{source} does not fit this network: the loaded weights differ from the saved ones")
 
 
 def _innermost(encoder: keras.Model) -> keras.Model:
-    """The network whose weights a file holds: that of keras.applications, where there is one."""
+    """The network whose weights are in a file: for keras.applications, the network inside."""
     convolutions = encoder.get_layer("convolutions")
     return next((layer for layer in convolutions.layers if isinstance(layer, keras.Model)), convolutions)
 
 
 def load_file(network: keras.Model, source: Path) -> None:
-    """Take the weights in a file; SettingsError if they belong to a network of another shape."""
+    """Load the weights in a file. Raises SettingsError if they belong to a network of another shape."""
     try:
         there, wanted = _shapes(source), sorted(tuple(values.shape) for values in network.get_weights())
-        if there != wanted:  # Keras would take the first layers of a deeper network
+        if there != wanted:  # Keras would silently load the first layers of a deeper network
             raise ValueError(f"it holds {_count(there)}, the network has {_count(wanted)}")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Skipping nested container", UserWarning)  # containers without weights
             network.load_weights(source)
     except (OSError, ValueError) as error:
         raise SettingsError(
-            f"{source} does not fit this network: {str(error).splitlines()[0]}. Its shape follows from"
+            f"{source} does not fit this network: {str(error).splitlines()[0]}. The shape depends on"
             f" {', '.join(f'model.{key}' for key in ENCODER_SHAPE)} and shards.image_size_px."
         ) from error
 
 
 def _shapes(source: Path) -> list[tuple[int, ...]]:
-    """The shapes of all weights in a file; an optimiser and random streams are none."""
+    """The shapes of all weights in a file, without those of the optimiser and of random streams."""
     found = []
 
     def visit(name: str, value: object) -> None:

@@ -1,4 +1,4 @@
-"""Features of stored images from an encoder that is not trained here, and the cache of features.
+"""Features of stored images from a frozen encoder, and the cache of features.
 
 Axes: N galaxies, H features.
 """
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Features kept by the digests of the encoder's weights and of the TFRecord file: any number of samples and
-    acquisition functions cost one pass of the encoder. A file of it is complete or absent; all may be deleted.
+    """Features on disk, named by the digests of the encoder's weights and of the TFRecord file. The encoder passes each
+    file once, for any number of samples and acquisition functions. A file is complete or absent, and may be deleted.
     """
 
     folder: Path
@@ -50,11 +50,11 @@ class FeatureCache:
 
 @dataclass(frozen=True)
 class FrozenEncoder:
-    """An encoder as it is: what it is built of, and the images that it takes. Plain values, for any process."""
+    """An encoder that is not trained: its settings, and the images that it takes. Plain values, for any process."""
 
     model: ModelSettings
     config: ShardConfig
-    weights: Path | None  # where its weights lie; None: imagenet ones, or none at all
+    weights: Path | None  # the path of its weights; None: ImageNet weights, or no weights
 
 
 def encode(frozen: FrozenEncoder, path: Path) -> Floats32:
@@ -68,7 +68,7 @@ def encode(frozen: FrozenEncoder, path: Path) -> Floats32:
 
 
 def digest(frozen: FrozenEncoder) -> str:
-    """SHA-256 over the weights, or, of an encoder without any, over what its features depend on."""
+    """SHA-256 over the weights; for an encoder without weights, over what its features depend on."""
     if not ARCHITECTURES[frozen.model.architecture].fixed:
         from zoobot.models import encoders
 
@@ -81,9 +81,9 @@ def digest(frozen: FrozenEncoder) -> str:
 
 
 def frozen_features(settings: Settings, config: ShardConfig) -> FeatureCache:
-    """The features of the encoder that ``model.weights`` names; it is built only if some are not in the cache.
+    """The features of the encoder in ``model.weights``. It is built only if some features are not in the cache.
 
-    Raises SettingsError if there is no such encoder, or if it has another shape than the settings say.
+    Raises SettingsError if the encoder does not exist, or if its shape is not that in the settings.
     """
     frozen = FrozenEncoder(settings.model, config, settings.weights_path)
     encode_file = functools.partial(encode, frozen)
@@ -94,7 +94,7 @@ _last_built: list[tuple[FrozenEncoder, tuple[object, encoders.Pass]]] = []
 
 
 def _built(frozen: FrozenEncoder) -> tuple[object, encoders.Pass]:
-    """The encoder, and its compiled pass. The last one is kept from iteration to iteration."""
+    """The encoder, and its compiled function. The last one is kept from iteration to iteration."""
     from zoobot.models import encoders
 
     if not _last_built or _last_built[0][0] != frozen:
@@ -113,5 +113,5 @@ def _check_shape(frozen: FrozenEncoder, record: encoders.EncoderRecord) -> None:
     differences = folders.differing_keys({key: value for key, value in vars(record).items() if key in wanted}, wanted)
     if differences:
         raise SettingsError(
-            "\n  ".join([f"the encoder in {frozen.weights} has another shape than the settings:", *differences])
+            "\n  ".join([f"the encoder in {frozen.weights} does not have the shape in the settings:", *differences])
         )

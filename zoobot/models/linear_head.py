@@ -1,12 +1,12 @@
-"""A Bayesian linear head on fixed features: its posterior in closed form, refitted in seconds. numpy and scipy only.
+"""A Bayesian linear head on fixed features, with a posterior in closed form. A fit takes seconds, with numpy and scipy.
 
 Each question is a multinomial logistic regression on the features, with a Gaussian prior and the Laplace approximation
 of its posterior (Daxberger et al. 2021, arXiv 2106.14806). Volunteers' votes on one galaxy scatter more than
-independent ones: of N votes only N / (1 + (N - 1) rho) count, with the intra-class correlation rho of the
+independent votes would, so N votes count as N / (1 + (N - 1) rho), where rho is the intra-class correlation of the
 Dirichlet-multinomial (Williams 1982, Applied Statistics 31, 144). The prior's width and rho are those with the lowest
-leave-one-out loss. Galaxies that an acquisition function chose are harder than most, so a head that is just sure enough
-of them is too unsure of the others: a last step fits the slope of all logits and the correlation of predicted votes to
-the galaxies that were drawn at random. Axes: N galaxies, H features, A answers of one question, K posterior samples.
+leave-one-out loss. Chosen galaxies are harder than most, so a head that is confident enough about them is not confident
+enough about the others. A last step therefore fits the slope of all logits, and the correlation of predicted votes, to
+the galaxies drawn at random. Axes: N galaxies, H features, A answers of one question, K posterior samples.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ Floats = npt.NDArray[np.float64]
 _NEWTON_STEPS, _TOLERANCE = 25, 1e-6
 _PRECISIONS = (1e-3, 1e6)  # of the prior
 _EVALUATIONS, _DRAWS = 30, 16
-_FIRST_CORRELATION, _STEPS = 0.1, (-1.5, -1.5)  # where the search begins, and how far it looks first (logs)
+_FIRST_CORRELATION, _STEPS = 0.1, (-1.5, -1.5)  # where the search begins, and its first steps (logs)
 _SMALLEST_SCALE = 1e-6
-_SMALLEST_CORRELATION, _MAX_CORRELATION = 1e-4, 0.9  # the first: as good as a multinomial for 40 votes
-_CALIBRATION_WIDTHS = np.array([0.5, 1.0])  # of the normal priors of log slope, and of logit rho around that of the fit
+_SMALLEST_CORRELATION, _MAX_CORRELATION = 1e-4, 0.9  # at the first, 40 votes are almost multinomial
+_CALIBRATION_WIDTHS = np.array([0.5, 1.0])  # of normal priors: log slope around 0, logit rho around the fit
 
 
 @dataclass(frozen=True)
 class QuestionPosterior:
-    """The weights of one question: mean (H + 1) × (A - 1), the last row the intercept, the last answer the reference;
-    the Cholesky factor (upper) of their precision; ``rho`` in [0, 0.9], by which votes were discounted; and what
-    predictions take: logits times ``slope``, and votes with the correlation ``predicted_rho``.
+    """The weights of one question: their mean, (H + 1) × (A - 1), where the last row is the intercept and the last
+    answer the reference; and the (upper) Cholesky factor of their precision. The fit discounts votes by ``rho``, in
+    [0, 0.9]. Predictions multiply logits by ``slope`` and give votes the correlation ``predicted_rho``.
     """
 
     mean: Floats
@@ -56,7 +56,7 @@ class QuestionPosterior:
 
 @dataclass(frozen=True)
 class LinearHead:
-    """The posterior of each question's weights, on features with the mean and the scale of those it was fitted to."""
+    """The posterior of each question's weights, and the mean and scale that standardise the features."""
 
     centre_H: Floats
     scale_H: Floats
@@ -87,7 +87,7 @@ class LinearHead:
         return np.concatenate(parts, axis=-1)
 
     def arrays(self) -> dict[str, Floats]:
-        """All values by name: what ``load`` makes the head of again."""
+        """All values by name, as ``load`` needs them."""
         found = {"centre_H": self.centre_H, "scale_H": self.scale_H}
         for i, question in enumerate(self.questions):
             numbers = np.array([question.prior_precision, question.rho, question.slope, question.predicted_rho])
@@ -95,7 +95,7 @@ class LinearHead:
         return found
 
     def save(self, path: Path) -> None:
-        """Write a ``.npz`` file, the same bytes for the same head."""
+        """Write a ``.npz`` file; the same head gives the same bytes."""
         np.savez(path, **self.arrays())  # type: ignore[arg-type]  # allow_pickle is a bool, and no array's name
 
     def digest(self) -> str:
@@ -126,8 +126,8 @@ def fit(
 
     Args:
         features_N_H: of labelled galaxies.
-        counts_N_A: their votes, for the answers of all groups in order; a question nobody was asked has none.
-        at_random_N: which of them were drawn at random, so that they show what most galaxies are like; None: all.
+        counts_N_A: their votes, for the answers of all groups in order; a question that nobody was asked has no votes.
+        at_random_N: which of them were drawn at random, and so show what most galaxies are like; None: all of them.
 
     Raises:
         InputError: features or votes are not finite, or votes are negative.
@@ -138,11 +138,11 @@ def fit(
         raise InputError("cannot fit the head: features and votes must be finite, and votes at least 0")
     at_random = np.ones(len(features), bool) if at_random_N is None else np.asarray(at_random_N, dtype=bool)
     scale = features.std(axis=0)
-    scale[scale < _SMALLEST_SCALE * (1 + np.abs(features).max(axis=0))] = 1.0  # the same for all galaxies
+    scale[scale < _SMALLEST_SCALE * (1 + np.abs(features).max(axis=0))] = 1.0  # features without any spread
     unfitted = LinearHead(features.mean(axis=0), scale, ())
     with_one = np.concatenate([unfitted._standardise(features), np.ones((len(features), 1))], axis=1)
     posteriors = []
-    with threadpool_limits(1, "blas"):  # the matrices are small: two threads mostly wait for each other
+    with threadpool_limits(1, "blas"):  # the matrices are so small that two threads would mostly wait for each other
         for at in metrics.columns(groups):
             of_group = counts[:, at]
             asked = of_group.sum(axis=1) > 0
@@ -152,7 +152,7 @@ def fit(
 
 
 def _fit_question(features: Floats, counts: Floats) -> QuestionPosterior:
-    """Choose the prior's precision and the votes' correlation by the leave-one-out loss, the weights by both."""
+    """Choose the prior's precision and the votes' correlation by leave-one-out loss; both then give the weights."""
     n_free = counts.shape[1] - 1
     weights = np.zeros((features.shape[1], n_free))
     weights[-1] = np.log(counts[:, :-1].sum(axis=0) + 1) - np.log(counts[:, -1].sum() + 1)
@@ -185,7 +185,7 @@ def _calibrate(fitted: QuestionPosterior, features: Floats, counts: Floats) -> Q
     if not len(counts):
         return fitted
     logits, root = _leave_one_out(fitted, features, counts)
-    n = 2 if fitted.rho else 1  # single votes tell no correlation
+    n = 2 if fitted.rho else 1  # single votes show no correlation
     start = np.array([0.0, logit(max(fitted.rho, _SMALLEST_CORRELATION))])[:n]
 
     def parameters(point: Floats) -> tuple[float, float]:
@@ -210,7 +210,7 @@ def _discounted(counts: Floats, rho: float) -> Floats:
 
 
 def _leave_one_out(fitted: QuestionPosterior, features: Floats, counts: Floats) -> tuple[Floats, Floats]:
-    """Each galaxy's logits given the votes of all others: means N × A-1, and N × A-1 × A-1 roots of their covariance.
+    """Each galaxy's logits given the votes of all others: means N × A-1, and roots of their covariance N × A-1 × A-1.
 
     Both follow from the fit with the galaxy (Rahnama Rad & Maleki 2020, JRSS B 82, 965).
     """
@@ -246,14 +246,14 @@ def _loss(logits: Floats, root: Floats, counts: Floats, rho: float) -> float:
 
 
 def _concentrations(probabilities: npt.NDArray[Any], rho: float) -> npt.NDArray[Any]:
-    """Of the Dirichlet with these means, under which votes have the correlation ``rho``."""
+    """Concentrations of the Dirichlet with these means, under which votes have the correlation ``rho``."""
     scale = (1 - rho) / max(rho, _SMALLEST_CORRELATION)
     return np.asarray(np.maximum(probabilities * probabilities.dtype.type(scale), metrics.SMALLEST_CONCENTRATION))
 
 
 @functools.cache
 def _normal_draws(n_free: int) -> Floats:
-    """K × A-1 draws, each with its opposite."""
+    """Normal draws K × A-1, in pairs of opposite sign."""
     half = np.random.default_rng(0).standard_normal((_DRAWS // 2, n_free))
     return np.concatenate([half, -half])
 

@@ -1,4 +1,4 @@
-"""How likely vote counts are: what the head predicts for a question, and the loss that reads it.
+"""The likelihood of vote counts: what the head predicts for a question, and the loss.
 
 A question with counts k_a of N votes, and predicted values x_a with sum X, has the log likelihood
 
@@ -6,8 +6,8 @@ A question with counts k_a of N votes, and predicted values x_a with sum X, has 
 
 where ``power`` is k log x under the multinomial (x are probabilities) and the log of the rising factorial
 x (x + 1) … (x + k - 1) under the Dirichlet-multinomial (x are concentrations). For two answers these are the binomial
-and the beta-binomial. The coefficient C(N; k), which no weight can change, is left out of the loss.
-zoobot/metrics has the same in numpy. Axes: N galaxies, A answers of all questions.
+and the beta-binomial. The loss leaves out the coefficient C(N; k), which does not depend on the weights.
+zoobot/metrics has the same likelihoods in numpy. Axes: N galaxies, A answers of all questions.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from zoobot.metrics import LIKELIHOODS, SMALLEST_CONCENTRATION, SMALLEST_VALUE
 Tensor: TypeAlias = Any  # TensorFlow's types do not say
 Loss = Callable[[Tensor, Tensor], Tensor]
 # A Dirichlet's precision is the sum of its concentrations. At the highest, 40 votes have 1 % more variance than
-# multinomial ones; at the lowest, volunteers agree about each galaxy and only which answer they give is open. Weights
-# near 0 start in the middle of the log scale, at 50.
+# multinomial votes. At the lowest, all volunteers agree about a galaxy, and only their common answer is uncertain.
+# Weights near 0 start in the middle of the log scale, at 50.
 LOWEST_PRECISION, HIGHEST_PRECISION = 0.5, 5000.0
 
 
 def outputs(likelihood: str, hidden: Tensor, n_answers: int, name: str) -> Tensor:
-    """Hidden values N × H → x of one question: probabilities, or concentrations: mean times precision.
+    """Hidden values N × H → x of one question: probabilities, or concentrations (mean times precision).
 
-    The mean learns as under the multinomial; the precision is bounded, on a log scale.
+    The mean is learnt as under the multinomial; the precision is bounded, on a log scale.
     """
     mean = keras.layers.Dense(n_answers, activation="softmax", name=name)(hidden)
     if not LIKELIHOODS[likelihood].concentrations:
@@ -55,14 +55,14 @@ def loss(likelihood: str, groups: Sequence[Group]) -> Loss:
     """The loss ``(counts_N_A, outputs_N_A) → N``: minus the log likelihood of all votes, in nats per galaxy.
 
     It is the sum over questions, not their mean: with a mean, a question would count less the more questions there
-    are (Walmsley et al. 2022, MNRAS 509, 3966, sum them). A question nobody was asked has no votes and adds 0. For a
-    single question under the multinomial this is Walmsley et al. 2020, MNRAS 491, 1554, eq. 4.
+    are (Walmsley et al. 2022, MNRAS 509, 3966, sum too). A question that nobody was asked has no votes and adds 0. For
+    a single question under the multinomial this is Walmsley et al. 2020, MNRAS 491, 1554, eq. 4.
     """
     sizes = [len(group.answers) for group in groups]
     power = _rising_power if LIKELIHOODS[likelihood].concentrations else _power
 
     def negative_log_likelihood(counts_N_A: Tensor, outputs_N_A: Tensor) -> Tensor:
-        # float64: lgamma of a million votes is 1e7, where float32 knows only whole nats
+        # float64: lgamma of a million votes is 1e7, where float32 is only exact to a nat
         counts = tf.split(tf.cast(counts_N_A, tf.float64), sizes, axis=-1)
         outputs = tf.split(tf.cast(outputs_N_A, tf.float64), sizes, axis=-1)
         log_likelihood_N = sum(

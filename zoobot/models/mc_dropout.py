@@ -1,8 +1,8 @@
 """The network, its training, and samples from its posterior.
 
-Image → encoder (zoobot/encoders.py) → dropout → head (probabilities per question, or concentrations:
-zoobot/likelihoods.py). Dropout sits only between encoder and head, so K posterior samples cost one pass of the encoder
-and K passes of the small head. Axes: N galaxies, K samples, H features, A answers.
+Image → encoder (zoobot/models/encoders.py) → dropout → head (probabilities or concentrations per question, see
+zoobot/models/losses.py). Dropout comes only between encoder and head, so K posterior samples cost one pass of the
+encoder and K passes of the small head. Axes: N galaxies, K samples, H features, A answers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from zoobot.settings import ModelSettings
 log = logging.getLogger("zoobot")
 _ROWS = 1024  # galaxies whose samples are computed at a time
 Floats32 = npt.NDArray[np.float32]
-tf.get_logger().setLevel("ERROR")  # it warns that each iteration compiles its own network, which is meant
+tf.get_logger().setLevel("ERROR")  # it would warn that each iteration compiles a new network, which is intended
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def build(model: ModelSettings, groups: Sequence[Group], image_size_px: int, cha
 
 
 def _use_gpus(model: ModelSettings) -> bool:
-    """Set the precision, and say what of the settings a machine without GPU ignores."""
+    """Set the precision, and warn which settings a machine without GPU ignores. Returns whether it has one."""
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     wanted = [key for key in ("mixed_precision", "xla", "all_gpus") if getattr(model, key)]
     if wanted and not on_gpu:
@@ -80,7 +80,7 @@ def _use_gpus(model: ModelSettings) -> bool:
 
 @functools.cache
 def _warn_once(text: str) -> None:
-    log.warning("%s", text)  # not again for each network of an ensemble, nor when they are loaded
+    log.warning("%s", text)  # once, not for each network that is built or loaded
 
 
 def _build_head(n_features: int, likelihood: str, groups: Sequence[Group]) -> keras.Model:
@@ -95,8 +95,8 @@ def sample(
 ) -> Floats32:
     """Posterior samples N × K × A: the heads' outputs under K dropout masks (Gal & Ghahramani 2016).
 
-    All galaxies share the K masks, so that a sample is one network's view of all of them, as batches need. Each
-    network of an ensemble reads its own part of the features, and gives its share of the samples, in order.
+    All galaxies share the K masks, so each sample is one network's view of all galaxies; choosing a batch needs this.
+    Each network of an ensemble reads its own part of the features and gives an equal share of the samples, in order.
     """
     member_K = members(len(networks), n_samples)
     n_features = features_N_H.shape[1] // len(networks)
@@ -131,7 +131,7 @@ def save(networks: Sequence[Network], model: ModelSettings, folder: Path, histor
 
 
 def load_weights(network: Network, folder: Path, member: int = 0) -> None:
-    """Take the weights of a former iteration. Raises SettingsError if the network has another shape."""
+    """Load the weights of an earlier iteration. Raises SettingsError if the network has another shape."""
     encoders.load(network.encoder, folder, _part("encoder", member))
     encoders.load_file(network.head, folder / f"{_part('head', member)}.weights.h5")
 

@@ -1,5 +1,5 @@
-"""Teach an encoder galaxies without votes: two random views of one galaxy are to have like features, views of
-different galaxies unlike ones (SimCLR, Chen et al. 2020, arXiv 2002.05709). Axes: N galaxies, D projected features.
+"""Train an encoder on galaxies without votes: two random views of one galaxy should get similar features, views of
+different galaxies different ones (SimCLR, Chen et al. 2020, arXiv 2002.05709). Axes: N galaxies, D projected features.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from zoobot.models.architectures import OFFSET, SCALE, Tensor
 from zoobot.models.views import RandomView
 from zoobot.settings import ModelSettings, PretrainSettings
 
-# What a galaxy survives: brightness and colours change by factors e^(s n), n from the normal distribution.
+# Changes that leave a galaxy's shape as it is: factors e^(s n) of brightness and colours, with normal n.
 ZOOM, BRIGHTNESS, COLOUR = 0.4, 0.25, 0.1
 GREY_SHARE, BLUR_SHARE, MAX_NOISE = 0.2, 0.4, 12 / 255
-HIDDEN, PROJECTED = 256, 128  # of the layers between features and loss, which are thrown away afterwards
+HIDDEN, PROJECTED = 256, 128  # sizes of the layers between features and loss, which are discarded afterwards
 WEIGHT_DECAY, WARM_UP_STEPS = 1e-4, 50
 
 
@@ -30,7 +30,7 @@ def train(
     model: ModelSettings,
     pretrain: PretrainSettings,
 ) -> dict[str, list[float]]:
-    """Train the encoder on batches of stored images (N × H × W × C, uint8), each passed once per epoch.
+    """Train the encoder on batches of stored images (N × H × W × C, uint8), each read once per epoch.
 
     Returns a list per epoch: ``loss``, nats per view, and ``accuracy``, the share of views whose twin is the nearest
     of all views in the batch. Raises InputError if the loss is not finite.
@@ -74,17 +74,17 @@ class ContrastiveTrainer(keras.Model):
     def compute_loss(
         self, x: Tensor = None, y: Tensor = None, y_pred: Tensor = None, *_: Tensor, **__: Tensor
     ) -> Tensor:
-        """The contrastive loss of the projections; votes there are none."""
+        """The contrastive loss of the projections; no votes are used."""
         loss, accuracy = contrastive_loss(y_pred, self._temperature)
         self._accuracy.update_state(accuracy)
         return loss
 
 
 def contrastive_loss(projected_2N_D: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """NT-Xent (Chen et al. 2020, eq. 1) of N first views followed by their N twins: the mean over views, in nats; and
-    the share of views whose twin is the nearest.
+    """NT-Xent (Chen et al. 2020, eq. 1) of N first views followed by their N twins: its mean over views, in nats, and
+    the share of views whose nearest view is their twin.
 
-    Similarity is the cosine over ``temperature``; a view must pick its twin among all others.
+    Similarity is the cosine divided by ``temperature``; each view must pick its twin among all others.
     """
     unit = tf.math.l2_normalize(tf.cast(projected_2N_D, tf.float32), axis=1)
     n_views = tf.shape(unit)[0]
@@ -96,7 +96,7 @@ def contrastive_loss(projected_2N_D: Tensor, temperature: float) -> tuple[Tensor
 
 
 class RandomLight(keras.layers.Layer):
-    """Each scaled image brighter or fainter, in somewhat other colours or grey, blurred and noisy at random."""
+    """Random changes of each scaled image: brightness, colours, sometimes grey, sometimes blurred, and noise."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class RandomLight(keras.layers.Layer):
 
 
 def _blur(light: Tensor, channels: int) -> Tensor:
-    """A point becomes a spot of about 1.4 pixels standard deviation: what worse seeing does."""
+    """Blur each point to a spot with a standard deviation of about 1.4 pixels, as worse seeing does."""
     row = tf.constant([1.0, 8.0, 28.0, 56.0, 70.0, 56.0, 28.0, 8.0, 1.0]) / 256  # binomial, variance 2
     across = tf.tile(row[None, :, None, None], [1, 1, channels, 1])
     once = tf.nn.depthwise_conv2d(light, across, [1, 1, 1, 1], "SAME")

@@ -1,4 +1,4 @@
-"""The files that every model's folder has: what it is built of, and how it was trained."""
+"""The files in every model folder: its architecture, and how it was trained."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _TRAINING = "training.json"
 
 @dataclass(frozen=True)
 class Training:
-    """What others need of training.json: epochs (0: no gradient descent), and the digest of the weights."""
+    """What the program reads from training.json: epochs (0: no gradient descent), and the digest of the weights."""
 
     epochs: int
     weights_sha256: str
 
 
 def write_training(folder: Path, history: Mapping[str, object]) -> Training:
-    """Write training.json: the history, with at least what ``Training`` has."""
+    """Write training.json: the history, which must include the fields of ``Training``."""
     folders.write_json(folder / _TRAINING, history)
     return read_training(folder)
 
 
 def read_training(folder: Path) -> Training:
-    """What is in training.json."""
+    """Read training.json."""
     path = folder / _TRAINING
     return folders.parse(folders.read_json(path), Training, str(path))
 

@@ -42,11 +42,11 @@ def train(
     each loss.
 
     Args:
-        train_data: the data of an epoch, by its number; seeded by it, so that a later epoch needs no earlier one.
-        checkpoint: written after each epoch; where it is there, training goes on from it, to the same weights.
+        train_data: epoch number → the data of that epoch, seeded by the number, so that no epoch depends on another.
+        checkpoint: written after each epoch. If it exists, training continues from it and ends with the same weights.
 
     Raises:
-        InputError: the loss became NaN or infinite; nothing of such a network is worth keeping.
+        InputError: the loss became NaN or infinite, so the network is useless.
     """
     state = _TrainingState(network.trainer, checkpoint)
     while state.epoch < model.max_epochs and state.epoch - state.best_epoch < model.patience:
@@ -70,7 +70,7 @@ def train(
 
 
 class _TrainingState:
-    """What training needs to go on: all variables (weights, optimiser, random streams), and the best weights so far."""
+    """What training needs to continue: all variables (weights, optimiser, random streams) and the best weights."""
 
     def __init__(self, trainer: keras.Model, checkpoint: Path | None) -> None:
         self.train_loss: list[float] = []
@@ -82,7 +82,7 @@ class _TrainingState:
         self._variables = [*trainer.variables, *trainer.optimizer.variables]
         if checkpoint and checkpoint.is_file():
             self._read(checkpoint)
-            log.info("training goes on after epoch %d", self.epoch)
+            log.info("training continues after epoch %d", self.epoch)
 
     @property
     def epoch(self) -> int:

@@ -10,9 +10,9 @@ from zoobot.models.architectures import Tensor
 
 
 class RandomView(keras.layers.Layer):
-    """Each training image flipped, turned and magnified at random: what a galaxy's votes survive.
+    """Each training image flipped, turned and magnified at random, which should not change a galaxy's votes.
 
-    All three are one affine transformation, so pixels are interpolated once. Beyond the border the image is reflected.
+    All three are one affine transformation, so pixels are interpolated once. The image is reflected at its border.
     """
 
     def __init__(self, rotate: bool, zoom: float, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Who answers a request for labels: simulated volunteers, known votes, or the volunteers of a Zooniverse project.
+"""Oracles answer requests for labels: simulated volunteers, known votes, or the volunteers of a Zooniverse project.
 
-What an iteration does with the answers is not decided here, but in ``zoobot.iterations``.
+``zoobot.iterations`` decides what happens to the answers.
 """

@@ -1,6 +1,6 @@
-"""The oracles that there are, by the name that ``oracle.kind`` gives them.
+"""All oracles, by their name in ``oracle.kind``.
 
-To add one, put a function that builds it into ``ORACLES``; docs/extending.md shows how.
+To add an oracle, put a function that builds it into ``ORACLES``; docs/extending.md shows how.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _known(settings: Settings, questions: QuestionTree, catalogs: Path, unfinish
 
 
 def _panoptes(settings: Settings, questions: QuestionTree, catalogs: Path, unfinished: Path) -> Oracle:
-    from zoobot.oracles.zooniverse import LiveProject  # late: it needs the client of the Zooniverse API
+    from zoobot.oracles.zooniverse import LiveProject  # late: it needs panoptes_client
 
     return LiveProject(settings, catalogs / "unlabelled.csv", questions, unfinished)
 
@@ -39,7 +39,7 @@ ORACLES: dict[str, Build] = {"simulated": _simulated, "known": _known, "panoptes
 
 
 def build_oracle(settings: Settings, questions: QuestionTree, catalogs: Path, unfinished: Path) -> Oracle:
-    """The oracle that the settings name. SettingsError: there is none of this name."""
+    """The oracle that the settings name. Raises SettingsError if no oracle has this name."""
     if settings.oracle.kind not in ORACLES:
         raise SettingsError(f"oracle.kind={settings.oracle.kind}: choose one of {', '.join(ORACLES)}")
     return ORACLES[settings.oracle.kind](settings, questions, catalogs, unfinished)
@@ -68,7 +68,7 @@ def _panoptes_problems(settings: Settings) -> list[str]:
     ]
     if not re.fullmatch(r"https://[^/]+|http://127\.0\.0\.1:\d+", oracle.endpoint):
         found.append(
-            f"oracle.endpoint={oracle.endpoint}: must be https://NAME, without a / at its end; credentials go there"
+            f"oracle.endpoint={oracle.endpoint}: must be https://NAME without a final /; credentials are sent there"
         )
     if not oracle.live:
         found.append("oracle.live=false: oracle.kind=panoptes asks real people; choose it with oracle=panoptes")

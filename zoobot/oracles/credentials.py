@@ -1,6 +1,6 @@
-"""Who we are on Zooniverse: from the environment, or from a file that nobody else can read.
+"""Credentials for Zooniverse, from the environment or from a file that nobody else can read.
 
-Credentials are never a setting: settings are written to logs and manifests. Nothing here, nor any message, shows them.
+Credentials are never a setting, because settings are written to logs and manifests. No message shows them.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ class Credentials:
 def load(file: str) -> Credentials:
     """The credentials in ``file``, or, if it is empty, in the environment (``PANOPTES_…``).
 
-    The file is JSON, ``{"client_id": …, "client_secret": …}`` or ``{"username": …, "password": …}``. InputError: there
-    are none, others can read the file (its mode must be 600), or it lies in the repository, which may be published.
+    The file is JSON, ``{"client_id": …, "client_secret": …}`` or ``{"username": …, "password": …}``. Raises InputError
+    if it finds no credentials, if others can read the file (its mode must be 600), or if the file is in the repository,
+    which may be published.
     """
     if file:
         return _choose(_read(Path(file).expanduser()), file)
@@ -49,25 +50,25 @@ def _choose(found: Mapping[str, object], origin: str) -> Credentials:
         given = {name: found.get(name) for name in pair}
         if all(isinstance(value, str) and value for value in given.values()):
             return Credentials(origin, **{name: str(value) for name, value in given.items()})
-    raise InputError(f"There are no credentials for Zooniverse in {origin}. {_HOW}")
+    raise InputError(f"No credentials for Zooniverse in {origin}. {_HOW}")
 
 
 def _read(path: Path) -> Mapping[str, object]:
     if not path.is_file():
-        raise InputError(f"oracle.credentials_file: there is no file {path}. {_HOW}")
+        raise InputError(f"oracle.credentials_file: {path} does not exist. {_HOW}")
     if path.resolve().is_relative_to(REPOSITORY):
         raise InputError(
-            f"{path} lies in the repository, so the password in it could be committed."
+            f"{path} is inside the repository, so the password in it could be committed."
             " Move it out, for example to your home folder."
         )
     with path.open(encoding="utf-8") as file:
         mode = os.fstat(file.fileno()).st_mode & 0o777
         if mode & 0o077:
-            raise InputError(f"{path} can be read by others (mode {mode:o}). Run: chmod 600 {path}")
+            raise InputError(f"Other users can read {path} (mode {mode:o}). Run: chmod 600 {path}")
         try:
             content = json.load(file)
         except ValueError:
-            content = None  # the parser's error holds the text of the file
+            content = None  # the parser's error would show the text of the file
     if not isinstance(content, Mapping):
         raise InputError(f'{path} is not JSON like {{"client_id": "…", "client_secret": "…"}}.')
     return content

@@ -1,7 +1,7 @@
-"""The Zooniverse API, through its own client: the only importer of panoptes_client, which is imported late.
+"""The Zooniverse API, through its official client. Only this module imports panoptes_client, and it does so late.
 
-The client logs in, renews its tokens and knows the headers. Three things it does not do are done here, below or around
-it, with the reason beside each: limits of time, retries, and proof that a request had its effect.
+The client logs in, renews its tokens and sets the headers. This module adds what the client lacks: time limits,
+retries, and a check that each request had its effect.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from zoobot.settings import OracleSettings
 from zoobot.votes.classifications import Json
 
 log = logging.getLogger("zoobot")
-PAGE_SIZE = 100  # the server gives no more
-LONGEST_WAIT_S = 900.0  # told to wait for longer, we give up and say so
+PAGE_SIZE = 100  # the most that the server gives
+LONGEST_WAIT_S = 900.0  # if the server asks for a longer wait, we give up with an error
 
 
 class _PatientAdapter(HTTPAdapter):
-    """The transport below the client, which every request passes: tokens, each page of a walk, uploads.
+    """The transport below the client. Every request passes through it: tokens, each page of a list, uploads.
 
-    The client sets no time limit on any request, so that one can hang for ever. It repeats only the first page of a
-    walk, after 5xx only, and never after 429 or a lost connection. Here each request has a limit and is repeated,
-    unless it creates something: whether that took effect must be looked up first (``Zooniverse.create_…``).
+    The client sets no time limit, so a request can hang for ever. It retries only the first page of a list, only after
+    5xx, and never after 429 or a lost connection. Here each request has a time limit and is retried, unless it creates
+    something: then ``Zooniverse.create_…`` first looks whether it took effect.
     """
 
     def __init__(self, timeout_s: float, tries: int, wait_s: float) -> None:
         super().__init__()
         self.timeout_s, self.tries, self.wait_s = timeout_s, tries, wait_s
-        self.problem = ""  # of the last request, "" if it was answered
+        self.problem = ""  # with the last request; "" if it was answered
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         """Send, and send again after 429, 5xx, a lost connection or a time-out."""
         kwargs["timeout"] = self.timeout_s
-        path = urlsplit(request.url or "").path  # without the query: that of an upload holds its signature
+        path = urlsplit(request.url or "").path  # without the query, which in an upload holds the signature
         creates = request.method == "POST" and path in ("/api/subjects", "/api/subject_sets")
         for attempt in range(1, self.tries + 1):
             response, failure = None, None
             try:
                 response = super().send(request, *args, **kwargs)
-                _ = response.content  # read here, so that a connection lost in the middle is noticed here
+                _ = response.content  # read now, so that a connection lost halfway is noticed here
                 status = response.status_code
                 self.problem = f"HTTP status {status}" if status == 429 or status >= 500 else ""
             except requests.RequestException as error:
                 failure, self.problem = error, type(error).__name__  # its text may hold the signature
             wait_s = self._wait_s(attempt, response)
-            refused = response is not None and response.status_code == 429  # so it had no effect
+            refused = response is not None and response.status_code == 429  # it had no effect, so a retry is safe
             last = attempt == self.tries or wait_s > LONGEST_WAIT_S or (creates and not refused)
             if not self.problem or last:
                 break
@@ -68,11 +68,11 @@ class _PatientAdapter(HTTPAdapter):
         return response
 
     def _wait_s(self, attempt: int, response: requests.Response | None) -> float:
-        told = response.headers.get("Retry-After", "") if response is not None else ""
-        if told.isdigit():
-            return float(told)
+        asked = response.headers.get("Retry-After", "") if response is not None else ""
+        if asked.isdigit():
+            return float(asked)
         try:
-            return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
+            return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
         except ValueError:
             return float(min(LONGEST_WAIT_S, self.wait_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)))
 
@@ -80,27 +80,27 @@ class _PatientAdapter(HTTPAdapter):
 class Zooniverse:
     """One project on one Panoptes server.
 
-    The client is carried by this object and never taken from the client's thread-local ``connect``: a thread that
-    forgot to connect would reach the public service. With ``dry_run`` nothing but reading is possible.
+    This object holds its own client and never uses the library's thread-local ``connect``: a thread that forgot to
+    connect would reach the public service. With ``dry_run`` it can only read.
     """
 
     def __init__(self, oracle: OracleSettings) -> None:
-        for name in ("urllib3", "panoptes_client"):  # at DEBUG they log upload addresses with their signatures
+        for name in ("urllib3", "panoptes_client"):  # at DEBUG they log upload addresses, signatures included
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
             from panoptes_client import Panoptes
         except ImportError as error:
             raise InputError(
-                "The client of the Zooniverse API is not installed. Run: pip install panoptes-client"
+                "panoptes-client, the client of the Zooniverse API, is not installed. Run: pip install panoptes-client"
             ) from error
         self._oracle, self._credentials = oracle, credentials.load(oracle.credentials_file)
         self._adapter = _PatientAdapter(oracle.timeout_s, oracle.tries, oracle.retry_wait_s)
-        # Empty, not None: None makes the client take the environment's and log in before it has a limit of time.
+        # Empty, not None: with None the client reads the environment and logs in before it has a time limit.
         self._client = Panoptes(
             endpoint=oracle.endpoint, client_id=self._credentials.client_id, username="", password=""
         )
         self._client.client_secret = self._credentials.client_secret
-        self._storage = requests.Session()  # for pictures: no token goes to the place where they are stored
+        self._storage = requests.Session()  # for pictures: the place that stores them gets no token
         for session in (self._client.session, self._storage):
             session.mount("https://", self._adapter)
             session.mount("http://", self._adapter)
@@ -108,11 +108,11 @@ class Zooniverse:
     # ----------------------------------------------------------- requests
 
     def _call(self, method: str, path: str, params: Mapping[str, Any], body: Json, etag: str) -> tuple[Json, str]:
-        """The JSON of an answer and its ETag; an answer that is an error raises."""
+        """The JSON of an answer and its ETag. Raises an error if the answer is one."""
         if self._oracle.dry_run and method != "GET":
-            raise AssertionError(f"oracle.dry_run: {method} {path} would have sent something")
+            raise AssertionError(f"oracle.dry_run is set, but {method} {path} was about to be sent")
         response = self._request(method, path, params, body, etag)
-        if response.status_code == 401:  # the server forgot the token before the time it gave
+        if response.status_code == 401:  # the server dropped the token before it expired
             self._client.bearer_token = None
             response = self._request(method, path, params, body, etag)
         try:
@@ -133,7 +133,7 @@ class Zooniverse:
         where = f"Zooniverse ({self._oracle.endpoint})"
         try:
             self._client.login(self._credentials.username, self._credentials.password)
-            # The method that gives the whole response: the client's others lose the status of an error.
+            # This method gives the complete response; the client's other methods lose the status of an error.
             response: requests.Response = self._client.http_request(
                 method, path, params=dict(params), headers={}, json=body or None, etag=etag or None
             )
@@ -144,7 +144,7 @@ class Zooniverse:
                     f"{where} cannot be reached: {self._adapter.problem} for {method} {path.split('?')[0]}."
                     " Nothing is lost: run the same command again later."
                 ) from None
-            # For an unknown client id the client raises KeyError, for a grant it may not use an error of JSON.
+            # The client raises KeyError for an unknown client id, and a JSON error for a grant that is not allowed.
             said = f": {error}" if isinstance(error, PanoptesAPIException) else ""
             raise InputError(f"{where} refused the credentials of {self._credentials.origin}{said}.") from None
 
@@ -155,26 +155,26 @@ class Zooniverse:
         return self._call("POST", path, {}, body, "")[0]
 
     def _pages(self, slug: str, **params: Any) -> Iterator[Json]:
-        """Every object of a list, page after page."""
+        """All objects of a list, page by page."""
         path, query = f"/{slug}", {"page_size": PAGE_SIZE, **params}
         while path:
             content, _ = self._call("GET", path, query, {}, "")
             yield from _objects(content, slug)
-            path, query = content.get("meta", {}).get(slug, {}).get("next_href") or "", {}  # it holds the query
+            path, query = content.get("meta", {}).get(slug, {}).get("next_href") or "", {}  # includes the query
 
     # ----------------------------------------------------------- classifications
 
     def classifications_after(self, last_id: int) -> list[Json]:
-        """The next rows of the project with an id above ``last_id``, in order of their ids; none at the end."""
+        """The project's next rows with an id above ``last_id``, in order of id; empty at the end."""
         path, project = "/classifications/project", self._oracle.project_id
         content, _ = self._get(path, project_id=project, last_id=last_id, page_size=PAGE_SIZE)
         rows = _objects(content, "classifications")
         if not all(isinstance(row.get("id"), str) and row["id"].isdecimal() for row in rows):
-            raise ServiceError(f"Zooniverse ({self._oracle.endpoint}) gave a classification whose id is no number.")
+            raise ServiceError(f"Zooniverse ({self._oracle.endpoint}) gave a classification whose id is not a number.")
         return sorted(rows, key=lambda row: int(row["id"]))
 
     def workflow_versions(self) -> list[Json]:
-        """All versions of the workflows: they tell what an answer's index meant."""
+        """All versions of the workflows: they say what each answer's index means."""
         found = [
             version
             for id_ in self._oracle.workflow_ids
@@ -190,12 +190,12 @@ class Zooniverse:
     # ----------------------------------------------------------- subject sets
 
     def find_set(self, name: str) -> str:
-        """The id of the project's subject set of this name, "" if there is none."""
+        """The id of the project's subject set of this name, or "" if it does not exist."""
         found = self._pages("subject_sets", project_id=self._oracle.project_id, display_name=name)
         return next((str(one["id"]) for one in found if one["display_name"] == name), "")
 
     def create_set(self, name: str) -> str:
-        """Make a subject set, or find the one that an earlier try made: a name is unique in its project."""
+        """Create a subject set, or find the one that an earlier try created. Names are unique in a project."""
         body = {"subject_sets": {"display_name": name, "links": {"project": self._oracle.project_id}}}
         try:
             return str(_objects(self._post("/subject_sets", body), "subject_sets")[0]["id"])
@@ -206,32 +206,32 @@ class Zooniverse:
             return found
 
     def show_set(self, set_id: str) -> None:
-        """Make the first workflow show the set to volunteers, if it does not yet."""
+        """Make the first workflow show the set to volunteers, if it does not already."""
         path = f"/workflows/{self._oracle.workflow_ids[0]}"
         workflow = _objects(self._get(path)[0], "workflows")[0]
         if set_id not in workflow["links"].get("subject_sets", []):
             self._post(f"{path}/links/subject_sets", {"subject_sets": [set_id]})
 
     def members(self, set_id: str) -> list[Json]:
-        """The subjects of a set, in order of their ids."""
+        """The subjects of a set, in order of id."""
         return sorted(self._pages("subjects", subject_set_id=set_id), key=lambda subject: int(subject["id"]))
 
     def link(self, set_id: str, subject_ids: Sequence[str]) -> None:
-        """Put subjects into a set. One id that the server does not know would fail all of its batch; one that is in
-        the set already is ignored.
+        """Put subjects into a set. An unknown id makes the server refuse its complete batch; a subject that is already
+        in the set is ignored.
         """
         for batch in _batches(subject_ids):
             self._post(f"/subject_sets/{set_id}/links/subjects", {"subjects": batch})
 
     def unlink(self, set_id: str, subject_ids: Sequence[str]) -> None:
-        """Take subjects out of a set."""
+        """Remove subjects from a set."""
         for batch in _batches(subject_ids):
             self._call("DELETE", f"/subject_sets/{set_id}/links/subjects/{','.join(batch)}", {}, {}, "")
 
     # ----------------------------------------------------------- subjects
 
     def existing(self, subject_ids: Sequence[str]) -> list[Json]:
-        """Those of these subjects that the project has."""
+        """Which of these subjects exist in the project."""
         project = self._oracle.project_id
         return [
             subject
@@ -240,9 +240,9 @@ class Zooniverse:
         ]
 
     def create_subject(self, set_id: str, metadata: Json, media_type: str) -> tuple[str, str]:
-        """Make a subject inside a set. Returns its id and the address to which its picture is to be sent.
+        """Create a subject inside a set. Returns its id and the address for its picture.
 
-        It is made in the set with one request, so that it is found there when the answer was lost.
+        One request does both, so the subject can be found in the set even if the answer is lost.
         """
         links = {"project": self._oracle.project_id, "subject_sets": [set_id]}
         body = {"subjects": {"locations": [media_type], "metadata": metadata, "links": links}}
@@ -267,23 +267,23 @@ class Zooniverse:
             try:
                 content, _ = self._call("PUT", path, {}, {"subjects": changes}, etag)
                 return picture_url(_objects(content, "subjects")[0])
-            except ServiceError as error:  # somebody changed it in between
+            except ServiceError as error:  # somebody changed it in the meantime
                 if error.http_status not in (409, 412) or attempt == self._oracle.tries:
                     raise
         raise AssertionError("oracle.tries is at least 1")
 
-    # The client's own upload swallows a failure: ``Subject.save`` returns as if the picture were there.
+    # The client's own upload hides failures: ``Subject.save`` returns as if the picture had arrived.
 
     def store_picture(self, url: str, content: bytes, media_type: str) -> None:
         """Send a picture to the address that the server gave for it."""
         if self._oracle.dry_run:
-            raise AssertionError("oracle.dry_run: a picture would have been sent")
+            raise AssertionError("oracle.dry_run is set, but a picture was about to be sent")
         headers = {"Content-Type": media_type, "x-ms-blob-type": "BlockBlob"}
         try:
             status = self._storage.put(url, content, headers=headers).status_code
         except requests.RequestException:
             status = 0
-        if not 200 <= status < 300:  # the address is left out: it holds the signature that allows the upload
+        if not 200 <= status < 300:  # do not show the address: it holds the upload's signature
             raise ServiceError(
                 f"A picture could not be stored ({self._adapter.problem or f'HTTP status {status}'})."
                 " Nothing is lost: run the same command again later.",
@@ -291,7 +291,7 @@ class Zooniverse:
             )
 
     def has_picture(self, url: str, size_bytes: int | None) -> bool:
-        """Whether a subject's picture can be fetched (and has this size)."""
+        """Whether a subject's picture can be downloaded (and has this size)."""
         try:
             response = self._storage.head(url, allow_redirects=True)
         except requests.RequestException:

@@ -1,7 +1,6 @@
 """What an oracle is: it answers requests for labels.
 
-An oracle is asked for galaxies by ``request`` and gives what it has for them by ``receive``, one iteration later or
-more.
+``request`` asks about galaxies; ``receive`` returns the votes that have come in for them, one or more iterations later.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from zoobot.votes.classifications import Row
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked about one galaxy: its subject ("" where there is none) and how many votes."""
+    """A galaxy that was asked about: its subject ("" if it has none) and the number of votes requested."""
 
     subject_id: str
     votes: int
@@ -25,7 +24,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What was sent: the subject set, its id, and the subject of each galaxy. A simulation leaves out what it lacks."""
+    """What was sent: the subject set, its id, and the subject of each galaxy. Simulations leave some of it empty."""
 
     subject_set: str = ""
     subject_set_id: str = ""
@@ -34,20 +33,20 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Received:
-    """What has come in. ``votes`` are all votes so far of the galaxies waited for, indexed by ``id_str``."""
+    """What has come in. ``votes`` holds all votes so far for the waiting galaxies, indexed by ``id_str``."""
 
-    classifications: Sequence[Row]  # new raw rows about these galaxies, in order of their ids
+    classifications: Sequence[Row]  # new raw rows about these galaxies, in order of id
     votes: pd.DataFrame
-    last_classification_id: int  # the largest that was seen, also of other galaxies
-    rejected: pd.DataFrame | None = None  # answers that are no votes, with the reason
-    workflow_versions: Sequence[Row] | None = None  # what the answers' indices meant; None where nothing was read
+    last_classification_id: int  # the largest seen so far, other galaxies included
+    rejected: pd.DataFrame | None = None  # answers that do not count as votes, with the reason
+    workflow_versions: Sequence[Row] | None = None  # what the answers' indices mean; None if nothing was read
 
 
 class Oracle(Protocol):
-    """Answers requests for labels. Asking or receiving again changes nothing."""
+    """Answers requests for labels. Repeating a call changes nothing."""
 
     def request(self, ids: Sequence[str], name: str, n_votes: int) -> Receipt:
-        """Ask for ``n_votes`` about each galaxy; ``name`` is unique to experiment, iteration and stream."""
+        """Ask for ``n_votes`` votes on each galaxy; ``name`` is unique to the experiment, iteration and stream."""
 
     def receive(self, waiting: Mapping[str, Asked], earlier: Iterable[Row], last_classification_id: int) -> Received:
-        """What has come in for galaxies that were asked about; ``earlier`` are the raw rows received before."""
+        """What has come in for galaxies that were asked about; ``earlier`` holds the raw rows received before."""

@@ -1,11 +1,11 @@
 """Pull new classifications from Zooniverse into a folder that only grows.
 
-    rows_00000.jsonl, …       one row a line, as the API gave it; a file takes MAX_ROWS rows, then the next begins
+    rows_00000.jsonl, …       one row per line, as the API gave it; after MAX_ROWS rows a new file begins
     workflow_versions.json    all versions of the workflows
-    state.json                how far the walk came, and how many bytes of each file are whole: written after each page
+    state.json                the last id read, and how many bytes of each file are complete; written after each page
 
-A walk that was broken goes on where it stopped. Ids are given out before a classification can be seen, so each walk
-reads a window of ids again (``oracle.overlap_ids``); a row that is there already is not stored twice.
+A pull that was interrupted continues where it stopped. Zooniverse assigns ids before classifications become visible, so
+each pull reads the last ids again (``oracle.overlap_ids``); a row that is already stored is not stored twice.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ STATE, VERSIONS = "state.json", "workflow_versions.json"
 
 
 def pull(service: Zooniverse, folder: Path, oracle: OracleSettings, since_id: int) -> int:
-    """Bring ``folder`` up to date; how many rows are new. ``since_id`` is where a new folder begins.
+    """Bring ``folder`` up to date and return the number of new rows. A new folder begins after ``since_id``.
 
-    ServiceError: Zooniverse could not be reached; what came before is stored. FolderError: the folder is another
-    project's, or its files were changed.
+    Raises ServiceError if Zooniverse cannot be reached (rows that came before are kept), and FolderError if the folder
+    belongs to another project or its files were changed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with disk.lock(folder):
@@ -48,11 +48,9 @@ def pull(service: Zooniverse, folder: Path, oracle: OracleSettings, since_id: in
         n_new, page = 0, 0
         while rows := service.classifications_after(position):
             if int(rows[-1]["id"]) <= position:
-                raise ServiceError(
-                    f"Zooniverse gave no classification after {position}, though it was asked for those."
-                )
+                raise ServiceError(f"Zooniverse was asked for classifications after id {position} but gave older ones.")
             new = []
-            for row in rows:  # in order, so what does not exceed the one before is there twice
+            for row in rows:  # in order, so a row whose id is not higher than the last is a repeat
                 id_ = int(row["id"])
                 if id_ > position and id_ not in known and _workflow(row) in oracle.workflow_ids:
                     new.append(row)
@@ -69,12 +67,12 @@ def pull(service: Zooniverse, folder: Path, oracle: OracleSettings, since_id: in
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the last walk came to its end."""
+    """Whether the last pull was completed."""
     return (folder / STATE).is_file() and bool(folders.read_json(folder / STATE)["complete"])
 
 
 def last_id(folder: Path) -> int:
-    """The largest id of any classification of the project that was seen."""
+    """The largest classification id seen in the project."""
     return int(folders.read_json(folder / STATE)["last_id"])
 
 
@@ -84,12 +82,12 @@ def row_files(folder: Path) -> list[Path]:
 
 
 def rows(folder: Path) -> Iterator[Json]:
-    """All rows that were pulled, each once."""
+    """All pulled rows, without repeats."""
     return chain.from_iterable(map(classifications.read_api_dump, row_files(folder)))
 
 
 def _open(folder: Path, oracle: OracleSettings, since_id: int) -> Json:
-    """The state of a folder, without what a broken walk wrote after its last checkpoint."""
+    """The state of a folder, without what an interrupted pull wrote after its last checkpoint."""
     about = {"endpoint": oracle.endpoint, "project_id": oracle.project_id, "workflow_ids": list(oracle.workflow_ids)}
     if not (folder / STATE).is_file():
         return {"format_version": FORMAT_VERSION, **about, "since_id": since_id, "last_id": since_id, "complete": False,
@@ -99,11 +97,11 @@ def _open(folder: Path, oracle: OracleSettings, since_id: int) -> Json:
         f"{key}: {state.get(key)!r} there, {value!r} now" for key, value in about.items() if state[key] != value
     ]
     if differences:
-        raise FolderError("\n  ".join([f"{folder} holds what was pulled with other settings:", *differences]))
+        raise FolderError("\n  ".join([f"{folder} was pulled with other settings:", *differences]))
     for chunk in state["chunks"]:
         path = folder / chunk["name"]
         if not path.is_file() or path.stat().st_size < chunk["bytes"]:
-            raise FolderError(f"{path} is shorter than it was written, or gone. Put it back, or move {folder} away.")
+            raise FolderError(f"{path} is missing or has been cut short. Restore it, or move {folder} away.")
     return state
 
 
@@ -114,7 +112,7 @@ def _append(folder: Path, state: Json, new: Sequence[Json]) -> None:
         name = f"rows_{len(state['chunks']):05d}.jsonl"
         state["chunks"].append({"name": name, "rows": 0, "bytes": 0, "largest_id": 0})
     chunk = state["chunks"][-1]
-    # Escaped: a text may hold half a surrogate pair, which has no UTF-8.
+    # Escaped: a text may hold half a surrogate pair, which UTF-8 cannot encode.
     text = "".join(json.dumps(row) + "\n" for row in new).encode()
     with (folder / chunk["name"]).open("ab") as file:
         file.truncate(chunk["bytes"])

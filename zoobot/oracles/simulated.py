@@ -1,4 +1,4 @@
-"""Oracles of a simulation: volunteers drawn from the hidden votes, or the hidden votes themselves."""
+"""Oracles for simulations: volunteers drawn from the hidden votes, or the hidden votes themselves."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _VOLUNTEERS = 5_000
 
 
 class KnownVotes:
-    """Gives the historical votes exactly, all at once; there are no raw classifications."""
+    """Gives the historical votes exactly and all at once, without raw classifications."""
 
     def __init__(self, hidden: pd.DataFrame) -> None:
         self._hidden = hidden
 
     def request(self, ids: Sequence[str], name: str, n_votes: int) -> Receipt:
-        """Nothing to do: the votes are there."""
+        """Nothing to do: the votes already exist."""
         _require_hidden(self._hidden, ids)
         return Receipt(name)
 
@@ -41,12 +41,12 @@ class KnownVotes:
 
 
 class SimulatedVolunteers:
-    """Volunteers who answer with the hidden vote fractions, in the very JSON of the Zooniverse API.
+    """Volunteers who answer in proportion to the hidden votes, in the same JSON as the Zooniverse API.
 
-    Each classification goes down the question tree; a question whose hidden votes are none is left unanswered. A
-    galaxy gets as many classifications as were asked for; ``late_fraction`` of the galaxies get only some of them at
-    first and the rest the next time. What a galaxy gets depends on seed and galaxy alone, so strategies that choose the
-    same galaxy get the same votes.
+    Each classification goes down the question tree and leaves out questions without hidden votes. A galaxy gets as many
+    classifications as were requested; ``late_fraction`` of the galaxies get only some of them at first and the rest the
+    next time. The votes depend only on the seed and the galaxy, so two acquisition functions that choose the same
+    galaxy get the same votes.
     """
 
     def __init__(self, hidden: pd.DataFrame, questions: QuestionTree, oracle: OracleSettings, seed: int) -> None:
@@ -60,7 +60,7 @@ class SimulatedVolunteers:
         return Receipt(name, subjects={id_str: self._subject_ids[id_str] for id_str in ids})
 
     def receive(self, waiting: Mapping[str, Asked], earlier: Iterable[Row], last_classification_id: int) -> Received:
-        """The classifications that came in since, reduced to votes together with the earlier ones."""
+        """The new classifications, and the votes of these and the earlier ones."""
         subjects = {self._subject_ids[id_str]: id_str for id_str in waiting}
         earlier = [row for row in earlier if row["links"]["subjects"][0] in subjects]
         seen: dict[str, int] = {}
@@ -80,8 +80,8 @@ class SimulatedVolunteers:
         return Received(new, by_galaxy.reindex(list(waiting), fill_value=0), last_classification_id + len(new))
 
     def _delivery(self, id_str: str, n: int, n_seen: int) -> list[tuple[int | None, list[Json]]]:
-        """Who classifies a galaxy now, and their answers: ``(volunteer, annotations)``; a volunteer who is not logged
-        in is None.
+        """Who classifies a galaxy now, and their answers: ``(volunteer, annotations)``. The volunteer is None if not
+        logged in.
         """
         random = stream(self._seed, "volunteers", id_str)
         late = random.random() < self._oracle.late_fraction
@@ -97,7 +97,7 @@ class SimulatedVolunteers:
 
 
 def walk_down_the_tree(questions: QuestionTree, hidden: Mapping[Any, int], random: np.random.Generator) -> list[Json]:
-    """One volunteer's answers, drawn in proportion to the ``hidden`` votes; a question without any is left out."""
+    """One volunteer's answers, drawn in proportion to the ``hidden`` votes; questions without votes are left out."""
     given: set[str] = set()
     annotations = []
     for question in questions:
@@ -118,7 +118,7 @@ def classification(
     project_id: str = PROJECT_ID,
     workflow_id: str = WORKFLOW_ID,
 ) -> Json:
-    """One row as GET /classifications/project gives it; a ``volunteer`` who is not logged in is None."""
+    """One row as GET /classifications/project gives it; ``volunteer`` is None if not logged in."""
     finished = (_FIRST_DAY + timedelta(seconds=id_)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return {
         "id": str(id_),
@@ -150,6 +150,6 @@ def _require_hidden(hidden: pd.DataFrame, ids: Sequence[str]) -> None:
     unknown = [id_str for id_str in ids if id_str not in hidden.index]
     if unknown:
         raise InputError(
-            f"The oracle knows no votes of {len(unknown)} galaxies asked for, for example {unknown[0]}."
-            " Were shards and catalogs made together?"
+            f"The oracle has no votes for {len(unknown)} of the requested galaxies, for example {unknown[0]}."
+            " Were the shards made from other catalogs?"
         )

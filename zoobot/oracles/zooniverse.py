@@ -1,9 +1,9 @@
 """The volunteers of a Zooniverse project, as an oracle.
 
-A request is a subject set named after experiment, iteration and stream. A galaxy's subject is made inside that set and
-carries ``id_str``, so whatever a crash left behind is found by listing the set; doing it again adds what is missing and
-nothing else. Volunteers see a picture as the survey has it (a FITS image as PNG at its own size), never the small one
-in the shards: a galaxy without a readable picture is refused before anything is sent.
+A request is a subject set named after the experiment, iteration and stream. Each galaxy's subject is created inside
+that set and carries ``id_str``. After a crash, listing the set shows what was done, and running again adds only what is
+missing. Volunteers see the survey's own picture (a FITS image becomes a PNG of the same size), not the small one in the
+shards. If a galaxy has no readable picture, nothing is sent.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from zoobot.votes import classifications
 from zoobot.votes.classifications import Json, Row
 
 log = logging.getLogger("zoobot")
-PUBLIC_NUMBERS = ("ra", "dec")  # with id_str all that a subject tells about its galaxy: never a vote
-RETIREMENT_LIMIT = "#retirement_limit"  # the project's retirement rule reads it; # hides it from volunteers
+PUBLIC_NUMBERS = ("ra", "dec")  # with id_str, all that a subject says about its galaxy: never a vote
+RETIREMENT_LIMIT = "#retirement_limit"  # the project's retirement rule reads it; the # hides it from volunteers
 _MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 
 
@@ -52,7 +52,7 @@ class LiveProject:
     # ----------------------------------------------------------- request
 
     def request(self, ids: Sequence[str], name: str, n_votes: int) -> Receipt:
-        """Put these galaxies, and no others, before volunteers; the receipt is written when all have arrived."""
+        """Show these galaxies, and no others, to volunteers. Returns the receipt when all have arrived."""
         self._check_pictures(ids)
         set_id = self._service.find_set(name)
         there = self._members(set_id, name, ids) if set_id else {}
@@ -69,9 +69,9 @@ class LiveProject:
             _, url = self._service.create_subject(set_id, metadata, media_type)
             self._service.store_picture(url, content, media_type)
         subjects = self._check_arrived(set_id, name, ids, n_votes)
-        # Also for those made inside the set: linking is what tells the server's queue that the set has grown.
+        # Link the subjects created inside the set too: only linking makes the server's queue notice them.
         self._service.link(set_id, list(subjects.values()))
-        self._service.show_set(set_id)  # last: volunteers see the set when it is whole
+        self._service.show_set(set_id)  # last: volunteers see only a complete set
         log.info("%s: %d galaxies asked about, %d of them uploaded now", name, len(ids), len(new))
         return Receipt(name, set_id, subjects)
 
@@ -85,11 +85,11 @@ class LiveProject:
         if problems:
             raise InputError(
                 "\n  ".join([f"{len(problems)} of {len(ids)} galaxies have no picture to upload:", *problems[:5]])
-                + "\nNothing was sent. Put the pictures there, or set survey.folder to where they are."
+                + "\nNothing was sent. Put the pictures there, or set survey.folder to the folder that holds them."
             )
 
     def _members(self, set_id: str, name: str, ids: Sequence[str]) -> dict[str, Json]:
-        """The subjects in a set by galaxy; a galaxy that was not asked about means that the set is not ours."""
+        """The subjects in a set, by galaxy. Raises an error if the set holds a galaxy that was not asked about."""
         members: dict[str, list[Json]] = {}
         for subject in self._service.members(set_id):
             id_str = self._galaxy(subject)
@@ -99,11 +99,11 @@ class LiveProject:
             raise InputError(
                 f"The subject set {name} (id {set_id}) holds {len(strange)} galaxies that this iteration does not ask"
                 f" about, for example {strange[0] or 'a subject without id_str'}. Was its name used before? Choose"
-                " another experiment_name, or take them out on Zooniverse."
+                " another experiment_name, or remove them on Zooniverse."
             )
         extra = [str(one["id"]) for several in members.values() for one in several[1:]]
-        if extra:  # an upload that appeared only after it was looked for and made again
-            log.warning("%s: %d galaxies had two subjects; the later ones leave the set", name, len(extra))
+        if extra:  # an upload that became visible only after it had been repeated
+            log.warning("%s: %d galaxies had two subjects; the later ones are removed from the set", name, len(extra))
             if not self._oracle.dry_run:
                 self._service.unlink(set_id, extra)
         return {id_str: several[0] for id_str, several in members.items()}
@@ -112,17 +112,17 @@ class LiveProject:
         return self._galaxy_of.get(str(subject["id"])) or str(subject["metadata"].get("id_str", ""))
 
     def _known(self, ids: Iterable[str]) -> dict[str, str]:
-        """The subjects of galaxies that are on Zooniverse; those which the server no longer has are left out."""
+        """The subjects of galaxies that are already on Zooniverse, without those that the server no longer has."""
         listed = {id_str: self._on_zooniverse[id_str] for id_str in ids if id_str in self._on_zooniverse}
         existing = {str(subject["id"]) for subject in self._service.existing(sorted(set(listed.values()), key=int))}
         gone = [id_str for id_str, subject_id in listed.items() if subject_id not in existing]
         if gone:
-            log.warning("%s: %d subjects are not in the project any more, for example of %s; they are uploaded again",
+            log.warning("%s: %d subjects are no longer in the project, for example that of %s; they are uploaded again",
                         self._oracle.subjects, len(gone), gone[0])  # fmt: skip
         return {id_str: subject_id for id_str, subject_id in listed.items() if subject_id in existing}
 
     def _check_arrived(self, set_id: str, name: str, ids: Sequence[str], n_votes: int) -> dict[str, str]:
-        """The subject of each galaxy, after everything is as it should be: member, picture, retirement limit."""
+        """The subject of each galaxy, once its place in the set, its picture and its retirement limit are right."""
         members = self._members(set_id, name, ids)
         missing = [id_str for id_str in ids if id_str not in members]
         if missing:
@@ -163,7 +163,7 @@ class LiveProject:
         if path.suffix.lower() in _MEDIA_TYPES:
             return path.read_bytes(), _MEDIA_TYPES[path.suffix.lower()]
         content = io.BytesIO()
-        Image.fromarray(read_image(path)).save(content, "PNG")  # a browser shows no FITS
+        Image.fromarray(read_image(path)).save(content, "PNG")  # browsers cannot show FITS
         return content.getvalue(), "image/png"
 
     def _metadata(self, id_str: str) -> Json:
@@ -182,9 +182,9 @@ class LiveProject:
     # ----------------------------------------------------------- receive
 
     def receive(self, waiting: Mapping[str, Asked], earlier: Iterable[Row], last_classification_id: int) -> Received:
-        """Pull, and reduce all rows so far about the galaxies waited for.
+        """Pull, then reduce all rows so far about the waiting galaxies.
 
-        After a crash what was pulled is taken as it is, so that the same galaxies are chosen again.
+        After a crash it uses what was already pulled, so that the same galaxies are chosen again.
         """
         if not waiting:
             empty = pd.DataFrame(columns=list(self._questions.columns), dtype="int64")
@@ -214,7 +214,7 @@ def _subject(row: Row) -> str:
 
 
 def _galaxies_on_zooniverse(export: str) -> dict[str, str]:
-    """The subject of each galaxy in a subject export; of several the newest."""
+    """The subject of each galaxy in a subject export; the newest if there are several."""
     if not export:
         return {}
     table = read_subjects(Path(export))

@@ -1,4 +1,4 @@
-"""What people see of finished experiments: their comparison, the HTML page, and Weights & Biases.
+"""How people see finished experiments: comparisons, the HTML page, and Weights & Biases.
 
-A report reads folders and changes none of them.
+A report reads folders and changes nothing in them.
 """

@@ -27,7 +27,7 @@ def colours(section: Section) -> dict[str, str]:
 
 
 def draw(section: Section) -> list[Markup]:
-    """The test loss, its difference from random's where there are pairs, and the error for each question, in order."""
+    """Charts of the test loss, of its difference from random (if any pairs exist), and of each question's error."""
     lines, baseline = section.lines.items(), section.lines.get(BASELINE, [])
     losses = {name: [[(i.labels, i.loss) for i in e.iterations] for e in of] for name, of in lines}
     charts = [_chart(section, "Test loss", "nats per galaxy", losses)]
@@ -52,7 +52,7 @@ def _chart(
     section: Section, title: str, unit: str, lines: Mapping[str, Sequence[Points]], differences: bool = False
 ) -> Markup:
     """Curves over the number of labels as inline SVG; the seeds of a line are averaged by position."""
-    salt = f"{section.title}{section.apart}{title}"  # of the ids in the SVG, which belong to the whole page
+    salt = f"{section.title}{section.apart}{title}"  # ids in the SVG must be unique on the page
     with mpl.rc_context({"font.size": 12, "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": salt}):
         figure = Figure(figsize=(5.2, 3.8), layout="constrained", facecolor="none")
         axes = figure.subplots(
@@ -79,13 +79,12 @@ def _chart(
 
 
 def _draw(axes: Axes, seeds: Sequence[Points], color: str, marker: str, *, rule: bool) -> float:
-    """Draw one line: seeds thin, their mean thick, shaded one standard deviation, or the standard errors of the rule.
-
-    Returns where the mean ends.
+    """Draw one line: thin for each seed, thick for their mean. The shading is one standard deviation, or the standard
+    errors of the rule. Returns the last value of the mean.
     """
     for seed in seeds:
         axes.plot(*zip(*seed, strict=True), color=color, linewidth=0.8, alpha=0.35)
-    reached = median_low(map(len, seeds))  # by more than half of the seeds: with fewer the mean would jump
+    reached = median_low(map(len, seeds))  # by more than half of the seeds; with fewer the mean would jump
     at = [[seed[n] for seed in seeds if len(seed) > n] for n in range(reached)]
     labels = [fmean(labels for labels, _ in points) for points in at]
     means, sds = zip(*(mean_sd([y for _, y in points]) for points in at), strict=True)
@@ -98,7 +97,7 @@ def _draw(axes: Axes, seeds: Sequence[Points], color: str, marker: str, *, rule:
 
 
 def _write_names(axes: Axes, ends: dict[str, float], colours: dict[str, str]) -> None:
-    """Name each line beside its end, or just above the name below."""
+    """Write each line's name beside its end, or just above the name below it."""
     low, high = axes.get_ylim()
     at = -1.0
     for name, y in sorted(ends.items(), key=lambda end: end[1]):

@@ -1,8 +1,8 @@
-"""Weights & Biases: one run per iteration, logged when the iteration is published. The only importer of wandb.
+"""Weights & Biases: one run per iteration, logged when the iteration is published. Only this module imports wandb.
 
-A run cannot be resumed offline, so each iteration has a run of its own with a fixed id, grouped by experiment; it
-replays the metrics of the iterations before it, and the newest run holds the whole curve. No secret is among what is
-logged: the key stays in the environment.
+An offline run cannot be resumed, so each iteration has its own run with a fixed id, grouped by experiment. Each run
+repeats the metrics of the iterations before it, so the newest run holds the complete curve. No secret is logged: the
+key stays in the environment.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ log = logging.getLogger("zoobot")
 
 
 def log_iterations(settings: Settings, iterations: Sequence[IterationFolder]) -> None:
-    """Log each of ``iterations`` (all of the experiment, in order) that was not logged yet: the newest, and those
-    before it whose logging was stopped. A failure is reported, and stops nothing: the iterations are safe.
+    """Log each of ``iterations`` (all of the experiment, in order) that is not logged yet: the newest, and earlier ones
+    whose logging was interrupted. A failure only gives a warning: the iterations are already published.
     """
     if settings.tracking.mode == "disabled":
         return
@@ -32,12 +32,12 @@ def log_iterations(settings: Settings, iterations: Sequence[IterationFolder]) ->
         id_ = run_id(settings.experiment_name, number)
         try:
             once.send(receipt, id_, functools.partial(_log, settings, iterations[: number + 1]))
-        except Exception as error:  # anything in a dashboard's client; the iteration is published already
+        except Exception as error:  # the client can raise anything; the iteration is already published
             log.warning("%s was not logged to Weights & Biases: %s: %s", iteration.name, type(error).__name__, error)
 
 
 def run_id(experiment_name: str, number: int) -> str:
-    """The fixed id of an iteration's run: logging it again replaces it."""
+    """The fixed id of an iteration's run, so that logging it again replaces it."""
     return hashlib.sha256(f"{experiment_name}/{number}".encode()).hexdigest()[:16]
 
 
@@ -48,8 +48,8 @@ def _log(settings: Settings, iterations: Sequence[IterationFolder], id_: str) ->
     folder = settings.experiment_dir / "tracking"
     folder.mkdir(exist_ok=True)
     for stopped in (folder / "wandb").glob(f"offline-run-*-{id_}"):
-        disk.remove(stopped)  # what a run that was stopped had logged; the same comes again
-    os.environ["WANDB_DATA_DIR"] = str(folder)  # pictures wait here for `wandb sync`, not in the user's home
+        disk.remove(stopped)  # logged by a run that was stopped; it is logged again
+    os.environ["WANDB_DATA_DIR"] = str(folder)  # keep pictures for `wandb sync` here, not in the user's home
     instructions = asdict(ExperimentFolder(settings.experiment_dir).instructions.read())
     with wandb.init(
         mode=settings.tracking.mode,  # type: ignore[arg-type]  # checked against TRACKING_MODES
@@ -69,7 +69,7 @@ def _log(settings: Settings, iterations: Sequence[IterationFolder], id_: str) ->
 
 
 def _values(iteration: IterationFolder) -> dict[str, object]:
-    """The metrics and counts of one iteration, flat; without the lists (histograms, curves), which metrics.json has."""
+    """The metrics and counts of one iteration, flat. Lists (histograms, curves) are only in metrics.json."""
     summary = asdict(iteration.summary())
     counts = (
         "number",

@@ -1,6 +1,6 @@
-"""How well ways of choosing galaxies do: curves, and the gain over random with intervals over seeds and test galaxies.
+"""How well acquisition functions do: curves, and the gain over random with intervals over seeds and test galaxies.
 
-Two experiments of a pair share start, pool and test galaxies. Axes: P pairs, T iterations, N test galaxies.
+The two experiments of a pair share start, pool and test galaxies. Axes: P pairs, T iterations, N test galaxies.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from zoobot.reports.experiments import BASELINE, Experiment, Section
 
 Floats = npt.NDArray[np.float64]
 REPLICATES, LEVEL = 1000, 0.95
-# The rule, which the page states: a difference counts from so many pairs on, and beyond so many standard errors.
+# The rule on the page: a difference counts if there are at least this many pairs and it exceeds this many errors.
 MIN_SEEDS, MIN_ERRORS = 3, 2.0
 
 
 def describe(section: Section) -> dict[str, Any]:
-    """A section in numbers, as in summary.json."""
+    """The numbers of a section, as in summary.json."""
     lines = section.lines
     return {
         **dict(zip(("survey", "task", "model"), section.title, strict=True)),
@@ -62,29 +62,29 @@ def curve(line: Sequence[Experiment]) -> list[dict[str, Any]]:
 
 
 def _mean_chosen(line: Sequence[Experiment]) -> dict[str, float | None]:
-    """What was chosen, the mean over seeds that know it."""
+    """What was chosen: means over the seeds for which it is known."""
     found = [hindsight.of(e) for e in line]
     known = {name: [value for of in found if (value := of[name]) is not None] for name in found[0]}
     return {name: fmean(values) if values else None for name, values in known.items()}
 
 
 def questions_of(experiments: Sequence[Experiment]) -> list[str]:
-    """Those that have votes, in the order of the tree."""
+    """The questions that have votes, in the order of the tree."""
     return list(dict.fromkeys(question for e in experiments for i in e.iterations for question in i.rmse))
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation; a single value has none."""
+    """Mean and sample standard deviation; None for the deviation of a single value."""
     return fmean(values), stdev(values) if len(values) > 1 else None
 
 
 def compare(name: str, line: Sequence[Experiment], baseline: Sequence[Experiment]) -> dict[str, Any]:
-    """The test loss against random's, in pairs, at the last iteration that more than half of the pairs finished."""
+    """The test loss compared with random's, pair by pair, at the last iteration that most pairs have finished."""
     pairs = [(a, b, min(len(a.iterations), len(b.iterations))) for a in line for b in baseline if a.pair == b.pair]
     last = median_low(n for _, _, n in pairs) - 1 if pairs else 0
     used = [(a, b) for a, b, n in pairs if n > last]
     result = {"acquisition": name, "baseline": BASELINE, "seeds": [a.pair[0] for a, _ in used], "iterations": last + 1}
-    if last == 0:  # nothing, or no choice has had an effect yet
+    if last == 0:  # no pair, or no choice has had an effect yet
         return result | {"verdict": "too early to tell" if pairs else "no seed in common with random"}
     differences = [a.iterations[last].loss - b.iterations[last].loss for a, b in used]
     mean, sd = mean_sd(differences)
@@ -110,7 +110,7 @@ def compare(name: str, line: Sequence[Experiment], baseline: Sequence[Experiment
 
 
 def verdict(differences: Sequence[float]) -> str:
-    """What paired differences of the loss show, by the rule that the page states."""
+    """What the paired differences of the loss show, by the rule on the page."""
     mean, sd = mean_sd(differences)
     if sd is None or len(differences) < MIN_SEEDS:
         return "too few seeds to tell"
@@ -123,19 +123,20 @@ def verdict(differences: Sequence[float]) -> str:
 
 
 def gain(pairs: Sequence[tuple[Experiment, Experiment]], n_iterations: int) -> dict[str, Any] | None:
-    """What the first of each pair gains over the second, its random baseline; None where test losses were not kept.
+    """What the first of each pair gains over the second, its random baseline. None if test losses were not kept.
 
-    Each replicate draws pairs, and within a pair its test galaxies, with replacement; all numbers are computed anew
-    on its mean curves (a two-level bootstrap, Davison & Hinkley 1997, section 3.8).
+    Each replicate draws pairs with replacement, and test galaxies within each pair. All numbers are computed again from
+    its mean curves (a two-level bootstrap, Davison & Hinkley 1997, section 3.8).
 
     Values with an interval are ``{"value", "low", "high"}``; ``low`` and ``high`` span 95 % of the replicates.
 
     Returns:
-        labels_ratio: labels with which the mean curve first falls to random's final loss, over random's labels
-            (infinite, written as None, where it never does).
-        median_labels_ratio, reached: the median over pairs of the same on each pair's own curves, and how many fell.
-        area: how much lower its loss is, averaged over the labels, as a fraction of random's.
-        worst: how much higher its loss is than random's, as a fraction, at the iteration where it is worst.
+        labels_ratio: labels at which the mean curve first falls to random's final loss, divided by random's labels
+            (infinite, written as None, if it never does).
+        median_labels_ratio, reached: the median of this ratio over pairs, each on its own curves, and how many pairs
+            reached random's final loss.
+        area: how much lower the loss is, averaged over the labels, as a fraction of random's.
+        worst: how much higher the loss is than random's, as a fraction, at the worst iteration.
     """
     if not all(e.iterations[0].folder.has_test_losses for pair in pairs for e in pair):
         return None
@@ -154,7 +155,7 @@ def gain(pairs: Sequence[tuple[Experiment, Experiment]], n_iterations: int) -> d
 
 
 def _losses(e: Experiment, n_iterations: int) -> Floats:
-    """The loss of each test galaxy, T × N; the galaxies are those of the shards, in their order."""
+    """The loss of each test galaxy, T × N, in the order of the shards."""
     tables = [i.folder.test_losses() for i in e.iterations[:n_iterations]]
     assert all(table["id_str"].equals(tables[0]["id_str"]) for table in tables)
     return np.stack([table["loss"].to_numpy() for table in tables])
@@ -188,7 +189,7 @@ def _labels_ratio(loss_2_T: Floats, labels_2_T: Floats) -> float:
 def labels_to_reach(points: Sequence[tuple[float, float]], loss: float) -> float | None:
     """Labels at which a curve of (labels, loss), linear between its points, first falls to ``loss``.
 
-    None if it never does, or starts there: then there is nothing to save.
+    None if it never does, or if it starts there, since then there is nothing to save.
     """
     for (labels_0, loss_0), (labels_1, loss_1) in pairwise(points):
         if points[0][1] > loss >= loss_1:

@@ -1,7 +1,7 @@
-"""Finished experiments, read and grouped: which may be compared.
+"""Read finished experiments, and group those that may be compared.
 
-A *line* is one way of choosing galaxies, over its seeds; two experiments are a *pair* when they share seed and shards,
-so start and test set.
+A *line* is one acquisition function, over its seeds. Two experiments are a *pair* if they share seed and shards, and so
+the start and the test galaxies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from zoobot.iterations.files import ExperimentFolder, Instructions, IterationFol
 from zoobot.settings import Settings
 
 BASELINE = "random"
-# What may differ between experiments that are compared; shards and catalogs may differ by their seed only.
+# What may differ between experiments that are compared. Shards and catalogs may differ only in their seed.
 _FREE = ("acquisition.", "experiment", "seed", "iterations", "last_classification_id", "program.", "catalog_seed")
 _FREE_SOURCE = re.compile(r"(catalogs|shards)\.(path|digest|name|seed)")
 
@@ -31,7 +31,7 @@ Points = Sequence[tuple[float, float]]  # (labels, value) at each iteration
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A finished iteration, measured on the test galaxies."""
+    """The results of a finished iteration on the test galaxies."""
 
     folder: IterationFolder
     summary: Summary
@@ -48,18 +48,18 @@ class Experiment:
 
     folder: ExperimentFolder
     instructions: Instructions
-    settings: dict[str, object]  # flat: its own, and those of its shards and catalogs where these still exist
-    dropped: list[Dropped] | None  # by its shards; None: they are gone
+    settings: dict[str, object]  # flat: its own, and those of its shards and catalogs if they still exist
+    dropped: list[Dropped] | None  # galaxies that its shards dropped; None if the shards are gone
     iterations: list[CurvePoint]
 
     @property
     def name(self) -> str:
-        """Its folder below the experiments."""
+        """Its folder, relative to the experiments."""
         return f"{self.folder.path.parent.name}/{self.folder.path.name}"
 
     @property
     def pair(self) -> tuple[int, str]:
-        """What the experiments of a pair share."""
+        """What both experiments of a pair share: seed and shards."""
         return self.instructions.seed, self.instructions.shards.digest
 
     @property
@@ -73,13 +73,13 @@ class Section:
     """Experiments that may be compared."""
 
     title: tuple[str, str, str]  # survey, task, model
-    apart: dict[str, object]  # the settings that tell it from other sections with this title
+    apart: dict[str, object]  # the settings that distinguish it from other sections with this title
     lines: dict[str, list[Experiment]]  # random last
-    repeats: list[Experiment]  # of a line and pair that is there already: not counted twice
+    repeats: list[Experiment]  # same line and pair as another experiment: not counted
 
 
 def read_experiments(settings: Settings) -> tuple[list[Experiment], list[str]]:
-    """The chosen experiments that have a finished iteration, and the names of those that have none."""
+    """The selected experiments that have a finished iteration, and the names of those without one."""
     experiments, unfinished = [], []
     for path in _find(settings):
         folder = ExperimentFolder(path)
@@ -91,7 +91,7 @@ def read_experiments(settings: Settings) -> tuple[list[Experiment], list[str]]:
     if not experiments:
         raise InputError(
             f"Cannot report: none of {', '.join(unfinished)} in {settings.experiments_dir} has a finished iteration."
-            " Run `python run.py stage=simulate …` or stage=iterate with their settings first."
+            " First run `python run.py stage=simulate …`, or stage=iterate, with their settings."
         )
     return experiments, unfinished
 
@@ -145,7 +145,7 @@ def _number(value: float | list[float]) -> float:
 
 
 def group(experiments: Sequence[Experiment]) -> list[Section]:
-    """Sections of experiments that differ in nothing but seeds and in how galaxies were chosen."""
+    """Sections of experiments that differ only in their seeds and in how galaxies were chosen."""
     alike: dict[str, list[Experiment]] = {}
     for e in experiments:
         alike.setdefault(json.dumps(_fixed(e), sort_keys=True), []).append(e)
@@ -168,7 +168,7 @@ def title_of(e: Experiment) -> tuple[str, str, str]:
 
 
 def _lines(members: Sequence[Experiment]) -> tuple[dict[str, list[Experiment]], list[Experiment]]:
-    """The experiments of each line, and those that repeat the line and pair of a longer one."""
+    """The experiments of each line, and those with the same line and pair as a longer experiment."""
     lines: dict[str, dict[tuple[int, str], Experiment]] = {}
     repeats = []
     for e in sorted(members, key=lambda e: (-len(e.iterations), e.name)):
@@ -180,7 +180,7 @@ def _lines(members: Sequence[Experiment]) -> tuple[dict[str, list[Experiment]], 
 
 
 def _label(e: Experiment, members: Sequence[Experiment]) -> str:
-    """The name of its acquisition function, with the options in which others of that name differ; random has none."""
+    """The name of its acquisition function, with the options that distinguish it; random has no options."""
     namesakes = [asdict(m.instructions.acquisition) for m in members if m.acquisition == e.acquisition]
     own = asdict(e.instructions.acquisition)
     apart = [f"{key}={value}" for key, value in own.items() if any(other[key] != value for other in namesakes)]

@@ -1,4 +1,4 @@
-"""What an experiment asked about, and whether its scores knew where the model was wrong."""
+"""What an experiment asked about, and whether high scores went with large errors of the model."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Floats = npt.NDArray[np.float64]
 
 
 def of(e: Experiment) -> dict[str, float | None]:
-    """Of one experiment:
+    """Two numbers about one experiment's choices; None if the votes are still unknown.
 
-    ``positive_share``: of the galaxies labelled since the start, those with most votes for the first answer of the
-    first question (for ``label`` in a task of one question). ``score_error_correlation``: Spearman's, over the pool
-    galaxies that an iteration predicted, of the acquisition value with the error of the expected vote fractions of
-    that question; the mean over iterations. None where votes are still hidden from the program.
+    ``positive_share``: among the galaxies labelled since the start, the share with most votes for the first answer of
+    the first question (for ``label`` in a task of one question). ``score_error_correlation``: Spearman's correlation of
+    the acquisition value with the error of that question's expected vote fractions, over the pool galaxies that an
+    iteration predicted; the mean over iterations.
     """
     task, hidden = e.instructions.build_task(), _hidden_votes(e)
     votes = list(database.read_new_votes(e.iterations[-1].folder.database).values())

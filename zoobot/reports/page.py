@@ -32,7 +32,7 @@ def template() -> jinja2.Template:
 
 
 def describe_section(section: Section, numbers: Mapping[str, object], most: int) -> dict[str, object]:
-    """What the template shows of a section: ``numbers`` of summary.json, charts, and ``most`` galaxies an iteration."""
+    """What the template shows of a section: ``numbers`` as in summary.json, charts, ``most`` galaxies per iteration."""
     counted = [e for line in section.lines.values() for e in line]
     keys = sorted(
         key for key in {k for e in counted for k in e.settings} if not key.startswith(("experiment", "questions."))
@@ -51,7 +51,7 @@ def describe_section(section: Section, numbers: Mapping[str, object], most: int)
 def _asked(e: Experiment, most: int) -> list[list[dict[str, object]]]:
     """The first galaxies asked about in each iteration, in order of rank."""
     task = e.instructions.build_task()
-    newest = database.read_new_votes(e.iterations[-1].folder.database)  # it holds the votes of all iterations
+    newest = database.read_new_votes(e.iterations[-1].folder.database)  # holds the votes of all iterations
     votes = {id_str: describe_votes(task, counts) for id_str, counts in newest.items()}
     iterations = []
     for folder in (i.folder for i in e.iterations):
@@ -85,7 +85,7 @@ def _picture(path: Path) -> str | None:
 
 
 def left_out(survey: str, settings: Settings, experiments: Sequence[Experiment]) -> dict[str, object]:
-    """What never reached the network: rows of the survey's tables, and galaxies whose picture could not be used."""
+    """What was left out: rows of the survey's tables, and galaxies whose picture could not be used."""
     of = [e for e in experiments if e.instructions.survey == survey]
     catalog = Path(settings.data_dir) / survey / f"{survey}_master_catalog.json"
     return {

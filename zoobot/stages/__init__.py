@@ -1,6 +1,6 @@
-"""The stages of the program, one module each, with ``run(settings)``; and the check of a run's settings.
+"""The stages of the program, one module each with ``run(settings)``, and the check of a run's settings.
 
-A stage reads folders and writes one. How the parts work is decided in the rooms below.
+Each stage reads folders and writes one. The packages below the stages do the work.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from zoobot.oracles import build
 from zoobot.settings import Settings, checks
 
 STAGES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
-# The names that a setting may take: each set is spelt where its members are implemented.
+# The values that a setting may take. Each set is defined where its members are implemented.
 CHOICES: dict[str, Collection[str]] = {
     "stage": STAGES,
     "survey.kind": SURVEYS,
@@ -37,7 +37,7 @@ CHOICES: dict[str, Collection[str]] = {
 
 
 def check(settings: Settings) -> Settings:
-    """The settings, if nothing is wrong with them; their extensions are loaded. All problems are reported together."""
+    """Load the extensions, check the settings and return them. All problems are reported together."""
     load_extensions(settings)
     problems = checks.problems(settings, CHOICES)
     if settings.model.architecture in architectures.ARCHITECTURES:
@@ -49,14 +49,14 @@ def check(settings: Settings) -> Settings:
 
 
 def load_extensions(settings: Settings) -> None:
-    """Run each file of ``extensions`` once in this process: it puts what it adds into the program's dictionaries."""
+    """Run each file of ``extensions`` once in this process. It adds its entries to the program's dictionaries."""
     for name in settings.extensions:
         path = Path(name).resolve()
         module = f"zoobot_extension_{path.stem}"
         if module in sys.modules:
             continue
         if not path.is_file():
-            raise SettingsError(f"extensions: there is no file {path}.")
+            raise SettingsError(f"extensions: {path} does not exist.")
         spec = importlib.util.spec_from_file_location(module, path)
         assert spec and spec.loader
         sys.modules[module] = importlib.util.module_from_spec(spec)
@@ -64,7 +64,7 @@ def load_extensions(settings: Settings) -> None:
 
 
 def run(settings: Settings) -> Path:
-    """Run the stage that the settings name. What it returns is the folder or file that it made."""
+    """Run the stage in the settings. Returns the folder or file that it made."""
     load_extensions(settings)
     path: Path = importlib.import_module(f"{__name__}.{settings.stage}").run(settings)
     return path

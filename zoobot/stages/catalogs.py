@@ -1,8 +1,8 @@
-"""stage=catalogs: who is labelled, and which labels a simulation hides.
+"""stage=catalogs: which galaxies are labelled, and which labels a simulation hides.
 
-labelled / unlabelled split by the survey's retirement rule; mock_labelled / mock_unlabelled / oracle split the
-labelled ones once more for simulations. ``mock_unlabelled.csv`` holds nothing but ids, picture and position, so no
-column can tell a hidden vote.
+The survey's retirement rule splits galaxies into labelled and unlabelled. For simulations, the labelled galaxies are
+split again into mock_labelled and mock_unlabelled; oracle holds the hidden votes. ``mock_unlabelled.csv`` has only ids,
+pictures and positions, so no column can reveal a hidden vote.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ PUBLIC_COLUMNS = ("id_str", "file_loc", "ra", "dec")
 
 
 def run(settings: Settings) -> Path:
-    """Write the five catalogs; say so and do nothing when they exist with the same settings and master catalog."""
+    """Write the five catalogs, unless they exist with the same settings and master catalog."""
     questions = load_questions(settings.survey.questions)
     task = build_task(settings.task, questions)
     path = settings.survey_dir / f"{settings.survey.name}_master_catalog.csv"
     if not path.is_file():
-        raise InputError(f"{path} is missing. Make it first: python run.py stage=master_catalog survey=…")
+        raise InputError(f"{path} is missing. First run: python run.py stage=master_catalog survey=…")
     used = stage_settings(settings, "catalogs") | {"questions": questions.as_dict()}
     inputs = {"master_catalog": path}
     if folders.is_done(settings.catalog_dir, used, inputs):
@@ -38,7 +38,7 @@ def run(settings: Settings) -> Path:
     master = read_master(path, questions)
     check_columns(master, task, str(path))
     for column in {LABEL, TOTAL_VOTES} & set(master.columns) if task.label_columns else ():
-        log.warning("%s: column %s of the survey gives way to the task's; rename it to keep it", path, column)
+        log.warning("%s: the task's column %s replaces the survey's; rename the survey's to keep it", path, column)
     tables, lost = split(master, questions, task, settings)
     with folders.create(settings.catalog_dir, used, inputs) as staging:
         for name, table in tables.items():
@@ -60,9 +60,9 @@ def read_master(path: Path, questions: QuestionTree) -> pd.DataFrame:
 def split(
     master: pd.DataFrame, questions: QuestionTree, task: Task, settings: Settings
 ) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
-    """The five catalogs by name, and how many labelled galaxies each filter took away."""
+    """The five catalogs by name, and how many labelled galaxies each filter removed."""
     order = stream(settings.catalogs.seed, "catalogs").permutation(len(master))
-    shuffled = master.iloc[order]  # surveys are sorted by something
+    shuffled = master.iloc[order]  # surveys are often sorted
     votes = shuffled[questions.root.total].fillna(0)
     retired = (votes > settings.survey.retirement_votes).astype(bool)
     unlabelled = shuffled[~retired]
@@ -76,14 +76,14 @@ def split(
         raise InputError(
             f"{len(labelled)} galaxies are labelled for task {task.name}, too few: {retired_count} of {len(master)}"
             f" have more than survey.retirement_votes={settings.survey.retirement_votes}"
-            f" votes for {questions.root.name} (half of all have {votes.median():g} or more),"
-            f" and filters took {sum(lost.values())} of them."
+            f" votes for {questions.root.name} (half of all galaxies have {votes.median():g} or more),"
+            f" and filters removed {sum(lost.values())} of them."
             " Lower survey.retirement_votes, or choose another task."
         )
     labelled, unlabelled = _first(most, labelled, "labelled"), _first(most, unlabelled, "unlabelled")
     if size >= len(labelled):
         log.warning(
-            "catalogs.mock_labelled=%d, but only %d galaxies are labelled: a simulation has none to hide",
+            "catalogs.mock_labelled=%d, but only %d galaxies are labelled: none are left for a simulation to hide",
             size, len(labelled),
         )  # fmt: skip
     hidden = labelled.iloc[size:]

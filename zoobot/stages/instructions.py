@@ -1,4 +1,4 @@
-"""stage=instructions: everything that one experiment never changes, written once before its first iteration."""
+"""stage=instructions: everything that never changes in an experiment, written once before its first iteration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger("zoobot")
 
 
 def run(settings: Settings) -> Path:
-    """Write the instructions; say so and do nothing when they exist with the same settings and shards."""
+    """Write the instructions, unless they exist with the same settings and shards."""
     path = ExperimentFolder(settings.experiment_dir).instructions.path
     folders.require(settings.catalog_dir, "catalogs", settings.verify_inputs)
     folders.require(settings.shard_dir, "shards", settings.verify_inputs)
@@ -67,26 +67,26 @@ def run(settings: Settings) -> Path:
 
 
 def _check_expected_votes(settings: Settings, task: Task) -> None:
-    """Warn where the labelled galaxies have far more or fewer votes than the scores are told to expect."""
+    """Warn if the labelled galaxies have far more or far fewer votes than ``acquisition.expected_votes``."""
     labelled = read_table(settings.catalog("labelled"))
     expected, typical = settings.acquisition.expected_votes, max(1, round(labelled[task.tree.root.total].median()))
     if settings.acquisition.name != "random" and not expected / 3 <= typical <= expected * 3:
         log.warning(
-            "the labelled galaxies have %d votes (median), but acquisition.expected_votes=%d: if new ones get about as "
-            "many as these, set acquisition.expected_votes=%d", typical, expected, typical,
+            "the labelled galaxies have %d votes (median), but acquisition.expected_votes=%d: if new galaxies get about"
+            " as many, set acquisition.expected_votes=%d", typical, expected, typical,
         )  # fmt: skip
 
 
 def encoder_source(settings: Settings) -> Path | None:
-    """What the encoder starts from: a folder of stage=pretrain, or a file of weights; None for imagenet and none.
+    """Where the encoder's weights come from: a folder of stage=pretrain, or a file; None for ImageNet or no weights.
 
-    Raises FolderError if it is not there, or not as it was written.
+    Raises FolderError if it does not exist, or was changed since it was written.
     """
     path = settings.weights_path
     if path is None:
         return None
     if not (path / folders.MANIFEST).is_file():
-        file = path if path.is_file() else path / "encoder.weights.h5"  # of the model's folder in an iteration
+        file = path if path.is_file() else path / "encoder.weights.h5"  # a model folder of an iteration
         if file.is_file():
             return file
     folders.require(path, "pretrain", settings.verify_inputs)

@@ -1,7 +1,7 @@
-"""stage=iterate: one iteration: receive labels, learn, evaluate, choose, ask.
+"""stage=iterate: one iteration. It receives labels, learns, evaluates, chooses galaxies and asks about them.
 
-It reads the instructions, the shards and the iterations before it, and writes one folder. ``simulate`` and production
-call this very function.
+It reads the instructions, the shards and the earlier iterations, and writes one folder. ``simulate`` and production
+call the same function.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ log = logging.getLogger("zoobot")
 
 
 def run(settings: Settings) -> Path:
-    """Make the next iteration of the experiment and return its folder."""
+    """Run the next iteration of the experiment and return its folder."""
     experiment = ExperimentFolder(settings.experiment_dir)
     instructions = experiment.instructions
     folders.require(instructions.path, "instructions", settings.verify_inputs)
@@ -49,7 +49,7 @@ def run(settings: Settings) -> Path:
         before = _iterations(experiment, settings.verify_inputs)
         _check_previous(settings, before)
         if why := stopping.reason(before, settings.stop):
-            log.info("%s: no further iteration, since %s", experiment.path, why)
+            log.info("%s: no further iteration, because %s", experiment.path, why)
             return experiment.path
         target = experiment.iteration(len(before))
         inputs = {"instructions": instructions.path} | ({"previous": before[-1].path} if before else {})
@@ -78,8 +78,8 @@ def run(settings: Settings) -> Path:
 
 @contextmanager
 def _trial(path: Path) -> Iterator[Path]:
-    """A folder for a dry run, beside a copy of what a stopped run left. Both are removed: the next real run starts from
-    what there was, and receives what has come in by then.
+    """A folder for a dry run, beside a copy of what a stopped run left. Both are removed afterwards: the next real run
+    starts from the original, and receives what has come in by then.
     """
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.dry_run.", dir=path.parent) as name:
         if folders.unfinished(path).is_dir():
@@ -90,18 +90,19 @@ def _trial(path: Path) -> Iterator[Path]:
 
 
 def _iterations(experiment: ExperimentFolder, check: str) -> list[IterationFolder]:
-    """The finished iterations in order, each as it was written."""
+    """The finished iterations in order. Raises an error if one was changed since it was written."""
     before = experiment.iterations()
     for earlier in before:
         folders.require(earlier.path, "iterate", check)
-        earlier.summary()  # refuses another version
+        earlier.summary()  # refuses other format versions
         folders.remove_unfinished(earlier.path)
     return before
 
 
 def _bytes_needed(settings: Settings, instructions: InstructionsFolder, before: Sequence[IterationFolder]) -> int:
-    """About what an iteration writes: as much as the one before; the database and the labelled galaxies twice, since
-    what was received is kept until the end; the state of training; and the features of the shards that are predicted.
+    """Roughly the size of what an iteration writes: as much as the one before; the database and the labelled galaxies
+    twice, because what was received is kept until the end; the checkpoint of training; and the features of the shards
+    that are predicted.
     """
     last = before[-1] if before else instructions
     sizes = {name: listed.bytes for name, listed in folders.read_manifest(last.path).files.items()}
@@ -116,8 +117,8 @@ def _bytes_needed(settings: Settings, instructions: InstructionsFolder, before: 
 
 
 def _input_dirs(instructions: InstructionsFolder, check: str) -> tuple[Path, Path]:
-    """The shards and catalogs that the instructions were written for, or an error if others lie there now; an encoder
-    is checked too.
+    """The shards and catalogs that the instructions were written for. Raises an error if they, or the encoder, are now
+    different.
     """
     content = instructions.read()
     found = []
@@ -148,12 +149,12 @@ def _check_previous(settings: Settings, before: Sequence[IterationFolder]) -> No
         raise FolderError(
             f"iterate.previous={wanted}, but the newest iteration of {settings.experiment_dir} is"
             f" {newest or 'not there'}."
-            " An iteration is never made twice; leave iterate.previous out to go on from the newest."
+            " Each iteration is made only once. Leave out iterate.previous to continue from the newest."
         )
 
 
 def _work(it: Iteration, instructions: InstructionsFolder) -> Summary:
-    disk.empty(it.folder.path)  # of what a run that was stopped had made of its steps
+    disk.empty(it.folder.path)  # remove what a stopped run had written
     oracle = build_oracle(it.settings, it.questions, it.catalog_dir, it.unfinished)
     with it.timed("receive"):
         received, pool = receive(it, oracle, instructions)

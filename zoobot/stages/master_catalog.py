@@ -1,6 +1,6 @@
-"""stage=master_catalog: the survey's tables become one catalog of galaxies, whose rows can be trusted.
+"""stage=master_catalog: turn the survey's tables into one catalog of galaxies with checked rows.
 
-A row that cannot be used is dropped with its reason; the JSON beside the catalog lists every one.
+A row that cannot be used is dropped; the JSON beside the catalog lists each dropped row with its reason.
 """
 
 from __future__ import annotations
@@ -24,14 +24,12 @@ MAX_VOTES = 1_000_000  # for one answer; more is a mistake, and labels are float
 
 
 def catalog_path(settings: Settings) -> Path:
-    """Where the master catalog lies; its JSON has the same name."""
+    """The path of the master catalog; its JSON has the same name."""
     return settings.survey_dir / f"{settings.survey.name}_master_catalog.csv"
 
 
 def run(settings: Settings) -> Path:
-    """Write the master catalog and its JSON; say so and do nothing when they exist with the same settings and
-    sources.
-    """
+    """Write the master catalog and its JSON, unless they exist with the same settings and sources."""
     path = catalog_path(settings)
     questions = load_questions(settings.survey.questions)
     used = stage_settings(settings, "master_catalog") | {"questions": questions.as_dict()}
@@ -46,7 +44,7 @@ def run(settings: Settings) -> Path:
         return path
     if survey.rows.empty:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in survey.excluded.items())
-        raise InputError(f"{source}: all its rows are left out ({reasons}).")
+        raise InputError(f"{source}: all rows are left out ({reasons}).")
     catalog, dropped, collapsed = clean(survey.rows, questions, str(source))
     _check_dropped(dropped, len(survey.rows), settings, source)
     _warn_of_missing_images(settings, catalog)
@@ -76,12 +74,12 @@ def _check_dropped(dropped: pd.DataFrame, n_rows: int, settings: Settings, sourc
     rows = "; ".join(f"{id_}: {reason}" for id_, reason in zip(first["id_str"], first["reason"], strict=True))
     raise InputError(
         f"{source}: {len(dropped)} of {n_rows} rows cannot be used, more than max_dropped_fraction="
-        f"{settings.max_dropped_fraction}. The first: {rows}. Fix the table, or allow more."
+        f"{settings.max_dropped_fraction}. The first: {rows}. Fix the table, or raise max_dropped_fraction."
     )
 
 
 def clean(table: pd.DataFrame, questions: QuestionTree, where: str) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    """Galaxies whose ids are unique and whose votes are counts.
+    """Keep the galaxies whose ids are unique and whose votes are counts.
 
     Returns the catalog (with ``{question}_total-votes``), the dropped rows (``id_str``, ``reason``), and how many
     exact duplicates were collapsed. A galaxy without any vote keeps empty vote columns.
@@ -109,7 +107,7 @@ def clean(table: pd.DataFrame, questions: QuestionTree, where: str) -> tuple[pd.
     for question in asked:
         counts |= _clean_votes(table, question, unclassified, reason)
     rootless = table[[c for c in questions.root.all_columns if c in table.columns]].isna().all(axis=1) & ~unclassified
-    _note(reason, rootless, f"no votes for {questions.root.name}, though for other questions")
+    _note(reason, rootless, f"no votes for {questions.root.name}, but votes for other questions")
     _warn_of_unknown_answers(table, asked, where)
     catalog = table.assign(id_str=ids, **counts)
     first = [c for c in ("id_str", "file_loc", "ra", "dec", *counts) if c in catalog.columns]
@@ -117,23 +115,21 @@ def clean(table: pd.DataFrame, questions: QuestionTree, where: str) -> tuple[pd.
     dropped = pd.DataFrame({"id_str": ids.fillna(""), "reason": reason})[reason != ""]
     catalog = catalog[reason == ""].reset_index(drop=True)
     if catalog.empty:
-        raise InputError(f"{where}: none of its {before} rows can be used; the first: {dropped['reason'].iloc[0]}.")
+        raise InputError(f"{where}: none of its {before} rows can be used. The first: {dropped['reason'].iloc[0]}.")
     return catalog, dropped, before - len(table)
 
 
 def _clean_votes(
     table: pd.DataFrame, question: Question, unclassified: pd.Series, reason: pd.Series
 ) -> dict[str, pd.Series]:
-    """The vote columns of one question as counts, with their total; rows that are no counts get a ``reason``."""
+    """The vote columns of one question as counts, with their total. Other rows get a ``reason``."""
     columns = [c for c in question.all_columns if c in table.columns]
     raw = table[columns]
     numbers = raw.apply(pd.to_numeric, errors="coerce").astype("float64")
     never_asked = numbers.isna().all(axis=1) & raw.isna().all(axis=1)
     for column in columns:
         _note(reason, numbers[column].isna() & raw[column].notna(), f"{column} is not a number")
-        _note(
-            reason, numbers[column].isna() & ~never_asked, f"{column} is empty, though {question.name} has other votes"
-        )
+        _note(reason, numbers[column].isna() & ~never_asked, f"{column} is empty, but {question.name} has other votes")
         _note(reason, (numbers[column] < 0) | (numbers[column] > MAX_VOTES), f"{column} is not 0 to {MAX_VOTES}")
         _note(reason, numbers[column].notna() & (numbers[column] % 1 != 0), f"{column} is not a whole number")
     counts = numbers.where((numbers >= 0) & (numbers <= MAX_VOTES), 0).round().astype("Int64")
@@ -154,7 +150,7 @@ def _warn_of_unknown_answers(table: pd.DataFrame, asked: list[Question], where: 
         c for c in map(str, table.columns) if c.startswith(questions) and c not in known and not c.startswith(derived)
     ]
     if unknown:
-        log.warning("%s: %s: not answers of the survey's questions, so not counted as votes", where, ", ".join(unknown))
+        log.warning("%s: %s: not answers to the survey's questions, so not counted as votes", where, ", ".join(unknown))
 
 
 def _note(reason: pd.Series, where: pd.Series, text: str) -> None:
@@ -165,8 +161,8 @@ def _warn_of_missing_images(settings: Settings, catalog: pd.DataFrame) -> None:
     missing = [loc for loc in catalog["file_loc"] if not settings.image_path(str(loc)).is_file()]
     if missing:
         log.warning(
-            "%d of %d images are not below %s, for example %s."
-            " The catalog stages go on without them; stage=shards needs them.",
+            "%d of %d images are missing from %s, for example %s."
+            " The catalog stages continue without them; stage=shards needs them.",
             len(missing), len(catalog), settings.source_dir, missing[0],
         )  # fmt: skip
 

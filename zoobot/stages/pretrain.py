@@ -1,4 +1,4 @@
-"""stage=pretrain: an encoder that has learnt from pictures of the pool alone, before the first vote."""
+"""stage=pretrain: train an encoder on the pool's pictures alone, without votes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ log = logging.getLogger("zoobot")
 
 
 def run(settings: Settings) -> Path:
-    """Train and publish the encoder; say so and do nothing when it exists with the same settings.
+    """Train and publish the encoder, unless it exists with the same settings.
 
-    Other shards of the survey are no reason to train it again: it knows no votes, and simulations share it.
+    It is not trained again for other shards of the survey: it uses no votes, so simulations can share it.
     """
     path = settings.encoders_dir / settings.pretrain.name
     used = stage_settings(settings, "pretrain")
@@ -27,7 +27,7 @@ def run(settings: Settings) -> Path:
     folders.require(settings.shard_dir, "shards", settings.verify_inputs)
     config = tfrecords.load_config(settings.shard_dir)
     files, n_galaxies = _pool_files(settings, config)
-    log.info("%s: learning from %d pictures, %d times each", path, n_galaxies, settings.pretrain.epochs)
+    log.info("%s: training on %d pictures, %d times each", path, n_galaxies, settings.pretrain.epochs)
     import keras  # late: a run with nothing to do needs no TensorFlow
 
     from zoobot.models import encoders, pretraining
@@ -47,10 +47,10 @@ def run(settings: Settings) -> Path:
 
 
 def _pool_files(settings: Settings, config: ShardConfig) -> tuple[list[Path], int]:
-    """The pool's first shards, until they hold ``pretrain.max_galaxies``, and how many galaxies they hold."""
+    """The pool's first shards, enough for ``pretrain.max_galaxies``, and the number of galaxies in them."""
     names, total, wanted = config.splits["pool"], config.galaxies["pool"], settings.pretrain.max_galaxies
     if total < 2:
-        raise InputError(f"{settings.shard_dir} has {total} galaxy in its pool: pretraining tells galaxies apart.")
+        raise InputError(f"Pretraining needs at least 2 galaxies in the pool of {settings.shard_dir}; it has {total}.")
     if wanted and wanted < total:
         n_files = math.ceil(wanted / config.shard_size)
         names, total = names[:n_files], min(total, n_files * config.shard_size)

@@ -1,7 +1,7 @@
-"""stage=reduce: raw Zooniverse classifications become vote counts, a row per subject.
+"""stage=reduce: turn raw Zooniverse classifications into vote counts, one row per subject.
 
-A pull brings new classifications every day, so the result of one is written again when there are new ones; that of an
-export or a dump is written once.
+The result of an export or a dump is written once. A pull brings new classifications every day, so its result is written
+again when there are new ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RECORD = "reduction.json"
 
 
 def run(settings: Settings) -> Path:
-    """Write classifications.csv, rejected.csv and, last, reduction.json; say so and do nothing when nothing changed."""
+    """Write classifications.csv, rejected.csv and, last, reduction.json, unless nothing has changed."""
     folder = settings.survey_dir / "classifications"
     files, versions_path = _pull(settings) if settings.reduce.pull else _given_files(settings)
     inputs = {f"classifications/{path.name}": path for path in files} | {"workflow_versions": versions_path}
@@ -50,14 +50,14 @@ def _given_files(settings: Settings) -> tuple[list[Path], Path]:
 def _existing(path: Path) -> Path:
     if not path.is_file():
         raise InputError(
-            f"{path} does not exist: give reduce.export or reduce.api_dump, and reduce.workflow_versions,"
-            " or reduce.pull=true with oracle=panoptes."
+            f"{path} does not exist. Set reduce.export or reduce.api_dump, and reduce.workflow_versions,"
+            " or set reduce.pull=true with oracle=panoptes."
         )
     return path
 
 
 def _pull(settings: Settings) -> tuple[list[Path], Path]:
-    """The files of all classifications so far, after pulling the new ones, and that of the workflow's versions."""
+    """Pull new classifications. Returns the files of all classifications, and the file of workflow versions."""
     from zoobot.oracles import pull
     from zoobot.oracles.panoptes import Zooniverse
 

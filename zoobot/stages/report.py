@@ -1,6 +1,6 @@
-"""stage=report: did active learning help? One HTML page that opens offline, and the same numbers as JSON.
+"""stage=report: one HTML page that shows whether active learning helped, and the same numbers as JSON.
 
-A report is a view, not a record: it changes no experiment, and the next report overwrites it.
+The page opens offline. It changes no experiment, and the next report overwrites it.
 """
 
 from __future__ import annotations

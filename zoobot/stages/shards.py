@@ -1,8 +1,8 @@
-"""stage=shards: galaxies and their pictures become TFRecord shards with a SQLite index.
+"""stage=shards: turn galaxies and their pictures into TFRecord shards with a SQLite index.
 
-train, eval and test come from the labelled galaxies, the pool from the rest. Every later stage reads pixels from the
-shards only. A shard is a durable step: its record (``_Part``) is published when its file is flushed, and a run that was
-stopped goes on after the last one. The index is made of these records at the end.
+train, eval and test come from the labelled galaxies, the pool from the rest. All later stages read pixels only from the
+shards. A shard's record (``_Part``) is published once its file is on disk, so a run that was stopped continues after
+the last finished shard. At the end the index is made from these records.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")
 SPLITS = ("train", "eval", "test", "pool")
-READ_THREADS = 4  # decoding pictures releases Python's lock
+READ_THREADS = 4  # decoding a picture releases Python's lock
 
 
 @dataclass
 class _Part:
-    """A shard and what became of the catalog's next ``taken`` galaxies, of which some may have been dropped. The last
-    part of a split may hold dropped galaxies alone, and no file.
+    """A shard, and what happened to the next ``taken`` galaxies of the catalog: some may be dropped. The last part of a
+    split may have only dropped galaxies and no file.
     """
 
     file: str
@@ -50,25 +50,25 @@ class _Part:
 
 @dataclass
 class _Tally:
-    """How many galaxies were dropped, of how many in all."""
+    """How many galaxies were dropped so far, and how many there are in total."""
 
     total: int
     so_far: int = 0
 
     def check(self, new: list[Dropped], settings: Settings) -> None:
-        """Count another one; refuse as soon as too many pictures turn out bad, not after hours of work."""
+        """Count more dropped galaxies. Raises an error as soon as there are too many, not after hours of work."""
         self.so_far += 1
         if self.so_far > settings.max_dropped_fraction * self.total:
-            disk.remove(folders.unfinished(settings.shard_dir))  # they are fixed, and all begins anew
+            disk.remove(folders.unfinished(settings.shard_dir))  # start again once the pictures are fixed
             first = "; ".join(f"{d.id_str}: {d.reason}" for d in new[:5])
             raise InputError(
                 f"{self.so_far} of {self.total} images cannot be used so far, more than max_dropped_fraction="
-                f"{settings.max_dropped_fraction}. The newest: {first}. Fix them, or allow more."
+                f"{settings.max_dropped_fraction}. The newest: {first}. Fix them, or raise max_dropped_fraction."
             )
 
 
 def run(settings: Settings) -> Path:
-    """Build the shards; say so and do nothing when they exist with the same settings and catalogs."""
+    """Build the shards, unless they exist with the same settings and catalogs."""
     folders.require(settings.catalog_dir, "catalogs", settings.verify_inputs)
     inputs = {"catalogs": settings.catalog_dir}
     used = stage_settings(settings, "shards")
@@ -93,7 +93,7 @@ def run(settings: Settings) -> Path:
             log.warning("dropped %s: %s", entry.id_str, entry.reason)
         listed = {staging / name for names in config.splits.values() for name in names}
         for path in set(staging.rglob("*.tfrecord")) - listed:
-            path.unlink()  # a run that was stopped had begun it, and its pictures are gone since
+            path.unlink()  # left by a stopped run; its pictures are gone now
         folders.write_record(staging / tfrecords.SHARD_CONFIG, config)
         _write_index(staging / config.database, parts)
         check_agreement(staging, {split: list(table["id_str"]) for split, table in splits.items()})
@@ -119,19 +119,19 @@ def _config(settings: Settings, task_name: str, parts: Mapping[str, list[_Part]]
 
 
 def _bytes_needed(splits: Mapping[str, pd.DataFrame], settings: Settings) -> int:
-    """About what the shards take: at most their pixels and a few numbers a galaxy."""
+    """An upper limit for the size of the shards: their pixels, and a few numbers per galaxy."""
     one = settings.shards.image_size_px**2 * settings.shards.channels + 2000
     return one * sum(map(len, splits.values()))
 
 
 def split_galaxies(settings: Settings) -> dict[str, pd.DataFrame]:
-    """The galaxies of each split. The catalogs are shuffled already, so a split is a range of rows."""
+    """The galaxies of each split. The catalogs are already shuffled, so a split is a range of rows."""
     labelled = read_table(settings.catalog("labelled"))
     pool = _read_pool(settings.catalog("unlabelled"))
     n_eval, n_test = settings.shards.eval_size, settings.shards.test_size
     if len(labelled) <= n_eval + n_test:
         raise InputError(
-            f"{settings.catalog('labelled')} has {len(labelled)} galaxies: none is left to train on after"
+            f"{settings.catalog('labelled')} has {len(labelled)} galaxies: none are left to train on after"
             f" shards.eval_size={n_eval} and shards.test_size={n_test}. Make these smaller, or label more galaxies"
             " (catalogs.mock_labelled for a simulation)."
         )
@@ -148,7 +148,7 @@ def _read_pool(path: Path) -> pd.DataFrame:
         return read_table(path)
     except InputError as error:
         raise InputError(
-            f"{path} has no galaxy, so there is no pool to choose from. For a simulation, lower catalogs.mock_labelled."
+            f"{path} has no galaxies, so no pool to choose from. In a simulation, lower catalogs.mock_labelled."
         ) from error
 
 
@@ -159,7 +159,7 @@ def _write_split(
     parts = _finished_parts(kept, split)
     tally.so_far += sum(len(part.dropped) for part in parts)
     if parts:
-        log.info("%s: %d %s shards are there already", settings.shard_dir, len(parts), split)
+        log.info("%s: %d %s shards already exist", settings.shard_dir, len(parts), split)
     left = galaxies.iloc[sum(part.taken for part in parts) :]
     part, records = _Part(_name(split, len(parts))), list[bytes]()
     for row, pixels in track(_read_images(left, settings), f"writing {split} shards", len(left)):
@@ -190,7 +190,7 @@ def _name(split: str, number: int) -> str:
 
 
 def _finished_parts(kept: Path, split: str) -> list[_Part]:
-    """What a run that was stopped had finished of a split."""
+    """The parts of a split that a stopped run had finished."""
     return [folders.parse(folders.read_json(path), _Part, str(path)) for path in sorted(kept.glob(f"{split}_*.json"))]
 
 
@@ -207,7 +207,7 @@ def _finish(part: _Part, records: list[bytes], folder: Path, kept: Path) -> _Par
 
 
 def _write_index(path: Path, parts: Mapping[str, list[_Part]]) -> None:
-    path.unlink(missing_ok=True)  # of a run that was stopped
+    path.unlink(missing_ok=True)  # left by a stopped run
     database.create(path)
     with database.connect(path) as connection:
         for part in (part for found in parts.values() for part in found):
@@ -216,7 +216,7 @@ def _write_index(path: Path, parts: Mapping[str, list[_Part]]) -> None:
 
 
 def _read_images(galaxies: pd.DataFrame, settings: Settings) -> Iterator[tuple[dict[str, Any], Pixels | str]]:
-    """Each galaxy with its pixels, in order, or with the reason why it has none."""
+    """Each galaxy in order, with its pixels, or with the reason why it has none."""
 
     def read(row: dict[str, Any]) -> tuple[dict[str, Any], Pixels | str]:
         try:
@@ -228,17 +228,17 @@ def _read_images(galaxies: pd.DataFrame, settings: Settings) -> Iterator[tuple[d
 
     rows = [dict(zip(galaxies.columns, row, strict=True)) for row in galaxies.itertuples(index=False)]
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        for start in range(0, len(rows), 256):  # a bounded number of pictures in memory
+        for start in range(0, len(rows), 256):  # limits the number of pictures in memory
             yield from pool.map(read, rows[start : start + 256])
 
 
 def _check_images_exist(splits: Mapping[str, pd.DataFrame], settings: Settings) -> None:
-    """Refuse before the work starts, not after hours of it."""
+    """Raise an error about missing images before the work starts, not after hours."""
     locations = [str(loc) for table in splits.values() for loc in table["file_loc"]]
     missing = [loc for loc in locations if not settings.image_path(loc).is_file()]
     if len(missing) > settings.max_dropped_fraction * len(locations):
         raise InputError(
-            f"{len(missing)} of {len(locations)} images are not below {settings.source_dir}, for example {missing[0]}."
+            f"{len(missing)} of {len(locations)} images are missing from {settings.source_dir}, for example {missing[0]}."
             " Set survey.folder to the folder that file_loc is relative to, or download the images."
         )
 
@@ -248,14 +248,14 @@ def _check_unique(splits: Mapping[str, pd.DataFrame], where: Path) -> None:
     repeated = ids[ids.duplicated()]
     if len(repeated):
         raise InputError(
-            f"{where}: galaxy {repeated.iloc[0]} is there more than once, and so are {repeated.nunique() - 1} others."
-            " The catalogs were changed by hand; make them again under another catalogs.name."
+            f"{where}: galaxy {repeated.iloc[0]} appears more than once, and so do {repeated.nunique() - 1} others."
+            " The catalogs were changed by hand. Make them again with another catalogs.name."
         )
 
 
 def check_agreement(folder: Path, expected: Mapping[str, list[str]]) -> None:
-    """Read every shard back: each galaxy is in exactly one, where the database says, and none of the catalog's is
-    lost.
+    """Read every shard back and check that each galaxy of the catalog is in exactly one, the one that the database
+    says.
     """
     config = tfrecords.load_config(folder)
     dropped = {entry.id_str for entry in config.dropped}
@@ -272,4 +272,4 @@ def check_agreement(folder: Path, expected: Mapping[str, list[str]]) -> None:
             if [id_str for file in files for id_str in index[file].values()] != ids:
                 raise AssertionError(f"the database does not say where the {split} galaxies are")
             if database.ids_in_split(connection, split) != set(ids):
-                raise AssertionError(f"the database holds other {split} galaxies than the shards")
+                raise AssertionError(f"the {split} galaxies in the database are not those in the shards")

@@ -1,4 +1,4 @@
-"""stage=simulate: everything from the survey to the last iteration, making only what is missing."""
+"""stage=simulate: run all stages from the survey to the last iteration, and make only what is missing."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ log = logging.getLogger("zoobot")
 
 def run(settings: Settings) -> Path:
     """Bring the experiment to ``simulate.iterations`` iterations and return its folder."""
-    build_task(settings.task, load_questions(settings.survey.questions))  # does it fit? before hours of work
+    build_task(settings.task, load_questions(settings.survey.questions))  # check the task before hours of work
     disk.make_folder(settings.survey_dir)
-    with disk.lock(settings.survey_dir / "stages", wait=True):  # simulations of a sweep may share what these make
+    with disk.lock(settings.survey_dir / "stages", wait=True):  # simulations of a sweep may share these folders
         for stage in (master_catalog, catalogs, shards):
             stage.run(settings)
         if settings.model.weights == settings.pretrain.name:
@@ -33,11 +33,11 @@ def run(settings: Settings) -> Path:
     experiment = ExperimentFolder(settings.experiment_dir)
     done = len(experiment.iterations())
     if done >= settings.simulate.iterations:
-        log.info("%s has %d iterations already: nothing to do", settings.experiment_dir, done)
+        log.info("%s already has %d iterations: nothing to do", settings.experiment_dir, done)
         dashboard.log_iterations(settings, experiment.iterations())
     for number in range(done, settings.simulate.iterations):
         if stopping.reason(experiment.iterations(), settings.stop):
-            iterate.run(settings)  # says why there is no further one
+            iterate.run(settings)  # logs the reason for stopping
             break
         log.info("%s: iteration %d of %d", settings.experiment_name, number + 1, settings.simulate.iterations)
         if settings.model.train == "head":  # builds no network

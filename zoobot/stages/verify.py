@@ -1,4 +1,4 @@
-"""stage=verify: is every file what it was when its folder was published?"""
+"""stage=verify: check that every file is unchanged since its folder was published."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ log = logging.getLogger("zoobot")
 
 
 def run(settings: Settings) -> Path:
-    """Check a folder, or every finished folder below it, and all that they were made from.
+    """Check a folder, or every finished folder inside it, and everything that they were made from.
 
-    Raises ChangedError with every finding if anything differs.
+    Raises ChangedError, with all differences, if anything has changed.
     """
     path = Path(settings.verify.path)
     found = sorted(manifest.parent for manifest in path.rglob(folders.MANIFEST))
@@ -29,5 +29,5 @@ def run(settings: Settings) -> Path:
     problems += [f"{folder}: has no {folders.MANIFEST}" for folder in sorted(lost)]
     if problems:
         raise ChangedError("\n".join(problems))
-    log.info("%s: %d folders verified, from the catalogs on; nothing differs", path, len(chain))
+    log.info("%s: %d folders verified, inputs included; nothing has changed", path, len(chain))
     return path

@@ -22,22 +22,22 @@ def read_truth(path: Path, questions: QuestionTree) -> dict[str, dict[str, float
 
 
 def main(arguments: list[str]) -> None:
-    """Serve for a rehearsal: every line that comes in lets the volunteers classify; an end of input, or q, stops it."""
+    """Serve a rehearsal: each line of input lets the volunteers classify once; q or the end of input stops it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--truth", type=Path, required=True, help="CSV: id_str and the vote fraction of each answer")
     parser.add_argument("--questions", default="demo", help="a question set of configs/questions, or a YAML file")
     parser.add_argument("--port", type=int, default=8099)
-    parser.add_argument("--state", type=Path, help="a file that keeps everything between two starts")
+    parser.add_argument("--state", type=Path, help="a file that keeps everything when the server is restarted")
     parser.add_argument(
-        "--every-s", type=float, default=0, help="volunteers classify every so many seconds by themselves"
+        "--every-s", type=float, default=0, help="seconds after which volunteers classify again by themselves"
     )
     options = parser.parse_args(arguments)
     questions = load_questions(options.questions)
     with PanoptesServer(questions, read_truth(options.truth, questions), options.state, options.port) as server:
         print(
             f"Panoptes stand-in at {server.endpoint}: project 1, workflow 1.",
-            "Its client is called rehearsal, the secret is rehearsal-secret.",
-            "Press return and volunteers classify what is linked; q ends it.", sep="\n", flush=True,
+            "Its client id is rehearsal, its secret is rehearsal-secret.",
+            "Press Return to let volunteers classify the linked subjects, q to stop.", sep="\n", flush=True,
         )  # fmt: skip
         while options.every_s:
             time.sleep(options.every_s)

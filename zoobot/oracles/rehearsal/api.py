@@ -49,13 +49,13 @@ class Answer:
 
 
 class Api:
-    """Answers one request; ``fault`` is the kind of fault that it must build in ("" for none)."""
+    """Answers one request; ``fault`` is the kind of fault to simulate ("" for none)."""
 
     def __init__(self, world: World, endpoint: str, fault: str) -> None:
         self.world, self.endpoint, self.fault = world, endpoint, fault
 
     def answer(self, method: str, path: str, query: Json, headers: Message, body: bytes) -> Answer:
-        """Find who answers, and check what Panoptes checks first: headers and token."""
+        """Find the function that answers, after the checks that Panoptes makes first: headers and token."""
         if path.startswith("/api/"):
             if headers.get("Accept") != ACCEPT:
                 raise Refused(404, "Not Found")
@@ -136,7 +136,7 @@ class Api:
             row for row in self.world.rows if mine and int(row["id"]) > last_id and row["id"] not in self.world.late
         ]
         rows = sorted(rows, key=lambda row: int(row["id"]))[:size]
-        next_id = max((row["id"] for row in rows), default="")  # the largest TEXT, as the real server has it
+        next_id = max((row["id"] for row in rows), default="")  # the largest as text, as on the real server
         if self.fault == "late":
             self.world.late += [row["id"] for row in rows[:-1]]
             rows = rows[-1:]

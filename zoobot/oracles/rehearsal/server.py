@@ -2,9 +2,9 @@
 
     python -m zoobot.oracles.rehearsal --truth data/demo/galaxies/truth.csv --state /tmp/zooniverse.json
 
-It keeps Panoptes' rules as its source has them (zooniverse/panoptes): headers, OAuth both ways, paging by last_id,
-ETags, one bad id fails a whole link, names of subject sets unique in a project. Simulated volunteers classify what is
-linked to the workflow, and ``Fault`` makes it misbehave. api.py holds the answers; this file the
+It follows the rules in the source of Panoptes (zooniverse/panoptes): headers, both ways of OAuth, paging by last_id,
+ETags, unique names of subject sets; one bad id makes it refuse all subjects of a link. Simulated volunteers classify
+what is linked to the workflow, and ``Fault`` makes the server misbehave. api.py holds the answers, this file the
 transport.
 """
 
@@ -31,12 +31,12 @@ Fractions = Mapping[str, Mapping[str, float]]  # id_str -> answer column -> shar
 
 @dataclass
 class Fault:
-    """What goes wrong with the requests whose method and path match: the first ``skip`` pass, the next ``times`` fail.
+    """What goes wrong with requests of this method and path: the first ``skip`` succeed, the next ``times`` fail.
 
-    kind: ``status`` answers with ``status`` and does nothing; ``lost_answer`` does it and then answers with ``status``;
-    ``cut`` ends the connection in the middle of the answer; ``slow`` answers after ``seconds``; ``expired_token``
-    forgets all tokens; ``lost_upload`` says that an image was stored, and drops it; ``repeat`` gives a page's rows
-    twice; ``late`` hides a page's rows until ``World.reveal``.
+    kind: ``status`` answers with ``status`` and does nothing; ``lost_answer`` does the work, then answers with
+    ``status``; ``cut`` closes the connection in the middle of the answer; ``slow`` answers after ``seconds``;
+    ``expired_token`` forgets all tokens; ``lost_upload`` says that an image was stored, but drops it; ``repeat`` gives
+    a page's rows twice; ``late`` hides a page's rows until ``World.reveal``.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class Fault:
     seconds: float = 0.0
 
     def strikes(self, method: str, path: str) -> bool:
-        """Whether this request is one of those that fail; counts it."""
+        """Whether this request fails; counts it."""
         if self.times <= 0 or method != self.method or not re.fullmatch(self.path, path):
             return False
         self.skip -= 1
@@ -65,7 +65,7 @@ class PanoptesServer:
     ) -> None:
         self.world = World(questions, fractions, seed, state)
         self.faults: list[Fault] = []
-        self.struck: list[str] = []  # the faults that came true: a test can see that they did
+        self.struck: list[str] = []  # the faults that happened, for tests to check
         self.requests: list[str] = []  # "METHOD /path?query", in order
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
@@ -81,16 +81,16 @@ class PanoptesServer:
         self._server.server_close()
 
     def classify(self) -> int:
-        """Volunteers classify what is linked; how many classifications they made."""
+        """Let volunteers classify the linked subjects. Returns the number of new classifications."""
         with self._lock:
             return self.world.classify()
 
     def count(self, pattern: str) -> int:
-        """How many requests ("METHOD /path?query") matched."""
+        """How many requests ("METHOD /path?query") match."""
         return sum(bool(re.fullmatch(pattern, request)) for request in self.requests)
 
     def answer(self, method: str, target: str, headers: Message, body: bytes) -> tuple[Answer, str]:
-        """The answer to one request, and the kind of fault that spoils its way back ("" for none)."""
+        """The answer to one request, and the kind of fault that affects sending it ("" for none)."""
         url = urlsplit(target)
         with self._lock:
             self.requests.append(f"{method} {target}")
@@ -100,7 +100,7 @@ class PanoptesServer:
                 self.struck.append(kind)
             if fault and kind == "status":
                 wait = {"Retry-After": fault.retry_after} if fault.retry_after else {}
-                return Answer(fault.status, {"errors": [{"message": "told to fail"}]}, wait), ""
+                return Answer(fault.status, {"errors": [{"message": "a simulated fault"}]}, wait), ""
             if kind == "expired_token":
                 self.world.tokens.clear()
             try:
@@ -110,7 +110,7 @@ class PanoptesServer:
                 answer = Answer(refused.status, {"errors": [{"message": refused.message}]})
             self.world.save()
         if fault and kind == "lost_answer":
-            return Answer(fault.status, {"errors": [{"message": "told to fail after it was done"}]}), ""
+            return Answer(fault.status, {"errors": [{"message": "a simulated fault after the work was done"}]}), ""
         if fault and kind == "slow":
             time.sleep(fault.seconds)
         return answer, kind
@@ -137,7 +137,7 @@ class PanoptesServer:
                         self.close_connection = True
                         self.connection.shutdown(socket.SHUT_RDWR)
                 except OSError:
-                    self.close_connection = True  # whoever asked has gone: a time-out
+                    self.close_connection = True  # the client gave up: a time-out
 
             do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _serve
 

@@ -1,4 +1,4 @@
-"""What the stand-in for Zooniverse knows."""
+"""The state of the stand-in for Zooniverse: its subjects, sets and classifications, and its volunteers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXPORT_HEADER = ["classification_id", "user_name", "user_id", "user_ip", "workfl
 
 
 class World:
-    """Everything there is, kept in a file if ``state`` names one."""
+    """All the state of the server, kept in a file if ``state`` names one."""
 
     def __init__(
         self, questions: QuestionTree, fractions: Mapping[str, Mapping[str, float]], seed: int, state: Path | None
@@ -36,7 +36,7 @@ class World:
         self.subjects: dict[str, Json] = {}
         self.media: dict[str, str] = {}  # key -> base64
         self.rows: list[Json] = []
-        self.late: list[str] = []  # ids of rows that cannot be seen yet
+        self.late: list[str] = []  # ids of rows that are not visible yet
         self.tokens: dict[str, float] = {}
         self.lifetime_s = 7200
         self.last_number = 1000
@@ -45,7 +45,7 @@ class World:
             vars(self).update(json.loads(state.read_text(encoding="utf-8")))
 
     def save(self) -> None:
-        """Write what has to survive a restart."""
+        """Write what must survive a restart."""
         if self.state:
             names = ("workflows", "sets", "subjects", "media", "rows", "late", "last_number", "last_row")
             self.state.write_text(json.dumps({name: getattr(self, name) for name in names}), encoding="utf-8")
@@ -56,22 +56,22 @@ class World:
         return str(self.last_number)
 
     def reveal(self) -> None:
-        """What was late can be seen now."""
+        """Make the late rows visible."""
         self.late = []
 
     def linked(self) -> list[str]:
-        """The subjects that the workflow shows, each once."""
+        """The subjects that the workflow shows, without repeats."""
         sets = self.workflows[WORKFLOW]["subject_sets"]
         return sorted({subject for set_id in sets for subject in self.sets[set_id]["members"]}, key=int)
 
     def has_image(self, subject_id: str) -> bool:
-        """Whether volunteers have something to look at."""
+        """Whether the subject has a picture that volunteers can see."""
         return self.subjects[subject_id]["media"] in self.media
 
     def classify(self) -> int:
-        """Volunteers classify every linked subject: up to half its retirement limit at first, then all of it.
+        """Volunteers classify every linked subject: up to half its retirement limit the first time, then the rest.
 
-        What a galaxy gets depends on seed and galaxy alone, so that two runs with other ids get the same votes.
+        The votes depend only on the seed and the galaxy, so two runs with different ids get the same votes.
         """
         before = len(self.rows)
         seen: dict[str, int] = {}
