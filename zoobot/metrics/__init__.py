@@ -3,23 +3,19 @@
 It uses only numpy and scipy. It does not matter which model predicted the votes.
 """
 
+from zoobot.metrics.evaluation import COVERAGE_WIDTHS, Values, binomial_coverage, evaluate, mixture_pmf
 from zoobot.metrics.predicted_votes import (
-    COVERAGE_WIDTHS,
     LIKELIHOODS,
     SMALLEST_CONCENTRATION,
     SMALLEST_VALUE,
     PredictedQuestion,
     PredictedVotes,
-    Values,
-    binomial_coverage,
     columns,
-    evaluate,
     fractions,
     log_likelihood,
     loss,
     losses,
     mean_over_samples,
-    mixture_pmf,
 )
 
 __all__ = [

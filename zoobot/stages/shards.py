@@ -238,8 +238,8 @@ def _check_images_exist(splits: Mapping[str, pd.DataFrame], settings: Settings) 
     missing = [loc for loc in locations if not settings.image_path(loc).is_file()]
     if len(missing) > settings.max_dropped_fraction * len(locations):
         raise InputError(
-            f"{len(missing)} of {len(locations)} images are missing from {settings.source_dir}, for example {missing[0]}."
-            " Set survey.folder to the folder that file_loc is relative to, or download the images."
+            f"{len(missing)} of {len(locations)} images are missing from {settings.source_dir}, for example"
+            f" {missing[0]}. Set survey.folder to the folder that file_loc is relative to, or download the images."
         )
 
 
