@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,9 @@ import pytest
 from zoobot import folders
 from zoobot.errors import FolderError, SettingsError
 from zoobot.galaxies import database, tfrecords
+from zoobot.galaxies.questions import load_questions
+from zoobot.galaxies.tasks import build_task
+from zoobot.iterations import receive
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards, simulate
 
@@ -102,6 +107,18 @@ def test_a_galaxy_with_too_few_votes_waits_and_its_earlier_votes_count(done: Set
     ids = [int(row["id"]) for part in rows for row in part]
     assert ids == list(range(1, len(ids) + 1))
     assert read(done, 2, "iteration.json")["last_classification_id"] == len(ids)
+
+
+def test_as_many_votes_as_the_limit_are_not_enough_for_a_label(done: Settings) -> None:
+    questions = load_questions("demo")
+    it: Any = SimpleNamespace(questions=questions, task=build_task(done.task, questions))
+    zero = dict.fromkeys(questions.columns, 0)
+    smooth, disk = questions.root.columns[:2]
+    votes = pd.DataFrame([zero | {smooth: 30, disk: 6}, zero | {smooth: 31, disk: 6}], index=["as many", "one more"])
+    labels = receive._with_more_votes(it, votes, 36)
+    assert {id_str: (counts["label"], counts["total_votes"]) for id_str, counts in labels.items()} == {
+        "one more": (31, 37)
+    }
 
 
 def test_labels_in_records_and_database_are_the_volunteers(done: Settings) -> None:
