@@ -196,7 +196,7 @@ def test_nobody_is_retired(custom_survey: Custom) -> None:
     with pytest.raises(InputError) as caught:
         catalogs.run(s)
     assert "0 of 3 have more than survey.retirement_votes=36 votes" in str(caught.value)
-    assert "half of all have 20 or more" in str(caught.value) and not s.catalog_dir.exists()
+    assert "half of all galaxies have 20 or more" in str(caught.value) and not s.catalog_dir.exists()
 
 
 def test_a_task_that_does_not_fit(custom_survey: Custom) -> None:
@@ -213,14 +213,17 @@ def test_none_left_to_hide_is_warned_of(custom_survey: Custom, caplog: pytest.Lo
     s = custom_survey(galaxies([40] * 5), *SMALL)
     master_catalog.run(s)
     catalogs.run(s)
-    assert "catalogs.mock_labelled=5, but only 5 galaxies are labelled: a simulation has none to hide" in caplog.text
+    assert (
+        "catalogs.mock_labelled=5, but only 5 galaxies are labelled: none are left for a simulation to hide"
+        in caplog.text
+    )
 
 
 def test_a_column_of_the_survey_that_the_task_writes_is_reported(
     custom_survey: Custom, caplog: pytest.LogCaptureFixture
 ) -> None:
     make(custom_survey(galaxies([40] * 9, label=["x"] * 9), *SMALL))
-    assert "column label of the survey gives way to the task's" in caplog.text
+    assert "the task's column label replaces the survey's" in caplog.text
 
 
 def test_quick_takes_a_few_galaxies_of_a_large_survey(custom_survey: Custom, caplog: pytest.LogCaptureFixture) -> None:

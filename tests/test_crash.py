@@ -125,7 +125,7 @@ def clean(folder: Path) -> Path:
 # --------------------------------------------------------------- all of a stage
 
 
-@pytest.mark.parametrize(("scenario", "every"), [("iterate", 40), ("shards", 30)])
+@pytest.mark.parametrize(("scenario", "every"), [("iterate", 80), ("shards", 60)])
 def test_each_operation_of_a_stage_fails_in_each_way(scenario: str, every: int) -> None:
     size = ["--every", "1", "--jobs", "2"] if ALL else ["--every", str(every), "--jobs", "1"]
     done = subprocess.run(

@@ -115,8 +115,9 @@ def test_commands_in_the_guides_run(folder: Path) -> None:
             assert set(words[1:]) <= targets, command
         elif words[:2] == ["python", "run.py"]:
             more = [] if {"--help", "--cfg"} & set(words) else [*QUICK, f"data_dir={folder / 'data'}"]
-            if more and not any(word.startswith(("model=", "experiment=", "stage=pretrain")) for word in words):
-                more.append("model=pixels")  # the command is what is tested, not the default network
+            if more and not any(word.startswith(("experiment=", "stage=pretrain")) for word in words):
+                words = [word for word in words if word != "model=pretrained"]
+                more.append("model=pixels")  # the command is what is tested, not a network
             done = subprocess.run([sys.executable, *words[1:], *more], cwd=ROOT, capture_output=True, text=True)
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
             ran += 1

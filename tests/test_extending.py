@@ -71,7 +71,7 @@ def test_an_extension_that_changed_or_is_missing_is_refused(tmp_path: Path) -> N
     mine.write_text(mine.read_text() + "# another\n")
     for extensions, said in (
         (f"[{mine}]", "extensions:"),
-        (f"[{tmp_path}/none.py]", "there is no file"),
+        (f"[{tmp_path}/none.py]", "does not exist"),
         ("[]", "choose one of"),
     ):
         done = subprocess.run([*run, f"extensions={extensions}"], cwd=ROOT, capture_output=True, text=True)

@@ -198,7 +198,7 @@ def test_a_changed_setting_is_refused_with_its_key(done: Settings) -> None:
 
 
 def test_an_iteration_is_never_made_twice(done: Settings) -> None:
-    with pytest.raises(FolderError, match="never made twice"):
+    with pytest.raises(FolderError, match="Each iteration is made only once"):
         iterate.run(replace(done, iterate=replace(done.iterate, previous="iteration_0")))
 
 

@@ -327,12 +327,12 @@ def test_the_driver_of_a_simulation_builds_no_network_and_does_not_grow(
     """A short version of benchmarks/memory.py, which runs a hundred iterations."""
     settings = beside(
         frozen, compose, "long", *QUICK, "acquisition=random", "iterate.subjects_per_iteration=1",
-        "iterate.shards_per_iteration=1", "simulate.iterations=3", "model.max_epochs=1",
+        "iterate.shards_per_iteration=1", "simulate.iterations=2", "model.max_epochs=1",
     )  # fmt: skip
     monkeypatch.setattr(mc_dropout, "build", lambda *_: pytest.fail("a network was built in the driver"))
     before = _resident_mb()
     simulate.run(settings)
-    assert len(folders.list_numbered(settings.experiment_dir, "iteration")) == 3
+    assert len(folders.list_numbered(settings.experiment_dir, "iteration")) == 2
     assert _resident_mb() - before < 50
 
 
