@@ -25,7 +25,7 @@ test: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20
 
 bench: setup
 	for name in $(BENCHMARKS); do .venv/bin/python -m benchmarks.$$name || exit 1; done

@@ -20,6 +20,7 @@ def test_the_rehearsal_runs(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     script = script.replace("8099", port).replace("DATA=data/rehearsal", f"DATA={tmp_path}/rehearsal")
+    script = script.replace("--every-s 2", "--every-s 0.5").replace("sleep 6", "sleep 2").replace("sleep 5", "sleep 3")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     ran = subprocess.run(
         ["bash", "-euc", f"trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}"],
