@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import rankdata
 
 from zoobot.galaxies import database
 from zoobot.galaxies.surveys import read_table
@@ -61,4 +60,4 @@ def _correlation(task: Task, hidden: pd.DataFrame, folder: IterationFolder) -> f
     expected_N_A = (samples_N_K_A / samples_N_K_A.sum(axis=2, keepdims=True)).mean(axis=1)
     counts_N_A = counts_N_A[asked_N]
     error_N = np.abs(expected_N_A - counts_N_A / counts_N_A.sum(axis=1, keepdims=True)).sum(axis=1) / 2
-    return float(np.corrcoef(rankdata(scores_N[asked_N]), rankdata(error_N))[0, 1])
+    return float(np.corrcoef(pd.Series(scores_N[asked_N]).rank(), pd.Series(error_N).rank())[0, 1])
