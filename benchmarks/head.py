@@ -62,10 +62,10 @@ def main() -> None:
         with busy(n):
             pairs = [(seconds(True), seconds(False)) for _ in range(REPETITIONS)]
         one, every = (sorted(values) for values in zip(*pairs, strict=True))
-        print(
-            f"beside {n} busy processes: one thread {np.median(one):.2f} s ({one[0]:.2f} to {one[-1]:.2f}), all threads"
-            f" {np.median(every):.2f} s ({every[0]:.2f} to {every[-1]:.2f}), ratio {np.median(every) / np.median(one):.1f}"
-        )
+        ratio = np.median(every) / np.median(one)
+        print(f"beside {n} busy processes: {ratio:.1f} x faster with one thread")
+        for name, values in (("one thread", one), ("all threads", every)):
+            print(f"  {name}: {np.median(values):.2f} s ({values[0]:.2f} to {values[-1]:.2f})")
 
 
 if __name__ == "__main__":
