@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from zoobot import folders
+from zoobot import folders, stages
+from zoobot.errors import SettingsError
+from zoobot.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -76,3 +78,25 @@ def test_an_extension_that_changed_or_is_missing_is_refused(tmp_path: Path) -> N
     ):
         done = subprocess.run([*run, f"extensions={extensions}"], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 2 and said in done.stdout + done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("broken.py", "import nothing_of_that_name\n", "broken.py cannot be run: ModuleNotFoundError"),
+        ("broken.py", "def (\n", "broken.py cannot be run: SyntaxError"),
+        ("notes.txt", "", "notes.txt is not a Python file"),
+    ],
+)
+def test_a_file_that_cannot_be_run_is_refused_in_one_line(tmp_path: Path, name: str, content: str, said: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        stages.load_extensions(Settings(extensions=[str(tmp_path / name)]))
+
+
+def test_two_files_of_one_name_are_both_loaded(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(f"import sys\nsys.modules['loaded_{folder}'] = sys\n")
+    stages.load_extensions(Settings(extensions=[str(tmp_path / folder / "mine.py") for folder in ("a", "b")]))
+    assert sys.modules.pop("loaded_a") and sys.modules.pop("loaded_b")

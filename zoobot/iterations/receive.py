@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from typing import ClassVar
 
 import pandas as pd
 
@@ -27,7 +26,6 @@ _COUNTS = "counts.json"
 class Counts:
     """How much came in."""
 
-    FORMAT: ClassVar = ("format_version", 1)
     labels_received: int
     control_labels_received: int
     classifications_received: int
@@ -52,11 +50,11 @@ def receive(it: Iteration, oracle: Oracle, instructions: InstructionsFolder) -> 
                 else instructions.read().last_classification_id
             )
             counts = _receive(replace(it, folder=IterationFolder(staging)), oracle, pool, last_id)
-            folders.write_record(staging / _COUNTS, counts)
+            folders.write_json(staging / _COUNTS, asdict(counts))
     shutil.copytree(kept, it.folder.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(_COUNTS))
     with database.connect(it.folder.database) as connection:
         pool = pool.with_labels(database.labelled_ids(connection, "pool"), database.control_ids(connection))
-    return folders.read_record(kept / _COUNTS, Counts), pool
+    return folders.parse(folders.read_json(kept / _COUNTS), Counts, str(kept / _COUNTS)), pool
 
 
 def _receive(it: Iteration, oracle: Oracle, pool: Pool, last_id: int) -> Counts:

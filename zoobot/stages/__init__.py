@@ -49,18 +49,26 @@ def check(settings: Settings) -> Settings:
 
 
 def load_extensions(settings: Settings) -> None:
-    """Run each file of ``extensions`` once in this process. It adds its entries to the program's dictionaries."""
+    """Run each file of ``extensions`` once in this process. It adds its parts to the program's dictionaries.
+
+    Raises SettingsError if a file does not exist or cannot be run.
+    """
     for name in settings.extensions:
         path = Path(name).resolve()
-        module = f"zoobot_extension_{path.stem}"
+        module = f"zoobot_extension:{path}"
         if module in sys.modules:
             continue
         if not path.is_file():
             raise SettingsError(f"extensions: {path} does not exist.")
         spec = importlib.util.spec_from_file_location(module, path)
-        assert spec and spec.loader
+        if not (spec and spec.loader):
+            raise SettingsError(f"extensions: {path} is not a Python file; its name must end in .py.")
         sys.modules[module] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[module])
+        try:
+            spec.loader.exec_module(sys.modules[module])
+        except Exception as error:  # the file is the user's: it can raise anything
+            del sys.modules[module]
+            raise SettingsError(f"extensions: {path} cannot be run: {type(error).__name__}: {error}") from error
 
 
 def run(settings: Settings) -> Path:
