@@ -135,6 +135,12 @@ def test_links_and_names_of_files_exist() -> None:
             assert (ROOT / name).exists(), f"{guide.name}: {name}"
 
 
+def test_tests_that_a_guide_names_exist() -> None:
+    for guide in GUIDES:
+        for file, name in re.findall(r"`?(test_\w+\.py)::(test_\w+)", guide.read_text(encoding="utf-8")):
+            assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{guide.name}: {name}"
+
+
 def test_every_stage_is_in_the_readme() -> None:
     table = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [stage for stage in stages.STAGES if f"| `{stage}` |" not in table] == []

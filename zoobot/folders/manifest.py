@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from zoobot.errors import InputError
-from zoobot.folders.files import read_json
+from zoobot.folders.files import read_json, to_text
 from zoobot.folders.provenance import Provenance, provenance
 
 MANIFEST = "manifest.json"
@@ -95,9 +95,10 @@ def _sha256(content: Mapping[str, object]) -> str:
 
 
 def _is_sealed(path: Path) -> bool:
-    """Whether every value in the manifest is still the one that was written."""
+    """Whether every byte of the manifest is what it was when it was written; the seal covers all values but itself."""
     content = read_json(path / MANIFEST)
-    return bool(content.pop("seal") == _sha256(content))
+    same_text = (path / MANIFEST).read_bytes() == to_text(content).encode()  # white space, too
+    return bool(content.pop("seal") == _sha256(content)) and same_text
 
 
 def compare(path: Path, manifest: Manifest, *, digests: bool) -> list[str]:
