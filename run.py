@@ -34,7 +34,7 @@ Groups and their options:
 A first simulation:    python run.py stage=simulate quick=true
 A sweep and a report:  python run.py experiment=demo_sweep && python run.py stage=report
 All settings:          python run.py --cfg job stage=simulate
-Every key is explained in zoobot/settings/schema.py; the guide is README.md."""
+docs/settings.md explains every key. README.md is the guide."""
 
 
 class Stopped(Exception):

@@ -23,7 +23,9 @@ def read_truth(path: Path, questions: QuestionTree) -> dict[str, dict[str, float
 
 def main(arguments: list[str]) -> None:
     """Serve a rehearsal: each line of input lets the volunteers classify once; q or the end of input stops it."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m zoobot.oracles.rehearsal", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--truth", type=Path, required=True, help="CSV: id_str and the vote fraction of each answer")
     parser.add_argument("--questions", default="demo", help="a question set of configs/questions, or a YAML file")
     parser.add_argument("--port", type=int, default=8099)
