@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -89,7 +90,8 @@ def world(aws_server: World, monkeypatch: pytest.MonkeyPatch) -> World:
 
     for name, value in {**aws.CREDENTIALS, "AWS_ENDPOINT_URL": aws_server.endpoint}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+    no_sleep = SimpleNamespace(sleep=lambda _: None)  # for botocore alone: its `time` is everybody's
+    monkeypatch.setattr("botocore.endpoint.time", no_sleep)
     aws_server.reset()
     return aws_server
 
