@@ -30,7 +30,7 @@ from zoobot.stages import catalogs, instructions, iterate, master_catalog, shard
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = "CRASH_ALL" in os.environ  # make test-crash
-STOPPED = "not as it was written|not valid JSON|format version|has no|made with other settings|no longer holds"
+STOPPED = "not as it was written|not valid JSON|format version|has no|made with other settings|no longer holds|damaged"
 Compose = Callable[..., Settings]
 
 
