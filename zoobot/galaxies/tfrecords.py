@@ -162,11 +162,11 @@ def _from_example(record: bytes) -> tuple[dict[str, bytes], dict[str, int]]:
     """The first value of each list: texts and numbers."""
     texts: dict[str, bytes] = {}
     numbers: dict[str, int] = {}
-    (features,) = _fields(record).values()
-    for entry in _every_field(features):
-        parts = _fields(entry)
-        ((kind, content),) = _fields(parts[2]).items()
-        first = next(_every_field(content))
+    ((_, features),) = _fields(record)
+    for _, entry in _fields(features):
+        parts = dict(_fields(entry))
+        ((kind, content),) = _fields(parts[2])
+        _, first = next(_fields(content))
         if kind == _BYTES_LIST:
             texts[parts[1].decode()] = first
         else:
@@ -178,23 +178,13 @@ def _field(number: int, content: bytes) -> bytes:
     return _to_varint(number << 3 | _BYTES) + _to_varint(len(content)) + content
 
 
-def _fields(message: bytes) -> dict[int, bytes]:
-    """The last content of each field of a message."""
-    found, at = {}, 0
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Number and content of each field of a message."""
+    at = 0
     while at < len(message):
         tag, at = _from_varint(message, at)
         length, at = _from_varint(message, at)
-        found[tag >> 3] = message[at : at + length]
-        at += length
-    return found
-
-
-def _every_field(message: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(message):
-        _, at = _from_varint(message, at)
-        length, at = _from_varint(message, at)
-        yield message[at : at + length]
+        yield tag >> 3, message[at : at + length]
         at += length
 
 

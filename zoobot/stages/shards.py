@@ -31,7 +31,6 @@ from zoobot.galaxies.tfrecords import Dropped, ShardConfig
 from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")
-SPLITS = ("train", "eval", "test", "pool")
 READ_THREADS = 4  # decoding a picture releases Python's lock
 
 
