@@ -1,6 +1,6 @@
 """The rules at the top of zoobot's reduction once more, in plain Python, to compare the reduction with.
 
-Written from those eight rules alone. It imports nothing of zoobot and shares no code with it, so that a rule which
+Written from those nine rules alone. It imports nothing of zoobot and shares no code with it, so that a rule which
 one of the two gets wrong shows as a difference. Clear beats fast. Questions are plain values, as
 ``QuestionTree.as_dict`` gives them.
 """
@@ -20,8 +20,12 @@ from sys import intern
 from typing import Any
 
 SIZE = re.compile(r"\s*=\d*x\d*")  # of an image: " =60x"
+SIZE_AT_THE_END = re.compile(r"\s+=\d*x\d*\s*(?=\))")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # which no file can hold
 FILE_ENDING = re.compile(r"\S*\.\w{3,4}")  # "-small.png"
+NOBODY = set(
+    "NA N/A #N/A #NA <NA> nan -nan null none nil NaT undefined \\N 1.#QNAN -1.#QNAN 1.#IND -1.#IND".casefold().split()
+) | {"", "#n/a n/a"}
 
 
 @dataclass(slots=True)
@@ -44,13 +48,15 @@ class Classification:
     version: tuple[str, str]
     answers: list[tuple[str, Any]]
     problem: str
+    left_out: str
 
 
 @dataclass
 class Counted:
     """The result: votes by subject and column (zeros left out), (id, subject, task, why), and what became of answers.
 
-    ``tally`` has vote, rejected, duplicate, repeat, session repeat, no answer, no question and not single.
+    ``tally`` has vote, rejected, duplicate, repeat, session repeat, before launch, gold standard, no answer, no
+    question and not single.
     """
 
     votes: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -86,9 +92,14 @@ def count(
         if c.problem:
             reject(counted, c, [(task, c.problem) for task, _ in c.answers] or [("", c.problem)])
 
-    # Rules 3 to 8, in the order of the ids.
+    # Rule 3.
+    for c in newest.values():
+        if c.left_out:
+            counted.tally[c.left_out] += max(1, len(c.answers))
+
+    # Rules 4 to 9, in the order of the ids.
     turns: set[tuple[str, str, str]] = set()
-    for c in sorted((c for c in newest.values() if not c.problem), key=lambda c: c.id):
+    for c in sorted((c for c in newest.values() if not c.problem and not c.left_out), key=lambda c: c.id):
         if c.user:
             turn = ("repeat", c.user, c.subject)
         elif c.session and anonymous_repeats == "first_per_session":
@@ -111,7 +122,7 @@ def count_answers(
     columns_of_task: dict[str, dict[str, str]],
     labels_of_task: dict[str, list[str] | None],
 ) -> None:
-    """Rules 5 to 8 for one classification."""
+    """Rules 6 to 9 for one classification."""
     chosen: dict[str, str] = {}  # question -> vote column
     rejected: list[tuple[str, str]] = []
     question_of_task = {question["task"]: name for name, question in questions.items()}
@@ -145,7 +156,7 @@ def count_answers(
 def worth(
     task: str, value: Any, columns_of_task: dict[str, dict[str, str]], labels_of_task: dict[str, list[str] | None]
 ) -> tuple[str, str]:
-    """Rules 5 and 6: "vote" and its column, or what becomes of the answer instead."""
+    """Rules 6 and 7: "vote" and its column, or what becomes of the answer instead."""
     if not task:
         return "no task", ""
     if task not in columns_of_task:
@@ -178,39 +189,68 @@ def understood(row: object, labels_shown: dict[tuple[str, str], Any]) -> Classif
     fields = row.fields if isinstance(row, Broken) else row
     subjects, user, annotations = (inside(fields, *path) for path in (
         ("links", "subjects"), ("links", "user"), ("annotations",)))  # fmt: skip
-    subjects = [text(subject) for subject in subjects] if isinstance(subjects, list) else []
-    id_, version = text(inside(fields, "id")), inside(fields, "metadata", "workflow_version")
-    workflow, number = text(inside(fields, "links", "workflow")), text(version) if isinstance(version, str) else ""
-    known = next((key for key in ((workflow, number), ("", number)) if key in labels_shown), None)
-    has_id = id_.isascii() and id_.isdigit() and len(id_) <= 18
+    subjects = subjects if isinstance(subjects, list) else []
+    id_, version = inside(fields, "id"), inside(fields, "metadata", "workflow_version")
+    workflow, number = inside(fields, "links", "workflow"), text(version) if isinstance(version, str) else ""
+    known = next((key for key in ((plain_id(workflow), number), ("", number)) if key in labels_shown), None)
     problem = ""
     if not isinstance(row, dict):
         problem = "unreadable"
-    elif not has_id:
+    elif not plain_id(id_):
         problem = "no id"
-    elif len(subjects) != 1 or not subjects[0]:
+    elif len(subjects) != 1 or not plain_id(subjects[0]):
         problem = "not one subject"
-    elif user not in (None, "") and not text(user):
+    elif not plain_id(user) and not is_nobody(user):
         problem = "no such user"
-    elif not (annotations is None or isinstance(annotations, list)):
+    left_out = ""
+    if not problem and says(inside(fields, "metadata", "live_project"), "false f no 0"):
+        left_out = "before launch"
+    elif not problem and says(inside(fields, "gold_standard"), "true t yes 1"):
+        left_out = "gold standard"
+    elif not problem and not (annotations is None or isinstance(annotations, list)):
         problem = "no list of answers"
-    elif known is None:
+    elif not problem and (known is None or not (plain_id(workflow) or workflow in (None, ""))):
         problem = "unknown version"
     return Classification(
-        id=int(id_) if has_id and not isinstance(row, Broken) else -1,
-        shown_id=id_,
-        subject=";".join(subjects),
-        user=text(user),
+        id=int(plain_id(id_)) if plain_id(id_) and not isinstance(row, Broken) else -1,
+        shown_id=plain_id(id_) or text(id_),
+        subject=";".join(plain_id(subject) or text(subject) for subject in subjects),
+        user=plain_id(user),
         session=text(inside(fields, "metadata", "session")),
         updated_at=text(inside(fields, "updated_at")),
         version=known or ("", ""),
         answers=list(single_answers(annotations)),
         problem=problem,
+        left_out=left_out,
     )
 
 
+def plain_id(value: object) -> str:
+    """A whole number above 0 of at most 18 digits, written as 11, "11", "011" or 11.0; "" if it is none."""
+    if isinstance(value, float):
+        value = int(value) if value.is_integer() and value <= 2**53 else None
+    if type(value) is int:
+        return str(value) if 0 < value < 10**18 else ""
+    found = re.fullmatch("([0-9]+)([.]0*)?", value.strip(), re.ASCII) if isinstance(value, str) else None
+    digits = found[1].lstrip("0") if found else ""
+    return digits if len(digits) <= 18 else ""
+
+
+def is_nobody(value: object) -> bool:
+    """How files say that a volunteer was not logged in."""
+    if isinstance(value, str):
+        word = value.strip().casefold()
+        return word in NOBODY or word.startswith("not-logged-in") or bool(re.fullmatch("0+([.]0*)?", word))
+    return value is None or (type(value) in (int, float) and (value == 0 or value != value))
+
+
+def says(value: object, words: str) -> bool:
+    """Whether a value is one of these words."""
+    return type(value) in (bool, int, str) and str(value).strip().lower() in words.split()
+
+
 def single_answers(annotations: object) -> Iterator[tuple[str, Any]]:
-    """Rule 4: task and value of each answer, those inside combo tasks too. A combo's value is a list with tasks."""
+    """Rule 5: task and value of each answer, those inside combo tasks too. A combo's value is a list with tasks."""
     waiting = list(annotations) if isinstance(annotations, list) else []
     while waiting:
         answer = waiting.pop(0)
@@ -232,7 +272,7 @@ def labels_by_version(workflow_versions: Iterable[Any]) -> dict[tuple[str, str],
     """For each workflow ("" if none is named) and version: task -> the labels shown, None for other kinds of task."""
     shown: dict[tuple[str, str], dict[str, list[str] | None]] = {}
     for record in workflow_versions:
-        version = text(inside(record, "links", "workflow")), f"{record['major_number']}.{record['minor_number']}"
+        version = plain_id(inside(record, "links", "workflow")), f"{record['major_number']}.{record['minor_number']}"
         tasks: dict[str, list[str] | None] = {}
         for task, body in record["tasks"].items():
             tasks[task] = None
@@ -246,14 +286,15 @@ def labels_by_version(workflow_versions: Iterable[Any]) -> dict[tuple[str, str],
 @cache
 def plain_label(label: str) -> str:
     """A label without image markdown, case and spacing: ``![alt](address =60x) A  Disk`` is ``a disk``."""
-    kept = ""
+    kept, whole = "", label
     while "![" in label:
         before, _, after = label.partition("![")
         alt, has_address, _ = after.partition("](")
         end = end_of_address(after, len(alt) + 2) if has_address and "\n" not in alt else 0
         kept += before + (" " if end else "![")
         label = after[end:]
-    return " ".join((kept + label).casefold().split())
+    words = (kept + label).casefold().split()
+    return " ".join(words or SIZE_AT_THE_END.sub("", whole).casefold().split())
 
 
 def end_of_address(label: str, start: int) -> int:
@@ -282,33 +323,54 @@ def read(path: Path) -> Iterator[object]:
             yield from rows_of_export(file)
     else:
         with opened(path, "rb") as file:
-            yield from (row_of_line(line) for line in file if line.strip())
+            yield from (row for line in file if line.strip() for row in rows_of_line(line))
 
 
-def row_of_line(line: bytes) -> object:
-    """One line of a dump."""
+def rows_of_line(line: bytes) -> list[object]:
+    """The rows in one line of a dump: mostly one; or several, an array of them, or a page of the API."""
+    rows: list[object] = []
     try:
-        return parsed(line.decode("utf-8-sig"))
+        rest = line.decode("utf-8-sig").strip()
+        try:
+            return rows_in(parsed(rest))
+        except ValueError:
+            while rest := rest.lstrip(" \t\r\n,[]"):
+                value, end = json.JSONDecoder(object_pairs_hook=first_of_each).raw_decode(rest)
+                rows, rest = rows + rows_in(value), rest[end:]
     except (ValueError, RecursionError):
-        return Broken({})
+        return [Broken({})]
+    return rows
+
+
+def rows_in(value: object) -> list[object]:
+    """The rows in a value of a dump."""
+    if isinstance(value, dict) and isinstance(value.get("classifications"), list):
+        return [row for each in value["classifications"] for row in rows_in(each)]
+    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+        return [row for each in value for row in rows_in(each)]
+    return [value if isinstance(value, dict) else Broken({})]
 
 
 def rows_of_export(file: Iterable[str]) -> Iterator[object]:
     """An export in the shape of the API. Its answers are labels, its empty cells are absent values."""
     csv.field_size_limit(10**9)
-    lines = csv.reader(file)
+    texts = list(file)
+    lines = csv.reader(texts)
     header = next(lines)
     for line in filter(None, lines):
-        cells = dict.fromkeys(header, "") | dict(zip(header, line, strict=False))
+        cells = dict.fromkeys([*header, "gold_standard"], "") | dict(zip(header, line, strict=False))
         values: dict[str, Any] = {}
+        ends = texts[lines.line_num - 1].endswith(("\n", "\r"))
+        broken = len(line) != len(header) or not ends
         for column in ("metadata", "annotations"):
             try:
                 values[column] = parsed(cells[column]) if cells[column] else None
             except (ValueError, RecursionError):
-                values["broken"] = True
+                broken = True
         row = {
             "id": cells["classification_id"],
             "annotations": values.get("annotations"),
+            "gold_standard": cells["gold_standard"],
             "links": {
                 "workflow": cells["workflow_id"],
                 "user": cells["user_id"],
@@ -316,19 +378,34 @@ def rows_of_export(file: Iterable[str]) -> Iterator[object]:
             },
             "metadata": {
                 "session": inside(values, "metadata", "session"),
+                "live_project": inside(values, "metadata", "live_project"),
                 "workflow_version": cells["workflow_version"],
             },
         }
-        yield Broken(row) if "broken" in values else row
+        yield Broken(row) if broken else row
+
+
+def first_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a key that stands twice in an object, the first counts."""
+    return dict(reversed(pairs))
 
 
 def parsed(json_text: str) -> Any:
-    """A JSON value. Of a key that stands twice in an object, the first counts."""
+    """A JSON value, in which a comma may stand before a closing bracket, and nan and inf for a number."""
+    try:
+        return json.loads(json_text, object_pairs_hook=first_of_each)
+    except ValueError:
+        return json.loads(strict_json(json_text), object_pairs_hook=first_of_each)
 
-    def first_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        return dict(reversed(pairs))
 
-    return json.loads(json_text, object_pairs_hook=first_of_each)
+def strict_json(json_text: str) -> str:
+    """The same without what only some readers of JSON accept. Texts in quotes are left as they are."""
+    parts = re.split(r'("(?:[^"\\]|\\.)*")', json_text, flags=re.DOTALL)
+    for i in range(0, len(parts), 2):
+        following = re.sub(r",(\s*[\]}])", r"\1", parts[i])
+        following = re.sub(r"\bnan\b", "NaN", following, flags=re.IGNORECASE)
+        parts[i] = re.sub(r"\binf(inity)?\b", "Infinity", following, flags=re.IGNORECASE)
+    return "".join(parts)
 
 
 def inside(value: Any, *keys: str) -> Any:

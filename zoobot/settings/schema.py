@@ -191,15 +191,25 @@ class TrackingSettings:
 
 @dataclass(frozen=True)
 class ReduceSettings:
-    """Where raw classifications come from: give one of the first three."""
+    """Where raw classifications come from: give one of the first four. And which of them count."""
 
     pull: bool = False  # get the new classifications of the project in oracle=panoptes
-    export: str = ""  # path of a Zooniverse classification export, CSV
-    api_dump: str = ""  # path of rows of the Zooniverse API, JSON lines
-    workflow_versions: str = ""  # path of the workflow's versions, JSON
+    export: Any = ""  # path of a Zooniverse classification export, CSV; or several: [monday.csv,tuesday.csv]
+    api_dump: Any = ""  # path of rows of the Zooniverse API, JSON; or several
+    caesar: str = ""  # path of Caesar's reductions, CSV: votes that Caesar has counted already
+    workflow_versions: str = ""  # path of the workflow's versions: JSON of the API, or the project builder's CSV
     subjects: str = ""  # path of a subject export, CSV: says which galaxy (iauname, id_str) a subject shows
     anonymous_repeats: str = "all"  # volunteers not logged in: count all their classifications, or first_per_session
+    before_launch: bool = False  # count classifications that were made as a test, before the project was live
+    gold_standard: bool = False  # count gold-standard classifications, which experts make as examples
+    allow_no_votes: bool = False  # publish a result without a single vote, instead of an error
     max_age_days: float = 7.0  # stage=master_catalog warns if classifications.csv is older
+
+    @property
+    def files(self) -> list[str]:
+        """The files of classifications: one or several."""
+        given = self.export or self.api_dump
+        return [str(path) for path in given] if isinstance(given, list) else [str(given)]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def run(settings: Settings) -> Path:
     """Write classifications.csv, rejected.csv and, last, reduction.json, unless nothing has changed."""
     folder = settings.survey_dir / "classifications"
     files, versions_path = _pull(settings) if settings.reduce.pull else _given_files(settings)
-    inputs = {f"classifications/{path.name}": path for path in files} | {"workflow_versions": versions_path}
+    inputs = _named(files) | {"workflow_versions": versions_path}
     if settings.reduce.subjects:
         inputs["subjects"] = _existing(Path(settings.reduce.subjects))
     questions = load_questions(settings.survey.questions)
@@ -44,7 +44,7 @@ def run(settings: Settings) -> Path:
 
 def _given_files(settings: Settings) -> tuple[list[Path], Path]:
     reduce = settings.reduce
-    return [_existing(Path(reduce.export or reduce.api_dump))], _existing(Path(reduce.workflow_versions))
+    return [_existing(Path(path)) for path in reduce.files], _existing(Path(reduce.workflow_versions))
 
 
 def _existing(path: Path) -> Path:
@@ -54,6 +54,15 @@ def _existing(path: Path) -> Path:
             " or set reduce.pull=true with oracle=panoptes."
         )
     return path
+
+
+def _named(files: Sequence[Path]) -> dict[str, Path]:
+    """The files by name; those of one name in several folders are numbered."""
+    named: dict[str, Path] = {}
+    for path in files:
+        name = f"classifications/{path.name}"
+        named[name if name not in named else f"{name} ({len(named)})"] = path
+    return named
 
 
 def _pull(settings: Settings) -> tuple[list[Path], Path]:
@@ -82,8 +91,12 @@ def _reduce(
     questions: QuestionTree,
     made_of: MadeOf,
 ) -> None:
-    versions, repeats = classifications.read_workflow_versions(versions_path), settings.reduce.anonymous_repeats
-    reduction = votes.reduce_all(files, questions, versions, anonymous_repeats=repeats)
+    versions, counted = classifications.read_workflow_versions(versions_path), settings.reduce
+    reduction = votes.reduce_all(
+        files, questions, versions, anonymous_repeats=counted.anonymous_repeats, before_launch=counted.before_launch,
+        gold_standard=counted.gold_standard,
+    )  # fmt: skip
+    _refuse_total_loss(settings, files, reduction)
     table = reduction.votes.reset_index()
     if settings.reduce.subjects:
         names = read_subjects(Path(settings.reduce.subjects))
@@ -95,4 +108,16 @@ def _reduce(
     found = {"subjects": len(table), "answers_read": reduction.answers_read, "tally": reduction.tally}
     published.publish(folder / RECORD, contents, made_of, found)
     counts = ", ".join(f"{count} {what}" for what, count in sorted(reduction.tally.items()))
+    for reason, n in list(reduction.rejected["reason"].value_counts().items())[:3]:
+        log.warning("%d answers rejected: %s (rejected.csv lists them all)", n, reason)
     log.info("%s: %d subjects, %d answers read (%s)", folder, len(table), reduction.answers_read, counts)
+
+
+def _refuse_total_loss(settings: Settings, files: Sequence[Path], reduction: votes.Reduction) -> None:
+    why = reduction.why_no_vote()
+    if why and not settings.reduce.allow_no_votes:
+        raise InputError(
+            f"{', '.join(map(str, files[:3]))}: {why}. Nothing was written. Check that these are classifications of"
+            " this project, that reduce.workflow_versions has all its versions, and that survey.questions"
+            f"={settings.survey.questions} has its tasks and labels. reduce.allow_no_votes=true accepts no votes."
+        )

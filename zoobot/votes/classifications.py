@@ -6,90 +6,248 @@ Readers yield rows in the shape of the Zooniverse API, even from damaged input: 
 from __future__ import annotations
 
 import csv
-import gzip
-import io
-import json
+import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, cast
+from typing import Any, TextIO
 
 from zoobot.errors import InputError
 from zoobot.galaxies.questions import Question, QuestionTree
+from zoobot.votes import json_text
+from zoobot.votes.raw_files import encoding, open_bytes, open_text
+from zoobot.votes.rows import Json as Json
+from zoobot.votes.rows import Row as Row
+from zoobot.votes.rows import Unreadable, as_list, as_mapping
+from zoobot.votes.versions import read_versions
 
-Json: TypeAlias = dict[str, Any]  # an object of the Zooniverse API, with any content
-Row: TypeAlias = Mapping[str, Any]  # such an object that is only read
+log = logging.getLogger("zoobot")
 EXPORT_IDS = ("classification_id", "subject_ids", "user_id", "workflow_id", "workflow_version")
 EXPORT_JSON = ("metadata", "annotations")
+GOLD = "gold_standard"  # the only column that an export may lack
+EXPORT_COLUMNS = (*EXPORT_IDS, *EXPORT_JSON, GOLD)
+_DELIMITERS = ",;\t"  # spreadsheets write the last two
 _ID_AT_THE_START = re.compile(rb'\s*\{\s*"id"\s*:\s*"?([0-9]{1,18})\b')
 
 
-# The first of equal keys counts. All keys keep their order, because rows are stored as the API gave them.
-_DECODER = json.JSONDecoder(object_pairs_hook=lambda pairs: dict(reversed(dict(reversed(pairs)).items())))
-
-
-class Unreadable(dict[str, Any]):
-    """An incomplete row: what could be read of it, and the ``reason``."""
-
-    def __init__(self, reason: str, fields: Json | None = None) -> None:
-        super().__init__(fields or {})
-        self.reason = reason
+# --------------------------------------------------------------- rows of the API
 
 
 def read_api_dump(path: str | Path) -> Iterator[Json]:
-    """The rows of a file with one JSON object of the Zooniverse API per line. InputError: the file does not exist.
+    """The rows of a file of JSON: one row per line, or arrays or saved pages of the API. InputError: it does not exist,
+    or a JSON value that spans several lines is broken.
 
     A line that cannot be read becomes a row that ``reduce`` rejects, naming the line's number. Like ``read_export``, it
     raises only when its first row is requested.
     """
-    with open_bytes(path) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield api_row(line, f"line {number} of {Path(path).name}")
+    if spans_lines(path):
+        with open_text(path) as text:
+            yield from (row for value in json_text.values(text, str(path)) for row in rows_in(value, Path(path).name))
+        return
+    for number, line in numbered_lines(path):
+        yield from api_rows(line, f"line {number} of {Path(path).name}")
 
 
-def api_row(line: bytes, where: str) -> Json:
-    """The row in one line of JSON; ``Unreadable`` if it is not an object."""
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file in UTF-8 and their numbers, without blank ones."""
+    if encoding(path) == "utf-8-sig":
+        with open_bytes(path) as file:
+            yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+    else:
+        with open_text(path) as text:
+            yield from ((number, line.encode()) for number, line in enumerate(text, start=1) if line.strip())
+
+
+def spans_lines(path: str | Path) -> bool:
+    """Whether the file begins with an array or object that spans several lines, instead of one row per line."""
+    first = next((line for _, line in numbered_lines(path)), b"").strip().removeprefix(b"\xef\xbb\xbf").strip()
+    return first == b"{" or first.startswith(b"[")
+
+
+def api_rows(line: bytes, where: str) -> list[Json]:
+    """The rows in one line of JSON: mostly one. ``Unreadable`` if it is none."""
     try:
-        row = loads(line.decode("utf-8-sig"))
+        text = line.decode("utf-8-sig")
+        try:
+            values = [json_text.loads(text)]
+        except ValueError:
+            values = json_text.loads_all(text)
     except (ValueError, RecursionError):
         known = _ID_AT_THE_START.match(line)
-        return Unreadable(f"broken JSON in {where}", {"id": known[1].decode()} if known else None)
-    return row if isinstance(row, dict) else Unreadable(f"{where} is not an object")
+        return [Unreadable(f"broken JSON in {where}", {"id": known[1].decode()} if known else None)]
+    return [row for value in values for row in rows_in(value, where)]
 
 
-def loads(text: str) -> Any:
-    """JSON as DuckDB reads it: the first of equal keys counts. ValueError, RecursionError: the JSON is broken."""
-    return _DECODER.decode(text)
+def rows_in(value: object, where: str) -> list[Json]:
+    """The rows in a JSON value: a row, a list of rows, or a page of the API."""
+    if isinstance(value, dict):
+        page = value.get("classifications")
+        return [row for each in page for row in rows_in(each, where)] if isinstance(page, list) else [value]
+    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+        return [row for each in value for row in rows_in(each, where)]
+    return [Unreadable(f"{where} is not an object")]
+
+
+# --------------------------------------------------------------- exports
+
+
+@dataclass(frozen=True)
+class ExportLayout:
+    """How an export is written: its delimiter, how many columns it has, and where those are that are read."""
+
+    delimiter: str
+    n_columns: int
+    at: dict[str, int]
+
+
+def export_layout(path: str | Path) -> ExportLayout:
+    """InputError: the file does not exist, or a column that is needed is not there, or is there twice."""
+    names_by_delimiter = {delimiter: _header(path, delimiter) for delimiter in _DELIMITERS}
+    delimiter = max(_DELIMITERS, key=lambda each: len(set(EXPORT_COLUMNS) & set(names_by_delimiter[each])))
+    names = names_by_delimiter[delimiter]
+    missing = [name for name in (*EXPORT_IDS, *EXPORT_JSON) if name not in names]
+    twice = [name for name in EXPORT_COLUMNS if names.count(name) > 1]
+    if missing:
+        raise InputError(
+            f"{path} has no column {', '.join(missing)}. Is it an export of classifications? Its columns are"
+            f" {', '.join(names)[:300] or '(none)'}"
+        )
+    if twice:
+        raise InputError(f"{path} has two columns called {', '.join(twice)}. Remove or rename the one that was added.")
+    return ExportLayout(delimiter, len(names), {name: names.index(name) for name in EXPORT_COLUMNS if name in names})
+
+
+def _header(path: str | Path, delimiter: str) -> list[str]:
+    with open_text(path) as file:
+        return next(_csv_rows(file, path, delimiter), [])
+
+
+def _csv_rows(lines: Iterable[str], path: str | Path, delimiter: str) -> Iterator[list[str]]:
+    """The rows of a CSV without blank ones. InputError: it is not CSV."""
+    csv.field_size_limit(2**31 - 1)  # a drawing in another task exceeds the default of 128 kB
+    reader = csv.reader(lines, delimiter=delimiter)
+    try:
+        yield from filter(None, reader)
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not valid CSV: {error}") from error
 
 
 def read_export(path: str | Path) -> Iterator[Json]:
     """The rows of a Zooniverse classification export (CSV) in the shape of the API's; answers are labels, not indices.
 
-    Ids and versions stay text. A row with broken JSON becomes one that ``reduce`` rejects. InputError: the file does
-    not exist, lacks a column, or is not CSV.
+    Ids and versions stay text. A row with broken JSON, with more or fewer cells than the header, or without an end of
+    its line becomes one that ``reduce`` rejects. InputError: the file does not exist, lacks a column, or is not CSV.
     """
-    csv.field_size_limit(2**31 - 1)  # a drawing in another task exceeds the default of 128 kB
-    with io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.DictReader(file, restval="")
+    layout, last_line = export_layout(path), ""
+
+    def lines(file: TextIO) -> Iterator[str]:
+        nonlocal last_line
+        for line in file:
+            last_line = line
+            yield line
+
+    with open_text(path) as file:
+        rows = _csv_rows(lines(file), path, layout.delimiter)
+        next(rows, None)  # the header
+        for cells in rows:
+            problem = ""
+            if len(cells) != layout.n_columns:
+                problem = f"a row with {len(cells)} cells, but the header has {layout.n_columns}"
+            elif last_line[-1:] not in ("\n", "\r"):
+                problem = "the last line has no end, so it may have been cut off"
+            row = export_row({name: cells[at] for name, at in layout.at.items() if at < len(cells)})
+            yield Unreadable(problem, row) if problem else row
+
+
+def export_row(cells: Mapping[str, str]) -> Json:
+    """A row of an export in the shape of the API's; ``Unreadable`` if it contains broken JSON."""
+    id_text, subjects, user, workflow, version = (cells.get(column, "") for column in EXPORT_IDS)
+    links = {"user": user or None, "workflow": workflow, "subjects": [x for x in subjects.split(";") if x.strip()]}
+    row: Json = {"id": id_text, "links": links, GOLD: cells.get(GOLD)}
+    broken = ""
+    for column in EXPORT_JSON:
         try:
-            _require_columns(path, reader.fieldnames or ())
-            for cells in reader:
-                yield export_row(cells)
-        except csv.Error as error:
-            raise InputError(f"{path}, line {reader.line_num}: not valid CSV: {error}") from error
+            row[column] = json_text.loads(cells[column]) if cells.get(column) else None
+        except (ValueError, RecursionError):
+            broken = f"broken JSON in {column}"
+    metadata = row.get("metadata")
+    row |= {"metadata": {**(metadata if isinstance(metadata, dict) else {}), "workflow_version": version}}
+    return Unreadable(broken, row) if broken else row
+
+
+# --------------------------------------------------------------- workflow versions
 
 
 def read_workflow_versions(path: str | Path) -> list[Json]:
-    """The versions in a JSON file as the API gives it, ``{"workflow_versions": [...]}``. InputError: it is not."""
+    """The versions of workflows in a file: JSON of the API, or the CSV of workflows that the project builder exports.
+
+    What is odd about a version is logged. It spoils the answers that need it, and no others. InputError: no version is
+    there.
+    """
+    with open_text(path) as file:
+        start = file.read(1000).lstrip()
+    records = _versions_in_json(path) if start[:1] in ("{", "[") else _versions_in_csv(path)
+    if not records:
+        raise InputError(f"{path} holds no workflow version. {_WHERE_VERSIONS_ARE}")
+    _, odd = read_versions(records)
+    for problem in odd[:5]:
+        log.warning("%s: %s", path, problem)
+    if odd:
+        log.warning("%s: %d such problems in all. Answers that need what is missing are rejected", path, len(odd))
+    return records
+
+
+_WHERE_VERSIONS_ARE = (
+    "Expected the JSON of https://www.zooniverse.org/api/workflow_versions?workflow_id=ID, or the CSV of workflows that"
+    " the project builder exports (Data Exports, Request new workflow export)."
+)
+
+
+def _versions_in_json(path: str | Path) -> list[Json]:
     try:
-        content = json.loads(existing(path).read_text(encoding="utf-8-sig"))
+        with open_text(path) as file:
+            content = json_text.loads(file.read())
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from error
-    versions = content.get("workflow_versions") if isinstance(content, dict) else None
-    if not isinstance(versions, list) or not versions or not all(isinstance(version, dict) for version in versions):
-        raise InputError(f'{path}: expected {{"workflow_versions": [...]}} with at least one, as Zooniverse gives it')
-    return versions
+        raise InputError(f"{path} is not valid JSON: {error}. {_WHERE_VERSIONS_ARE}") from error
+    if isinstance(content, dict):
+        versions = content.get("workflow_versions")
+        workflows = [_version_of_workflow(each) for each in as_list(content.get("workflows"))]
+        content = versions if versions is not None else workflows
+    return as_list(content)
+
+
+def _version_of_workflow(workflow: object) -> Json:
+    """A workflow of the API as its newest version."""
+    fields = as_mapping(workflow)
+    major, _, minor = str(fields.get("version")).partition(".")
+    return {**fields, "major_number": major, "minor_number": minor, "links": {"workflow": fields.get("id")}}
+
+
+def _versions_in_csv(path: str | Path) -> list[Json]:
+    with open_text(path) as file:
+        rows = _csv_rows(file, path, ",")
+        header = next(rows, [])
+        records = [dict(zip(header, cells, strict=False)) for cells in rows]
+    missing = [name for name in ("workflow_id", "version", "minor_version", "tasks", "strings") if name not in header]
+    if missing:
+        raise InputError(f"{path} has no column {', '.join(missing)}. {_WHERE_VERSIONS_ARE}")
+    return [
+        {
+            "links": {"workflow": cells.get("workflow_id")},
+            "major_number": cells.get("version"),
+            "minor_number": cells.get("minor_version"),
+            **{name: _json_or_none(cells.get(name, "")) for name in ("tasks", "strings")},
+        }
+        for cells in records
+    ]
+
+
+def _json_or_none(text: str) -> Any:
+    try:
+        return json_text.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def workflow_of(questions: QuestionTree, version: str = "1.1") -> Json:
@@ -127,49 +285,3 @@ def _in_asking_order(
     below.sort(key=lambda q: len(q.after))  # questions that several answers lead to come after those of only one
     pasts = [past | set(q.after) for q in below]
     return [p for q, to in zip(below, pasts, strict=True) for p in ((q, to), *_in_asking_order(questions, q, to))]
-
-
-def export_columns(path: str | Path) -> list[str]:
-    """The header of an export. InputError: the file does not exist, or lacks a column."""
-    csv.field_size_limit(2**31 - 1)
-    with io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", errors="replace", newline="") as file:
-        try:
-            header = next(csv.reader(file), [])
-        except csv.Error as error:
-            raise InputError(f"{path}, line 1: not valid CSV: {error}") from error
-    _require_columns(path, header)
-    return header
-
-
-def _require_columns(path: str | Path, header: Sequence[str]) -> None:
-    missing = [c for c in (*EXPORT_IDS, *EXPORT_JSON) if c not in header]
-    if missing:
-        raise InputError(f"{path} has no column {', '.join(missing)}. Is it an export of classifications?")
-
-
-def open_bytes(path: str | Path) -> BinaryIO:
-    """The bytes of a file, decompressed if its name ends in .gz. InputError: the file does not exist."""
-    return cast(BinaryIO, (gzip.open if Path(path).suffix == ".gz" else open)(existing(path), "rb"))
-
-
-def existing(path: str | Path) -> Path:
-    """The path. InputError: the file does not exist."""
-    if not Path(path).is_file():
-        raise InputError(f"there is no file {path}")
-    return Path(path)
-
-
-def export_row(cells: Mapping[str, str]) -> Json:
-    """A row of an export in the shape of the API's; ``Unreadable`` if it contains broken JSON."""
-    id_text, subjects, user, workflow, version = (cells[column] for column in EXPORT_IDS)
-    links = {"user": user or None, "workflow": workflow, "subjects": [x for x in subjects.split(";") if x.strip()]}
-    row: Json = {"id": id_text, "links": links}
-    broken = ""
-    for column in EXPORT_JSON:
-        try:
-            row[column] = loads(cells[column]) if cells[column] else None
-        except (ValueError, RecursionError):
-            broken = f"broken JSON in {column}"
-    metadata = row.get("metadata")
-    row |= {"metadata": {**(metadata if isinstance(metadata, dict) else {}), "workflow_version": version}}
-    return Unreadable(broken, row) if broken else row

@@ -23,18 +23,18 @@ import duckdb
 import pyarrow as pa
 
 from zoobot.errors import InputError
-from zoobot.votes import classifications
-from zoobot.votes.classifications import EXPORT_IDS, EXPORT_JSON, Unreadable, api_row, open_bytes
-from zoobot.votes.judge import Judge, Judgement, Outcome
+from zoobot.votes import classifications, json_text, raw_files
+from zoobot.votes.classifications import EXPORT_COLUMNS, ExportLayout, api_rows
+from zoobot.votes.judge import Counted, Judge, Judgement, Outcome
+from zoobot.votes.rows import Unreadable
 
 log = logging.getLogger("zoobot")
 
-DUMPS, EXPORTS = (".jsonl", ".ndjson"), (".csv",)  # each also with .gz
 _BATCH = 1_000
 _LEARN_FROM_BYTES, _N_LEARNED_FROM = 100_000_000, 100_000
 _MAX_JUDGED = 100_000  # keys remembered from file to file
 
-# ``judgement`` is below 0 if it rejects the complete classification; 0 means that the key is broken JSON. If a row is
+# ``judgement`` is below 0 if the classification takes nobody's turn; 0 means that the key is broken JSON. If a row is
 # not yet judged, ``unjudged`` has its key or, if more than that must be judged, ``odd`` has the complete row as JSON.
 _TABLES = """
 CREATE TABLE classification (id BIGINT, id_text VARCHAR, subject VARCHAR, volunteer VARCHAR, session VARCHAR,
@@ -51,56 +51,75 @@ _KEY = "concat_ws(chr(10), coalesce(workflow, 'null'), coalesce(version, 'null')
 _FIND_JUDGEMENTS = """
 UPDATE classification SET judgement = code, unjudged = NULL FROM judged WHERE unjudged = judged.key AND code <> 0
 """
-_NOTHING = "id IS NULL AND updated_at IS NULL AND annotations IS NULL AND links IS NULL AND metadata IS NULL"
+# Broken JSON, a list of rows, or a page of the API: Python looks at the line again.
+_NOTHING = """(classifications IS NOT NULL OR
+    (id IS NULL AND updated_at IS NULL AND annotations IS NULL AND links IS NULL AND metadata IS NULL))"""
+_ID = "[1-9][0-9]{0,17}"
 
 
-def _dump(sessions: bool) -> str:
+def _dump(counted: Counted) -> str:
     # Values stay JSON here, where 28.30 and "28.30" differ.
+    metadata = "workflow_version JSON, live_project JSON" + (", session JSON" if _per_session(counted) else "")
     return f"""
         SELECT *, links.workflow AS workflow, metadata.workflow_version AS version, {_KEY}
-        FROM read_json($path, format = 'newline_delimited', ignore_errors = true, columns = {{
-            id: 'JSON', updated_at: 'VARCHAR', annotations: 'JSON',
-            links: 'STRUCT("user" JSON, workflow JSON, subjects JSON)',
-            metadata: 'STRUCT({"session JSON, " if sessions else ""}workflow_version JSON)'}})
+        FROM read_json($path, format = 'newline_delimited', ignore_errors = true, compression = $compression,
+            columns = {{id: 'JSON', updated_at: 'VARCHAR', annotations: 'JSON', gold_standard: 'JSON',
+            classifications: 'JSON', links: 'STRUCT("user" JSON, workflow JSON, subjects JSON)',
+            metadata: 'STRUCT({metadata})'}})
     """
 
 
-def _read_dump(sessions: bool) -> str:
+def _read_dump(counted: Counted) -> str:
     # The patterns match only what certainly means the same in Python.
-    session = "metadata.session" if sessions else "NULL::VARCHAR"
+    session = "metadata.session" if _per_session(counted) else "NULL::VARCHAR"
     return _insert(
-        f"SELECT *, {session} AS session FROM ({_dump(sessions)})",
-        """coalesce(regexp_full_match(id, '"?(0|[1-9][0-9]{0,17})"?')
-                AND regexp_full_match(links.subjects, '\\["?[0-9]{1,18}"?\\]'), false)
-            AND coalesce(regexp_full_match(links."user", '"?[0-9]{1,18}"?'), true)
+        f"SELECT *, {session} AS session FROM ({_dump(counted)})",
+        f"""coalesce(regexp_full_match(id, '"?{_ID}"?')
+                AND regexp_full_match(links.subjects, '\\["?{_ID}"?\\]'), false)
+            AND coalesce(regexp_full_match(links."user", '"?{_ID}"?'), true)
+            AND {"true" if counted.before_launch else "coalesce(metadata.live_project = 'true', true)"}
+            AND {"true" if counted.gold_standard else "coalesce(gold_standard = 'false', true)"}
             AND coalesce(regexp_full_match(session, '"[0-9A-Za-z-]+"'), true)""",
         """TRY_CAST(id AS BIGINT), NULL, links.subjects->>0, coalesce(links."user"->>'$', ''),
             coalesce(session->>'$', ''), coalesce(updated_at, '')""",
         f"""CASE WHEN {_NOTHING} THEN '' ELSE to_json({{id: id, updated_at: updated_at, annotations: annotations,
-            links: links, metadata: metadata}})::VARCHAR END""",
+            links: links, metadata: metadata, gold_standard: gold_standard}})::VARCHAR END""",
     )
 
 
-def _export() -> str:
+def _export(layout: ExportLayout) -> str:
+    """The cells that are read, under our names: whatever else the file's columns are called stays outside of SQL."""
+    cells = (
+        f"coalesce(c{layout.at[name]}, '') AS {name}" if name in layout.at else f"'' AS {name}"
+        for name in EXPORT_COLUMNS
+    )
     return f"""
-        SELECT {", ".join(f"coalesce({cell}, '') AS {cell}" for cell in (*EXPORT_IDS, *EXPORT_JSON))},
-            to_json(workflow_id)::VARCHAR AS workflow, to_json(workflow_version)::VARCHAR AS version, {_KEY}
-        FROM read_csv($path, header = true, auto_detect = false, delim = ',', quote = '"', escape = '"',
-                      columns = $columns)
+        SELECT *, to_json(workflow_id)::VARCHAR AS workflow, to_json(workflow_version)::VARCHAR AS version, {_KEY}
+        FROM (SELECT {", ".join(cells)} FROM read_csv($path, header = true, auto_detect = false, delim = $delimiter,
+            quote = '"', escape = '"', compression = $compression, columns = $columns))
     """
 
 
-def _read_export(sessions: bool) -> str:
+def _read_export(layout: ExportLayout, counted: Counted) -> str:
     session = "CASE WHEN readable AND metadata <> '' THEN json_extract(metadata, '$.session')::VARCHAR END"
+    # Whatever may say that the project was not live is left to Python, escaped letters included.
+    known = """replace(replace(metadata, '"live_project": true', ''), '"live_project":true', '')"""
+    live = f"NOT contains(metadata, '\\u00') AND NOT contains({known}, 'live_project')"
     return _insert(
         f"""SELECT *, metadata = '' OR json_valid(metadata) AS readable,
-            {session if sessions else "NULL::VARCHAR"} AS session FROM ({_export()})""",
-        """readable AND regexp_full_match(classification_id, '0|[1-9][0-9]{0,17}')
-            AND regexp_full_match(subject_ids, '[0-9]{1,18}') AND regexp_full_match(user_id, '[0-9]{0,18}')
+            {session if _per_session(counted) else "NULL::VARCHAR"} AS session FROM ({_export(layout)})""",
+        f"""readable AND regexp_full_match(classification_id, '{_ID}') AND regexp_full_match(subject_ids, '{_ID}')
+            AND regexp_full_match(user_id, '({_ID})?')
+            AND {"true" if counted.before_launch else live}
+            AND {"true" if counted.gold_standard else "gold_standard IN ('', 'false')"}
             AND (session IS NULL OR regexp_full_match(session, '"[0-9A-Za-z-]+"'))""",
         """TRY_CAST(classification_id AS BIGINT), NULL, subject_ids, user_id, coalesce(trim(session, '"'), ''), ''""",
-        f"to_json({{{', '.join(f'{cell}: {cell}' for cell in (*EXPORT_IDS, *EXPORT_JSON))}}})::VARCHAR",
+        f"to_json({{{', '.join(f'{cell}: {cell}' for cell in EXPORT_COLUMNS)}}})::VARCHAR",
     )
+
+
+def _per_session(counted: Counted) -> bool:
+    return counted.anonymous_repeats == "first_per_session"
 
 
 def _insert(file: str, plain: str, columns: str, row: str) -> str:
@@ -116,7 +135,7 @@ def _insert(file: str, plain: str, columns: str, row: str) -> str:
 
 _FIND_NOTHING = f"""
 WITH parsed AS (SELECT n, TRY(from_json(line, '{{"id": "JSON", "updated_at": "VARCHAR", "annotations": "JSON",
-    "links": {{"user": "JSON"}}, "metadata": {{"session": "JSON"}}}}')) AS row FROM lines)
+    "classifications": "JSON", "links": {{"user": "JSON"}}, "metadata": {{"session": "JSON"}}}}')) AS row FROM lines)
 SELECT n FROM (SELECT n, unnest(row) FROM parsed) WHERE {_NOTHING}
 UNION SELECT n FROM parsed WHERE row IS NULL
 """
@@ -125,8 +144,8 @@ UNION SELECT n FROM parsed WHERE row IS NULL
 class Intake:
     """Fills the table ``classification`` of a connection; ``codes`` gives each judgement's number."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, judge: Judge, sessions: bool) -> None:
-        self._connection, self._judge, self._sessions = connection, judge, sessions
+    def __init__(self, connection: duckdb.DuckDBPyConnection, judge: Judge) -> None:
+        self._connection, self._judge = connection, judge
         self._judgements = _Judgements(judge)
         self.codes = self._judgements.codes
         connection.execute(_TABLES)
@@ -152,25 +171,33 @@ class Intake:
 
     def _read(self, path: Path) -> Iterator[object]:
         """Read a file into the table, and yield the rows that Python has to judge."""
-        suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-        if suffix not in (*DUMPS, *EXPORTS):
-            expected = f"{', '.join(DUMPS)} (rows of the API) or {', '.join(EXPORTS)} (an export), with or without .gz"
-            raise InputError(f"{path}: the name must end in {expected}; it says how to read the file")
-        is_export = suffix in EXPORTS
-        slow = classifications.read_export if is_export else classifications.read_api_dump
-        statement = (_read_export if is_export else _read_dump)(self._sessions)
-        values: dict[str, Any] = {"path": glob.escape(str(classifications.existing(path)))}
+        is_export = _is_export(path)
+        if raw_files.encoding(path) != "utf-8-sig" or (
+            not raw_files.ends_with_a_line(path) if is_export else classifications.spans_lines(path)
+        ):
+            yield from _row_by_row(path, is_export)
+            return
+        values: dict[str, Any] = {
+            "path": glob.escape(str(path)),
+            "compression": "gzip" if raw_files.is_gzip(path) else "none",
+        }
+        counted = self._judge.counted
         if is_export:
-            values["columns"] = dict.fromkeys(classifications.export_columns(path), "VARCHAR")
+            layout = classifications.export_layout(path)
+            values |= {
+                "columns": {f"c{i}": "VARCHAR" for i in range(layout.n_columns)},
+                "delimiter": layout.delimiter,
+            }
+            file, statement = _export(layout), _read_export(layout, counted)
+        else:
+            file, statement = _dump(counted), _read_dump(counted)
         self._connection.execute(f"DELETE FROM judged WHERE (SELECT count(*) FROM judged) > {_MAX_JUDGED}")
         try:
             if path.stat().st_size > _LEARN_FROM_BYTES:
-                file = _export() if is_export else _dump(self._sessions)
                 self._judge_keys(f"SELECT key FROM ({file}) LIMIT {_N_LEARNED_FROM}", values)
             self._connection.execute(statement, values)
         except duckdb.InvalidInputException:
-            log.info("%s: DuckDB cannot read this file. It is read row by row, which takes longer", path)
-            yield from slow(path)
+            yield from _row_by_row(path, is_export)
             return
         self._judge_keys("SELECT unjudged AS key FROM classification WHERE unjudged IS NOT NULL", {})
         self._connection.execute(_FIND_JUDGEMENTS)
@@ -198,7 +225,9 @@ class Intake:
         while batch := cursor.fetchmany(_BATCH):
             n_nothing += batch.count(("",))
             for text in (text for (text,) in batch if text):
-                yield classifications.export_row(json.loads(text)) if is_export else api_row(text.encode(), path.name)
+                yield from (
+                    [classifications.export_row(json.loads(text))] if is_export else api_rows(text.encode(), path.name)
+                )
         self._connection.execute("DELETE FROM classification WHERE odd IS NOT NULL")
         if n_nothing:
             yield from self._lines_of_nothing(path, n_nothing)
@@ -206,26 +235,38 @@ class Intake:
     def _lines_of_nothing(self, path: Path, n_expected: int) -> Iterator[object]:
         """The lines in which DuckDB found nothing. Lines that do not look like an object are tried first, then all."""
         for only_suspects in (True, False):
-            rows: list[object] = []
-            for number, line in self._numbered_nothing(path, only_suspects):
-                rows.append(api_row(line, f"line {number} of {path.name}"))
-            if len(rows) >= n_expected:
+            lines = list(self._numbered_nothing(path, only_suspects))
+            if len(lines) >= n_expected:
                 break
-        yield from rows
-        yield from [Unreadable(f"broken JSON in {path.name}")] * (n_expected - len(rows))
+        for number, line in lines:
+            yield from api_rows(line, f"line {number} of {path.name}")
+        yield from [Unreadable(f"broken JSON in {path.name}")] * (n_expected - len(lines))
 
     def _numbered_nothing(self, path: Path, only_suspects: bool) -> Iterator[tuple[int, bytes]]:
-        with open_bytes(path) as file:
-            lines = (
-                (number, line)
-                for number, line in enumerate(file, start=1)
-                if line.strip() and not (only_suspects and line[:1] == b"{" and line.rstrip()[-2:] in (b"}}", b'"}'))
-            )
-            while batch := list(islice(lines, _BATCH)):
-                texts = [_decoded(line) for _, line in batch]
-                numbered = {"line": pa.array(texts, pa.string()), "n": pa.array(range(len(texts)), pa.int64())}
-                self._connection.register("lines", pa.table(numbered))
-                yield from (batch[n] for (n,) in sorted(self._connection.execute(_FIND_NOTHING).fetchall()))
+        lines = (
+            (number, line)
+            for number, line in classifications.numbered_lines(path)
+            if not (only_suspects and line[:1] == b"{" and line.rstrip()[-2:] in (b"}}", b'"}'))
+        )
+        while batch := list(islice(lines, _BATCH)):
+            texts = [_decoded(line) for _, line in batch]
+            numbered = {"line": pa.array(texts, pa.string()), "n": pa.array(range(len(texts)), pa.int64())}
+            self._connection.register("lines", pa.table(numbered))
+            yield from (batch[n] for (n,) in sorted(self._connection.execute(_FIND_NOTHING).fetchall()))
+
+
+def _is_export(path: Path) -> bool:
+    """Whether a file is an export or rows of the API: by its name, or by its content if the name does not say."""
+    suffix = (path.with_suffix("") if path.suffix == ".gz" else path).suffix
+    if suffix in (".csv", ".jsonl", ".ndjson", ".json"):
+        return suffix == ".csv"
+    with raw_files.open_text(path) as file:
+        return file.read(1000).lstrip()[:1] not in ("{", "[")
+
+
+def _row_by_row(path: Path, is_export: bool) -> Iterator[object]:
+    log.info("%s: DuckDB cannot read this file. It is read row by row, which takes longer", path)
+    yield from (classifications.read_export if is_export else classifications.read_api_dump)(path)
 
 
 class _Judgements:
@@ -240,7 +281,7 @@ class _Judgements:
 
     def code(self, judgement: Judgement) -> int:
         number = len(self.codes) + 1
-        return self.codes.setdefault(judgement, -number if judgement.rejected_whole else number)
+        return self.codes.setdefault(judgement, number if judgement.takes_turn else -number)
 
     def of(self, key: str) -> int:
         """The code for the JSON texts of a key; 0 if one is broken."""
@@ -268,7 +309,7 @@ class _Judgements:
 
 
 def _json(text: str | None) -> object:
-    return classifications.loads(text) if text else None  # an empty cell of an export means no annotations
+    return json_text.loads(text) if text else None  # an empty cell of an export means no annotations
 
 
 def _decoded(line: bytes) -> str | None:

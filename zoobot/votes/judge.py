@@ -5,27 +5,25 @@ A judgement has one outcome for each answer, so the totals include everything th
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from zoobot.errors import InputError
+from zoobot.galaxies import ids
 from zoobot.galaxies.questions import QuestionTree
-from zoobot.votes.classifications import Row, Unreadable
+from zoobot.votes.rows import Row, Unreadable, as_list, as_mapping, as_text
+from zoobot.votes.versions import Version, missing_label, normalise_label, read_versions
 
 VOTE = "vote"
 REJECTED = "rejected"
 NO_ANSWER = "no answer"
 NO_QUESTION = "task without a question"
 NOT_SINGLE = "not a single-choice task in this version"
+BEFORE_LAUNCH = "test before the launch of the project"
+GOLD_STANDARD = "gold standard"
 
-# An image, a size after it, and the rest of an address with an unmatched parenthesis: "![a](b).png =60x) Smooth".
-_IMAGE = re.compile(r"!\[.*?\]\((?:[^()]|\([^()]*\))*\)(?:[^\s()]*\.\w{3,4}(?:\s*=\d*x\d*)?\s*\))?(?:\s*=\d*x\d*)?")
-
-_Offered: TypeAlias = dict[str, tuple[str, ...]]  # task -> normalised label of each index; () if not single-choice
-_MAX_KNOWN = 100_000
+_MAX_KNOWN, _LONGEST_KNOWN = 100_000, 1_000  # answers that are remembered, and their length
 
 
 class Outcome(NamedTuple):
@@ -37,11 +35,9 @@ class Outcome(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """The outcome of every answer in a classification. If ``rejected_whole``, it does not count as its
-    volunteer's turn.
-    """
+    """The outcome of every answer in a classification, and whether it counts as its volunteer's turn."""
 
-    rejected_whole: bool
+    takes_turn: bool
     outcomes: tuple[Outcome, ...]
 
 
@@ -57,18 +53,17 @@ class Classification(NamedTuple):
     judgement: Judgement
 
 
-@lru_cache(maxsize=10_000)
-def normalise_label(text: str) -> str:
-    """A label without image markdown, in lower case, with single spaces: the form in which answers are compared."""
-    return " ".join(_IMAGE.sub(" ", text).split()).casefold()
-
-
 @dataclass(frozen=True)
-class Version:
-    """What one version of a workflow offered."""
+class Counted:
+    """What is counted besides the classifications that every project counts. All of it is off at first.
 
-    offered: _Offered
-    known: dict[tuple[Any, ...], Outcome] = field(default_factory=dict)  # outcomes of answers seen before
+    ``anonymous_repeats`` is all or first_per_session: which classifications of a volunteer who is not logged in.
+    ``before_launch``: those made as a test, before the project was live. ``gold_standard``: experts' examples.
+    """
+
+    anonymous_repeats: str = "all"
+    before_launch: bool = False
+    gold_standard: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,61 +73,72 @@ class Judge:
     questions: QuestionTree
     columns: dict[str, dict[str, str]]  # task -> normalised label -> vote column
     versions: dict[tuple[str, str], Version]  # workflow ("" if the record names none), version
+    counted: Counted
 
     @classmethod
-    def of(cls, questions: QuestionTree, workflow_versions: Sequence[Row]) -> Judge:
-        """InputError: a workflow version is malformed, or two answers of a question share a label."""
-        return cls(questions, _columns_by_label(questions), _offered_by_version(workflow_versions))
+    def of(cls, questions: QuestionTree, workflow_versions: Iterable[object], counted: Counted) -> Judge:
+        """InputError: two answers of a question share a label."""
+        return cls(questions, _columns_by_label(questions), read_versions(workflow_versions)[0], counted)
 
     def classification(self, row: object) -> Classification:
         """Judge a row in the shape of the Zooniverse API. Any value is judged; none raises."""
-        fields = _mapping(row)
-        links, metadata = _mapping(fields.get("links")), _mapping(fields.get("metadata"))
-        id_text, subject = _text(fields.get("id")), ";".join(_text(s) for s in _list(links.get("subjects")))
+        fields = as_mapping(row)
+        links, metadata = as_mapping(fields.get("links")), as_mapping(fields.get("metadata"))
+        id_text = ids.zooniverse_id(fields.get("id")) or as_text(fields.get("id"))
+        subject = ";".join(ids.zooniverse_id(s) or as_text(s) for s in as_list(links.get("subjects")))
+        user = ids.volunteer(links.get("user"))
         # A row that was cut off is not a copy of a complete one, so its id is only shown.
-        usable = re.fullmatch(r"[0-9]{1,18}", id_text) and not isinstance(row, Unreadable)
-        id_ = int(id_text) if usable else None
-        annotations, problem = fields.get("annotations"), _problem(row, id_, links, subject)
-        if problem:
-            judgement = _rejected_whole(problem, annotations)
+        id_ = ids.zooniverse_id(id_text) if not isinstance(row, Unreadable) else ""
+        annotations, problem = fields.get("annotations"), _problem(row, id_, links, user)
+        left_out = self._left_out(fields, metadata)
+        if problem or left_out:
+            judgement = _set_aside(REJECTED if problem else left_out, annotations, problem)
         else:
             judgement = self.judgement(links.get("workflow"), metadata.get("workflow_version"), annotations)
-        user, session, updated_at = (
-            _text(x) for x in (links.get("user"), metadata.get("session"), fields.get("updated_at"))
-        )
-        return Classification(id_, id_text, subject, user, session, updated_at, judgement)
+        session, updated_at = as_text(metadata.get("session")), as_text(fields.get("updated_at"))
+        return Classification(int(id_) if id_ else None, id_text, subject, user or "", session, updated_at, judgement)
+
+    def _left_out(self, fields: Row, metadata: Row) -> str:
+        """The kind of classification that is not counted; "" if it is."""
+        if not self.counted.before_launch and _says(metadata.get("live_project"), "false", "f", "no", "0"):
+            return BEFORE_LAUNCH
+        if not self.counted.gold_standard and _says(fields.get("gold_standard"), "true", "t", "yes", "1"):
+            return GOLD_STANDARD
+        return ""
 
     def judgement(self, workflow: object, version: object, annotations: object) -> Judgement:
         """The judgement on a row's annotations, if the rest of the row is valid."""
         if not isinstance(annotations, list | None):
-            return _rejected_whole("the annotations are not a list", annotations)
+            return _set_aside(REJECTED, annotations, "the annotations are not a list")
         found = self.version(workflow, version)
-        return self.together(found, [o for answer in _list(annotations) for o in self.alone(found, answer)])
+        return self.together(found, [o for answer in as_list(annotations) for o in self.alone(found, answer)])
 
     def alone(self, found: Version | str, annotation: object) -> list[Outcome]:
         """The outcome of one annotation, whatever the others are; a combo has an outcome for each of its answers."""
-        answers = [_mapping(answer) for answer in _without_combos([annotation])]
+        answers = [as_mapping(answer) for answer in _without_combos([annotation])]
         if isinstance(found, str):
-            return [Outcome(REJECTED, _text(answer.get("task")), found) for answer in answers]
+            return [Outcome(REJECTED, as_text(answer.get("task")), found) for answer in answers]
         return [self._outcome(answer, found) for answer in answers]
 
     def together(self, found: Version | str, outcomes: Sequence[Outcome]) -> Judgement:
         """The judgement on a row, from the outcomes that ``alone`` gave for its annotations."""
         if isinstance(found, str):
-            return Judgement(True, tuple(outcomes) or (Outcome(REJECTED, text=found),))
-        return Judgement(False, self._along_the_tree(outcomes) if outcomes else (Outcome(NO_ANSWER),))
+            return Judgement(False, tuple(outcomes) or (Outcome(REJECTED, text=found),))
+        return Judgement(True, self._along_the_tree(outcomes) if outcomes else (Outcome(NO_ANSWER),))
 
     def version(self, workflow: object, version: object) -> Version | str:
         """What was offered, or why that is unknown. A number is not a version: 28.30 and 28.3 would be the same."""
         if not isinstance(version, str) or not version.strip():
             return "the workflow version is missing or not text"
-        workflow = _text(workflow)
-        for key in ((workflow, _text(version)), ("", _text(version))):
-            if key in self.versions:
-                return self.versions[key]
-        if any(known in ("", workflow) for known, _ in self.versions):
-            return f"unknown workflow version {_text(version)}"
-        return f"unknown workflow {workflow or '(none named)'}"
+        number, id_ = as_text(version), ids.zooniverse_id(workflow)
+        if not id_ and workflow not in (None, ""):
+            return "the workflow is not an id"
+        found = self.versions.get((id_, number)) or self.versions.get(("", number))
+        if found:
+            return found.problem or found
+        if any(known in ("", id_) for known, _ in self.versions):
+            return f"unknown workflow version {number}"
+        return f"unknown workflow {id_ or '(none named)'}"
 
     def _along_the_tree(self, outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
         """The same answers, judged together: votes in the order of the tree, then all others."""
@@ -159,26 +165,29 @@ class Judge:
         """The outcome of one answer alone, wherever it is on the tree."""
         task, value = answer.get("task"), answer.get("value")
         if not isinstance(task, str) or not isinstance(value, str | int):
-            return self._judged(_text(task), value, version.offered)
+            return self._judged(as_text(task), value, version)
         key = (task, value, type(value))
-        if key not in version.known:
-            if len(version.known) > _MAX_KNOWN:
-                version.known.clear()
-            version.known[key] = self._judged(_text(task), value, version.offered)
-        return version.known[key]
+        if key in version.known:
+            known: Outcome = version.known[key]
+            return known
+        outcome = self._judged(as_text(task), value, version)
+        if len(version.known) < _MAX_KNOWN and (isinstance(value, int) or len(value) < _LONGEST_KNOWN):
+            version.known[key] = outcome
+        return outcome
 
-    def _judged(self, task: str, value: Any, offered: _Offered) -> Outcome:
+    def _judged(self, task: str, value: Any, version: Version) -> Outcome:
         if not task:
             return Outcome(REJECTED, task, "not an answer to a task")
         if task not in self.columns:
             return Outcome(NO_QUESTION)
         if value is None or value in ("", [], {}) or (isinstance(value, str) and not value.strip()):
             return Outcome(NO_ANSWER)
-        if offered.get(task) == ():
+        shown = version.tasks.get(task)
+        if shown is None or shown.problem:
+            return Outcome(REJECTED, task, shown.problem if shown else "this workflow version has no such task")
+        if not shown.is_single:
             return Outcome(NOT_SINGLE)
-        label, problem = (
-            _label(value, offered[task]) if task in offered else ("", "this workflow version has no such task")
-        )
+        label, problem = _label(task, value, shown.labels, version.name)
         if not problem and label not in self.columns[task]:
             problem = f"unknown answer {label[:80]!r}"
         return Outcome(REJECTED, task, problem) if problem else Outcome(VOTE, task, self.columns[task][label])
@@ -193,75 +202,48 @@ def _columns_by_label(questions: QuestionTree) -> dict[str, dict[str, str]]:
     return columns
 
 
-def _offered_by_version(workflow_versions: Sequence[Row]) -> dict[tuple[str, str], Version]:
-    versions: dict[tuple[str, str], Version] = {}
-    for number, record in enumerate(workflow_versions, start=1):
-        offered: _Offered = {}
-        try:
-            workflow = _text(_mapping(record.get("links")).get("workflow"))
-            version = f"{record['major_number']}.{record['minor_number']}"
-            for task, body in record["tasks"].items():
-                labels = [a["label"] for a in body["answers"]] if body.get("type") == "single" else []
-                offered[task] = tuple(normalise_label(record.get("strings", {}).get(x, x)) for x in labels)
-        except (KeyError, TypeError, AttributeError) as error:
-            what = "expected major_number, minor_number, strings and tasks with type and answers, as from Zooniverse"
-            raise InputError(f"workflow version {number} of {len(workflow_versions)}: {what}; {error!r}") from error
-        if versions.setdefault((workflow, version), Version(offered)).offered != offered:
-            raise InputError(f"workflow version {version} appears twice for the same workflow, with different answers")
-    return versions
-
-
-def _problem(row: object, id_: int | None, links: Row, subject: str) -> str:
-    """Why a classification cannot be read under any workflow; "" if it can."""
-    n_subjects, user = len(_list(links.get("subjects"))), links.get("user")
+def _problem(row: object, id_: str, links: Row, user: str | None) -> str:
+    """Why a classification cannot be read under any workflow, in this order; "" if it can."""
+    subjects = as_list(links.get("subjects"))
     problems = (
         (not isinstance(row, dict), "not an object"),
         (isinstance(row, Unreadable), getattr(row, "reason", "")),
-        (id_ is None, "no usable classification id"),
-        (n_subjects > 1, f"{n_subjects} subjects, expected one"),
-        (not subject, "no subject"),
-        (user not in (None, "") and not _text(user), "the user is neither an id nor null"),
+        (not id_, "no usable classification id"),
+        (len(subjects) > 1, f"{len(subjects)} subjects, expected one"),
+        (not subjects or subjects[0] in (None, ""), "no subject"),
+        (not all(map(ids.zooniverse_id, subjects)), "the subject is not an id"),
+        (user is None, "the user is neither an id nor empty"),
     )
     return next((reason for is_so, reason in problems if is_so), "")
 
 
-def _rejected_whole(problem: str, annotations: object) -> Judgement:
-    tasks = [_text(_mapping(a).get("task")) for a in _without_combos(_list(annotations))] or [""]
-    return Judgement(True, tuple(Outcome(REJECTED, task, problem) for task in tasks))
+def _set_aside(kind: str, annotations: object, reason: str = "") -> Judgement:
+    """The judgement on a classification of which no answer counts."""
+    tasks = [as_text(as_mapping(a).get("task")) for a in _without_combos(as_list(annotations))] or [""]
+    return Judgement(False, tuple(Outcome(kind, task, reason) for task in tasks))
+
+
+def _says(value: object, *words: str) -> bool:
+    return str(value).strip().casefold() in words if isinstance(value, bool | int | str) else False
 
 
 def _without_combos(annotations: list[Any]) -> Iterator[object]:
     stack = annotations[::-1]  # not recursion: the sender decides how deep the nesting is
     while stack:
         annotation = stack.pop()
-        value = _mapping(annotation).get("value")
-        if isinstance(value, list) and any("task" in _mapping(part) for part in value):
+        value = as_mapping(annotation).get("value")
+        if isinstance(value, list) and any("task" in as_mapping(part) for part in value):
             stack.extend(reversed(value))
         else:
             yield annotation
 
 
-def _label(value: Any, labels: tuple[str, ...]) -> tuple[str, str]:
+def _label(task: str, value: Any, labels: tuple[str, ...], version: str) -> tuple[str, str]:
     """The normalised label of an answer, or why it has none."""
     if isinstance(value, str):
-        return normalise_label(_text(value)[:1000]), ""  # cut: a text of megabytes would keep the pattern busy
+        return normalise_label(as_text(value)), ""
     if isinstance(value, bool) or not isinstance(value, int):
         return "", f"unknown answer of type {type(value).__name__}, expected an index or a label"
     if not 0 <= value < len(labels):
-        return "", f"unknown answer {_text(value) or 'of many digits'}; this workflow version has {len(labels)}"
-    return labels[value], ""
-
-
-def _mapping(value: object) -> Row:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _text(value: object) -> str:
-    """An id or a name as text that a file can hold; "" for neither text nor a whole number of at most 18 digits."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value) if abs(value) < 10**18 else ""
-    return value.strip().encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else ""
+        return "", f"unknown answer {as_text(value) or 'of many digits'}; this workflow version has {len(labels)}"
+    return labels[value], "" if labels[value] else missing_label(task, value, version)

@@ -2,24 +2,29 @@
 
 Rules, in the order in which they act:
 
-1. Rows with the same classification id are copies: the one updated last counts. The others are tallied as duplicates.
-2. A classification is rejected with all its answers, and does not count as its volunteer's turn in rule 3, if it is
-   unreadable, has no usable id, is not about exactly one subject, or comes from an unknown workflow version. Versions
-   are text: 28.30 is not 28.3.
-3. A logged-in volunteer has one classification per subject: the first by id, with all its answers. Later ones are
+1. Rows with the same classification id are copies: the one updated last counts; of those updated at the same time, one
+   that gives votes. The others are tallied as duplicates. A row that cannot be read is no copy.
+2. A classification is rejected with all its answers, and does not count as its volunteer's turn in rule 4, if (the
+   first that applies is the reason) it is unreadable, has no usable id, is not about exactly one subject, has a user
+   that is neither an id nor empty, or comes from an unknown workflow version. Ids are whole numbers of at most 18
+   digits (``galaxies.ids``: 11 and 11.0 are the same, NA and 0 are nobody). Versions are text: 28.30 is not 28.3.
+3. Classifications that were made before the project was live (``metadata.live_project`` is false) and gold-standard
+   ones are left out: no vote, and nobody's turn, unless ``Counted`` says otherwise.
+4. A logged-in volunteer has one classification per subject: the first by id, with all its answers. Later ones are
    tallied as repeats. All anonymous ones count, or (``anonymous_repeats="first_per_session"``) the first of each known
    session and subject.
-4. Answers inside a combo task are read like any other.
-5. Null, empty and absent answers, tasks without a question (tutorials, rare features), and tasks that are not
+5. Answers inside a combo task are read like any other.
+6. Null, empty and absent answers, tasks without a question (tutorials, rare features), and tasks that are not
    single-choice in that version give no vote.
-6. An index means the label that this version gives it; a text is the label itself. Labels are compared without image
-   markdown, case and spacing. An answer whose label the question does not have is rejected.
-7. A question answered twice in one classification: the first readable answer counts; the others are rejected.
-8. An answer off the tree's path (no counted answer of that classification leads to its question) is rejected, so that a
+7. An index means the label that this version gives it; a text is the label itself. Labels are compared without image
+   markdown, case and spacing; a label that is only an image is compared as it is. An answer is rejected if the question
+   does not have its label, or if the task or label is missing in that version.
+8. A question answered twice in one classification: the first readable answer counts; the others are rejected.
+9. An answer off the tree's path (no counted answer of that classification leads to its question) is rejected, so that a
    question never has more votes than the answers that lead to it.
 
 Every answer read is a vote, a tallied answer without a vote, or a row of ``rejected``; a classification without answers
-counts as one answer.
+counts as one answer. Of equal keys in a JSON object the first counts.
 """
 
 from __future__ import annotations
@@ -39,9 +44,9 @@ import pyarrow as pa
 
 from zoobot.errors import SettingsError
 from zoobot.galaxies.questions import QuestionTree
-from zoobot.votes.classifications import Row
 from zoobot.votes.duckdb_reader import Intake
-from zoobot.votes.judge import REJECTED, VOTE, Judge, Judgement, Outcome
+from zoobot.votes.judge import REJECTED, VOTE, Counted, Judge, Judgement, Outcome
+from zoobot.votes.rows import Row
 
 DUPLICATE = "duplicate of a classification"
 REPEAT = "repeat by the same volunteer"
@@ -59,6 +64,16 @@ class Reduction:
     tally: dict[str, int]
     answers_read: int
 
+    def why_no_vote(self) -> str:
+        """What became of most answers, if none is a vote; "" if there are votes."""
+        if self.tally[VOTE]:
+            return ""
+        if not self.answers_read:
+            return "no classification was read"
+        outcomes = {what: n for what, n in self.tally.items() if what != REJECTED}
+        what, n = Counter(outcomes | self.rejected["reason"].value_counts().to_dict()).most_common(1)[0]
+        return f"none of {self.answers_read} answers is a vote; the commonest reason ({n} answers): {what}"
+
 
 def reduce(
     classifications: str | Path | Iterable[Row | Path],
@@ -66,25 +81,30 @@ def reduce(
     workflow_versions: Sequence[Row],
     *,
     anonymous_repeats: str = "all",
+    before_launch: bool = False,
+    gold_standard: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Count votes by the rules at the top of this file; the order of ``classifications`` does not matter.
 
     Args:
         classifications: the path of a file, or any number of rows in the shape of the Zooniverse API and of files
-            (each a ``Path``). A file is an export (.csv) or rows of the API (.jsonl), or either with .gz.
+            (each a ``Path``). A file is an export (CSV) or rows of the API (JSON), either of them compressed or not.
         questions: their tasks and labels say which answer a vote is for.
         workflow_versions: all that volunteers were shown (``read_workflow_versions``, ``workflow_of``). One with
             ``links.workflow`` is for the classifications of that workflow only.
+        anonymous_repeats, before_launch, gold_standard: see ``judge.Counted``.
 
     Returns:
         votes: a row per subject with a vote; string index ``subject_id``, sorted; int64 columns ``questions.columns``.
         rejected: a row per rejected answer; string columns classification_id, subject_id, task, reason.
 
-    No classification raises, whatever it contains. InputError: a file does not exist or is of another kind; a workflow
-    version is malformed; two answers of a question share a label. SettingsError: ``anonymous_repeats`` is neither of
-    the two.
+    No classification raises, whatever it contains. InputError: a file does not exist or is of another kind; two answers
+    of a question share a label. SettingsError: ``anonymous_repeats`` is neither of the two.
     """
-    reduction = reduce_all(classifications, questions, workflow_versions, anonymous_repeats=anonymous_repeats)
+    reduction = reduce_all(
+        classifications, questions, workflow_versions,
+        anonymous_repeats=anonymous_repeats, before_launch=before_launch, gold_standard=gold_standard,
+    )  # fmt: skip
     return reduction.votes, reduction.rejected
 
 
@@ -94,22 +114,23 @@ def reduce_all(
     workflow_versions: Sequence[Row],
     *,
     anonymous_repeats: str = "all",
+    before_launch: bool = False,
+    gold_standard: bool = False,
 ) -> Reduction:
     """``reduce``, with the tally of all answers read."""
     if anonymous_repeats not in ("all", "first_per_session"):
         raise SettingsError(f"anonymous_repeats must be all or first_per_session, got {anonymous_repeats!r}")
-    judge = Judge.of(questions, workflow_versions)
-    sessions = anonymous_repeats == "first_per_session"
+    judge = Judge.of(questions, workflow_versions, Counted(anonymous_repeats, before_launch, gold_standard))
     items = [Path(classifications)] if isinstance(classifications, str | Path) else classifications
     with tempfile.TemporaryDirectory(prefix="zoobot-reduce-") as spill, _connect(spill) as connection:
-        intake = Intake(connection, judge, sessions)
+        intake = Intake(connection, judge)
         intake.add(items)
         _store_judgements(connection, intake.codes, questions)
         answers_read = _n_answers(connection, "true")
         newest = "updated_at DESC, rank DESC, subject DESC, volunteer DESC, session DESC"
         tally = Counter({DUPLICATE: _keep_first(connection, "id", "id IS NOT NULL", newest)})
         tally[REPEAT] = _keep_first(connection, "volunteer, subject", "judgement > 0 AND volunteer <> ''", "id")
-        if sessions:
+        if anonymous_repeats == "first_per_session":
             anonymous = "judgement > 0 AND volunteer = '' AND session <> ''"
             tally[SESSION_REPEAT] = _keep_first(connection, "session, subject", anonymous, "id")
         tally.update({VOTE: 0, REJECTED: 0} | _tally(connection))
