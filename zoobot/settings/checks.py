@@ -125,12 +125,16 @@ def _misfits(s: Settings) -> list[str]:
         )
     if s.stage == "verify" and not s.verify.path:
         problems.append("verify.path: name the folder to verify, e.g. verify.path=data/demo/shards/smooth")
-    if s.stage == "reduce" and [s.reduce.pull, bool(s.reduce.export), bool(s.reduce.api_dump)].count(True) != 1:
-        problems.append("reduce: give one of reduce.pull=true, reduce.export=FILE.csv or reduce.api_dump=FILE.jsonl")
+    sources = (s.reduce.pull, s.reduce.export, s.reduce.api_dump, s.reduce.caesar)
+    if s.stage == "reduce" and sum(map(bool, sources)) != 1:
+        problems.append(
+            "reduce: give one of reduce.pull=true, reduce.export=FILE.csv, reduce.api_dump=FILE.jsonl or"
+            " reduce.caesar=FILE.csv"
+        )
     if s.stage == "reduce" and s.reduce.pull and s.oracle.kind != "panoptes":
         problems.append(
             "reduce.pull=true also needs the project: oracle=panoptes oracle.project_id=… oracle.workflow_ids=[…]"
         )
-    if s.stage == "reduce" and not s.reduce.pull and not s.reduce.workflow_versions:
-        problems.append("reduce.workflow_versions: name the JSON file with the workflow's versions")
+    if s.stage == "reduce" and not (s.reduce.pull or s.reduce.caesar or s.reduce.workflow_versions):
+        problems.append("reduce.workflow_versions: name the file with the workflow's versions (docs/votes.md)")
     return problems

@@ -14,7 +14,8 @@ ENCODER_SHAPE = ("architecture", "blocks", "hidden", "colour", "final_size_px")
 # What each stage's output depends on, besides its inputs. The user's own folders are left out, so that data can be
 # moved.
 _DEPENDS_ON = {
-    "reduce": ("survey.questions", "reduce.anonymous_repeats", "reduce.before_launch", "reduce.gold_standard"),
+    "reduce": ("survey.questions", "reduce.anonymous_repeats", "reduce.before_launch", "reduce.gold_standard",
+               "reduce.caesar_reducers"),
     "master_catalog": ("survey.kind", "survey.name", "survey.questions", "survey.samples", "survey.n_galaxies",
                        "survey.draw_size_px", "survey.draw_seed", "survey.world"),
     "catalogs": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "catalogs"),

@@ -17,7 +17,10 @@ from zoobot.folders.published import MadeOf
 from zoobot.galaxies.questions import QuestionTree, load_questions
 from zoobot.galaxies.surveys import read_subjects
 from zoobot.settings import Settings, stage_settings
+from zoobot.settings.schema import ReduceSettings
 from zoobot.votes import classifications
+from zoobot.votes.caesar import read_caesar
+from zoobot.votes.rows import Row
 
 log = logging.getLogger("zoobot")
 RECORD = "reduction.json"
@@ -27,7 +30,7 @@ def run(settings: Settings) -> Path:
     """Write classifications.csv, rejected.csv and, last, reduction.json, unless nothing has changed."""
     folder = settings.survey_dir / "classifications"
     files, versions_path = _pull(settings) if settings.reduce.pull else _given_files(settings)
-    inputs = _named(files) | {"workflow_versions": versions_path}
+    inputs = _named(files) | ({"workflow_versions": versions_path} if versions_path else {})
     if settings.reduce.subjects:
         inputs["subjects"] = _existing(Path(settings.reduce.subjects))
     questions = load_questions(settings.survey.questions)
@@ -42,15 +45,16 @@ def run(settings: Settings) -> Path:
     return folder
 
 
-def _given_files(settings: Settings) -> tuple[list[Path], Path]:
+def _given_files(settings: Settings) -> tuple[list[Path], Path | None]:
     reduce = settings.reduce
-    return [_existing(Path(path)) for path in reduce.files], _existing(Path(reduce.workflow_versions))
+    versions = _existing(Path(reduce.workflow_versions)) if reduce.workflow_versions else None
+    return [_existing(Path(path)) for path in reduce.files], versions
 
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
         raise InputError(
-            f"{path} does not exist. Set reduce.export or reduce.api_dump, and reduce.workflow_versions,"
+            f"{path} does not exist. Set reduce.export, reduce.api_dump or reduce.caesar, and reduce.workflow_versions,"
             " or set reduce.pull=true with oracle=panoptes."
         )
     return path
@@ -65,7 +69,7 @@ def _named(files: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
-def _pull(settings: Settings) -> tuple[list[Path], Path]:
+def _pull(settings: Settings) -> tuple[list[Path], Path | None]:
     """Pull new classifications. Returns the files of all classifications, and the file of workflow versions."""
     from zoobot.oracles import pull
     from zoobot.oracles.panoptes import Zooniverse
@@ -80,22 +84,19 @@ def _source(settings: Settings) -> dict[str, object]:
     reduce, oracle = settings.reduce, settings.oracle
     if reduce.pull:
         return {"pull": {"project_id": oracle.project_id, "workflow_ids": list(oracle.workflow_ids)}}
-    return {"export": bool(reduce.export)}
+    return {"caesar": True} if reduce.caesar else {"export": bool(reduce.export)}
 
 
 def _reduce(
     settings: Settings,
     folder: Path,
     files: Sequence[Path],
-    versions_path: Path,
+    versions_path: Path | None,
     questions: QuestionTree,
     made_of: MadeOf,
 ) -> None:
-    versions, counted = classifications.read_workflow_versions(versions_path), settings.reduce
-    reduction = votes.reduce_all(
-        files, questions, versions, anonymous_repeats=counted.anonymous_repeats, before_launch=counted.before_launch,
-        gold_standard=counted.gold_standard,
-    )  # fmt: skip
+    versions = classifications.read_workflow_versions(versions_path) if versions_path else []
+    reduction = _counted(settings.reduce, files, questions, versions)
     _refuse_total_loss(settings, files, reduction)
     table = reduction.votes.reset_index()
     if settings.reduce.subjects:
@@ -111,6 +112,17 @@ def _reduce(
     for reason, n in list(reduction.rejected["reason"].value_counts().items())[:3]:
         log.warning("%d answers rejected: %s (rejected.csv lists them all)", n, reason)
     log.info("%s: %d subjects, %d answers read (%s)", folder, len(table), reduction.answers_read, counts)
+
+
+def _counted(
+    given: ReduceSettings, files: Sequence[Path], questions: QuestionTree, versions: Sequence[Row]
+) -> votes.Reduction:
+    if given.caesar:
+        return read_caesar(files[0], questions, versions, given.caesar_reducers)
+    return votes.reduce_all(
+        files, questions, versions, anonymous_repeats=given.anonymous_repeats, before_launch=given.before_launch,
+        gold_standard=given.gold_standard,
+    )  # fmt: skip
 
 
 def _refuse_total_loss(settings: Settings, files: Sequence[Path], reduction: votes.Reduction) -> None:

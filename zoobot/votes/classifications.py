@@ -103,7 +103,7 @@ class ExportLayout:
 
 def export_layout(path: str | Path) -> ExportLayout:
     """InputError: the file does not exist, or a column that is needed is not there, or is there twice."""
-    names_by_delimiter = {delimiter: _header(path, delimiter) for delimiter in _DELIMITERS}
+    names_by_delimiter = {delimiter: header(path, delimiter) for delimiter in _DELIMITERS}
     delimiter = max(_DELIMITERS, key=lambda each: len(set(EXPORT_COLUMNS) & set(names_by_delimiter[each])))
     names = names_by_delimiter[delimiter]
     missing = [name for name in (*EXPORT_IDS, *EXPORT_JSON) if name not in names]
@@ -118,9 +118,19 @@ def export_layout(path: str | Path) -> ExportLayout:
     return ExportLayout(delimiter, len(names), {name: names.index(name) for name in EXPORT_COLUMNS if name in names})
 
 
-def _header(path: str | Path, delimiter: str) -> list[str]:
+def header(path: str | Path, delimiter: str = ",") -> list[str]:
+    """The names of a CSV's columns. InputError: the file does not exist, or is not CSV."""
     with open_text(path) as file:
         return next(_csv_rows(file, path, delimiter), [])
+
+
+def records(path: str | Path) -> Iterator[dict[str, str]]:
+    """The rows of a CSV as cells by column; cells that a row lacks are empty. InputError: see ``header``."""
+    with open_text(path) as file:
+        rows = _csv_rows(file, path, ",")
+        names = next(rows, [])
+        for cells in rows:
+            yield dict.fromkeys(names, "") | dict(zip(names, cells, strict=False))
 
 
 def _csv_rows(lines: Iterable[str], path: str | Path, delimiter: str) -> Iterator[list[str]]:
@@ -225,21 +235,17 @@ def _version_of_workflow(workflow: object) -> Json:
 
 
 def _versions_in_csv(path: str | Path) -> list[Json]:
-    with open_text(path) as file:
-        rows = _csv_rows(file, path, ",")
-        header = next(rows, [])
-        records = [dict(zip(header, cells, strict=False)) for cells in rows]
-    missing = [name for name in ("workflow_id", "version", "minor_version", "tasks", "strings") if name not in header]
+    missing = {"workflow_id", "version", "minor_version", "tasks", "strings"} - set(header(path))
     if missing:
-        raise InputError(f"{path} has no column {', '.join(missing)}. {_WHERE_VERSIONS_ARE}")
+        raise InputError(f"{path} has no column {', '.join(sorted(missing))}. {_WHERE_VERSIONS_ARE}")
     return [
         {
-            "links": {"workflow": cells.get("workflow_id")},
-            "major_number": cells.get("version"),
-            "minor_number": cells.get("minor_version"),
-            **{name: _json_or_none(cells.get(name, "")) for name in ("tasks", "strings")},
+            "links": {"workflow": cells["workflow_id"]},
+            "major_number": cells["version"],
+            "minor_number": cells["minor_version"],
+            **{name: _json_or_none(cells[name]) for name in ("tasks", "strings")},
         }
-        for cells in records
+        for cells in records(path)
     ]
 
 
