@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
-import json
 import platform
 import subprocess
 import sys
@@ -101,9 +100,9 @@ def compare(environment: Path, folder: Path, export: Path, workflows: Path) -> b
         return count_theirs(environment, folder / name, changed, workflows)
 
     folder.mkdir()
-    rows, workflow = read_csv(export), Workflow.of(read_csv(workflows))
+    rows, workflow = read_csv(export), Workflow.read(workflows)
     theirs = count_theirs(environment, folder / "theirs", export, workflows)
-    ours = count_ours(folder / "ours", export, workflow)
+    ours = count_ours(folder / "ours", export, workflows, workflow)
     found = explain(theirs, ours, rows, workflow, count_again) if theirs != ours else {}
     print(f"{len(rows)} classifications\n")
     print_table(theirs, ours, found)
@@ -130,15 +129,14 @@ def count_theirs(environment: Path, folder: Path, export: Path, workflows: Path)
     return counts
 
 
-def count_ours(folder: Path, export: Path, workflow: Workflow) -> Counts:
+def count_ours(folder: Path, export: Path, workflows: Path, workflow: Workflow) -> Counts:
     """The counts of ``stage=reduce`` with the questions of the workflow."""
     folder.mkdir()
-    questions, versions = folder / "questions.yaml", folder / "versions.json"
+    questions = folder / "questions.yaml"
     questions.write_text(yaml.safe_dump(workflow.questions, sort_keys=False), encoding="utf-8")
-    versions.write_text(json.dumps({"workflow_versions": workflow.versions}), encoding="utf-8")
     settings = {
         "stage": "reduce", "survey": "custom", "survey.name": "same", "survey.questions": questions,
-        "data_dir": folder, "tracking": "disabled", "reduce.export": export, "reduce.workflow_versions": versions,
+        "data_dir": folder, "tracking": "disabled", "reduce.export": export, "reduce.workflow_versions": workflows,
     }  # fmt: skip
     call([sys.executable, "run.py", *(f"{key}={value}" for key, value in settings.items())])
     counts: Counts = {}

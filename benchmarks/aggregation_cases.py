@@ -10,7 +10,10 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
+
+from zoobot.votes.classifications import read_workflow_versions
 
 Row: TypeAlias = dict[str, str]  # of a CSV
 Json: TypeAlias = dict[str, Any]
@@ -25,25 +28,16 @@ class Workflow:
     questions: Json
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> Workflow:
-        """From the rows of the project builder's workflow export."""
-        versions = [_version(row) for row in rows]
-        newest = max(versions, key=lambda v: (v["major_number"], v["minor_number"]))
+    def read(cls, path: Path) -> Workflow:
+        """From the workflow export of the project builder."""
+        versions = read_workflow_versions(path)
+        newest = max(versions, key=lambda v: (int(v["major_number"]), int(v["minor_number"])))
         return cls(versions, question_set(newest))
 
     def label(self, task: str, text: str) -> str:
         """The label of the question set that is shown as this text; "" if there is none."""
         labels = [label for of_answer in self.questions[task]["answers"].values() for label in of_answer]
         return next((label for label in labels if _plain(label) == _plain(text)), "")
-
-
-def _version(row: Row) -> Json:
-    # To be dropped when zoobot.votes.classifications.read_workflow_versions reads this CSV.
-    return {
-        "links": {"workflow": row["workflow_id"]},
-        "major_number": int(row["version"]), "minor_number": int(row["minor_version"]),
-        "tasks": json.loads(row["tasks"]), "strings": json.loads(row["strings"]),
-    }  # fmt: skip
 
 
 def question_set(version: Json) -> Json:
@@ -84,8 +78,14 @@ def of_one_subject_and_a_known_version(rows: Sequence[Row], workflow: Workflow) 
     return [row for row in rows if row["subject_ids"].isdigit() and row["workflow_version"] in known]
 
 
-def one_per_volunteer(rows: Sequence[Row], workflow: Workflow) -> list[Row]:
+def of_the_live_project(rows: Sequence[Row], workflow: Workflow) -> list[Row]:
     """Rule 3."""
+    live = [row for row in rows if json.loads(row["metadata"]).get("live_project") is not False]
+    return [row for row in live if row.get("gold_standard") != "true"]
+
+
+def one_per_volunteer(rows: Sequence[Row], workflow: Workflow) -> list[Row]:
+    """Rule 4."""
     first: dict[tuple[str, ...], Row] = {}
     for row in sorted(rows, key=lambda row: int(row["classification_id"])):
         turn = (row["user_id"], row["subject_ids"]) if row["user_id"] else (row["classification_id"],)
@@ -102,7 +102,7 @@ def _in_each_row(change: Callable[[list[Json], Workflow], list[Json]]) -> Rule:
 
 
 def without_combos(answers: list[Json], workflow: Workflow) -> list[Json]:
-    """Rule 4, for combos that are not in a combo."""
+    """Rule 5, for combos that are not in a combo."""
     parts = [a["value"] if a["task"] not in workflow.questions and _is_combo(a["value"]) else [a] for a in answers]
     return [answer for part in parts for answer in part]
 
@@ -112,23 +112,23 @@ def _is_combo(value: object) -> bool:
 
 
 def of_questions(answers: list[Json], workflow: Workflow) -> list[Json]:
-    """Rule 5, for versions that have the same tasks."""
+    """Rule 6, for versions that have the same tasks."""
     return [a for a in answers if a["task"] in workflow.questions and a["value"] not in (None, "", [])]
 
 
 def of_known_labels(answers: list[Json], workflow: Workflow) -> list[Json]:
-    """Rule 6."""
+    """Rule 7."""
     labels = [workflow.label(a["task"], a["value"]) for a in answers]
     return [a | {"value": label} for a, label in zip(answers, labels, strict=True) if label]
 
 
 def first_of_each_task(answers: list[Json], workflow: Workflow) -> list[Json]:
-    """Rule 7."""
+    """Rule 8."""
     return list({a["task"]: a for a in reversed(answers)}.values())[::-1]
 
 
 def on_the_path(answers: list[Json], workflow: Workflow) -> list[Json]:
-    """Rule 8. The question set has parents before children."""
+    """Rule 9. The question set has parents before children."""
     value_of, given = {a["task"]: a["value"] for a in answers}, set[str]()
     for task, question in workflow.questions.items():
         if task in value_of and (not question["after"] or given & set(question["after"])):
@@ -139,12 +139,13 @@ def on_the_path(answers: list[Json], workflow: Workflow) -> list[Json]:
 RULES: dict[int, Rule] = {
     1: one_of_each_id,
     2: of_one_subject_and_a_known_version,
-    3: one_per_volunteer,
-    4: _in_each_row(without_combos),
-    5: _in_each_row(of_questions),
-    6: _in_each_row(of_known_labels),
-    7: _in_each_row(first_of_each_task),
-    8: _in_each_row(on_the_path),
+    3: of_the_live_project,
+    4: one_per_volunteer,
+    5: _in_each_row(without_combos),
+    6: _in_each_row(of_questions),
+    7: _in_each_row(of_known_labels),
+    8: _in_each_row(first_of_each_task),
+    9: _in_each_row(on_the_path),
 }
 
 
@@ -184,20 +185,22 @@ def rows_for_each_rule(copy: Row) -> list[Row]:
         _row(copy, 1, "11", yes),
         _row(copy, 2, "21;22", yes),
         _row(copy, 3, "23", yes, workflow_version=_later(copy["workflow_version"])),
-        _row(copy, 4, "31", yes, **seven),
-        _row(copy, 5, "31", {"T0": "No"}, **seven),
-        _row(copy, 6, "32", yes),
-        _row(copy, 7, "32", yes),
-        _row(copy, 8, "41", {"T92": [{"task": "T93", "value": "Yes"}]}),
-        _row(copy, 9, "51", {"T0": None}),
-        _row(copy, 10, "52", {"T0": ""}),
-        _row(copy, 11, "53", {"T91": ["Yes", "No"]}),
-        _row(copy, 12, "61", perhaps),
-        _row(copy, 13, "62", {"T0": image}),
-        _row(copy, 14, "63", {"T0": "  YES "}),
-        _row(copy, 15, "71", yes, {"T0": "No"}),
-        _row(copy, 16, "72", perhaps, yes),
-        _row(copy, 17, "81", {"T0": "No"}, {"T1": "Yes"}),
+        _row(copy, 4, "31", yes, metadata=_more(copy["metadata"], {"live_project": False})),
+        _row(copy, 5, "32", yes, gold_standard="true"),
+        _row(copy, 6, "41", yes, **seven),
+        _row(copy, 7, "41", {"T0": "No"}, **seven),
+        _row(copy, 8, "42", yes),
+        _row(copy, 9, "42", yes),
+        _row(copy, 10, "51", {"T92": [{"task": "T93", "value": "Yes"}]}),
+        _row(copy, 11, "61", {"T0": None}),
+        _row(copy, 12, "62", {"T0": ""}),
+        _row(copy, 13, "63", {"T91": ["Yes", "No"]}),
+        _row(copy, 14, "71", perhaps),
+        _row(copy, 15, "72", {"T0": image}),
+        _row(copy, 16, "73", {"T0": "  YES "}),
+        _row(copy, 17, "81", yes, {"T0": "No"}),
+        _row(copy, 18, "82", perhaps, yes),
+        _row(copy, 19, "91", {"T0": "No"}, {"T1": "Yes"}),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def read(tmp_path: Path, text: str, versions: list[Any] | None = None, **reducer
 
 
 def counts(table: pd.DataFrame) -> dict[str, dict[str, int]]:
-    return {subject: {c: n for c, n in row.items() if n} for subject, row in table.to_dict("index").items()}
+    return {str(s): {str(c): n for c, n in row.items() if n} for s, row in table.to_dict("index").items()}
 
 
 def test_caesar_names_answers_by_their_index(tmp_path: Path) -> None:
@@ -103,6 +104,13 @@ def test_the_stage_reads_reductions(settings: Callable[..., Settings], tmp_path:
     folder = reduce.run(given)
     assert pd.read_csv(folder / "classifications.csv")["smooth-or-featured_smooth"].tolist() == [7]
     assert reduce.run(given) == folder
+    (tmp_path / "r.csv").write_text("subject_id,reducer_key,data.0\n9,a:b,7\n")
+    (tmp_path / "v.json").write_text(json.dumps([version_record("1.1", {"T0": ["smooth"]})]))
+    named = f"reduce.workflow_versions={tmp_path / 'v.json'}", "reduce.caesar_reducers=[a:b:T0]", "survey.name=named"
+    folder = reduce.run(settings("stage=reduce", f"reduce.caesar={tmp_path / 'r.csv'}", *named))
+    assert pd.read_csv(folder / "classifications.csv")["smooth-or-featured_smooth"].tolist() == [7]
+    with pytest.raises(SettingsError, match="give the key and its task"):
+        settings("stage=reduce", "reduce.caesar=a", "reduce.caesar_reducers=[T0]")
     with pytest.raises(SettingsError, match="give one of"):
         settings("stage=reduce", "reduce.caesar=a", "reduce.export=b", "reduce.workflow_versions=c")
     (tmp_path / "r.csv").write_text("subject_id,task,reducer,data.smooth\n9,T0,question_reducer,\n")

@@ -125,6 +125,11 @@ def _misfits(s: Settings) -> list[str]:
         )
     if s.stage == "verify" and not s.verify.path:
         problems.append("verify.path: name the folder to verify, e.g. verify.path=data/demo/shards/smooth")
+    problems += [
+        f"reduce.caesar_reducers={each}: give the key and its task, e.g. [smooth-votes:T0]"
+        for each in s.reduce.caesar_reducers
+        if ":" not in each
+    ]
     sources = (s.reduce.pull, s.reduce.export, s.reduce.api_dump, s.reduce.caesar)
     if s.stage == "reduce" and sum(map(bool, sources)) != 1:
         problems.append(

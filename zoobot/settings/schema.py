@@ -197,9 +197,9 @@ class ReduceSettings:
     export: Any = ""  # path of a Zooniverse classification export, CSV; or several: [monday.csv,tuesday.csv]
     api_dump: Any = ""  # path of rows of the Zooniverse API, JSON; or several
     caesar: str = ""  # path of Caesar's reductions, CSV: votes that Caesar has counted already
-    caesar_reducers: dict[str, str] = field(
-        default_factory=dict
-    )  # the task of each reducer key, {KEY: T0}; empty: a key begins with its task's, as in t0-stats
+    caesar_reducers: list[str] = field(
+        default_factory=list
+    )  # the task of each reducer key, [KEY:T0]; empty: a key begins with its task's, as in t0-stats
     workflow_versions: str = ""  # path of the workflow's versions: JSON of the API, or the project builder's CSV
     subjects: str = ""  # path of a subject export, CSV: says which galaxy (iauname, id_str) a subject shows
     anonymous_repeats: str = "all"  # volunteers not logged in: count all their classifications, or first_per_session

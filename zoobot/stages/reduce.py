@@ -118,7 +118,8 @@ def _counted(
     given: ReduceSettings, files: Sequence[Path], questions: QuestionTree, versions: Sequence[Row]
 ) -> votes.Reduction:
     if given.caesar:
-        return read_caesar(files[0], questions, versions, given.caesar_reducers)
+        reducers = dict(each.rsplit(":", 1) for each in given.caesar_reducers)
+        return read_caesar(files[0], questions, versions, reducers)
     return votes.reduce_all(
         files, questions, versions, anonymous_repeats=given.anonymous_repeats, before_launch=given.before_launch,
         gold_standard=given.gold_standard,

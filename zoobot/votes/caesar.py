@@ -57,7 +57,7 @@ def read_caesar(
     if others and not counted.rows:
         raise InputError(
             f"{path}: none of its reducers is about a question of this survey: {', '.join(others)[:300]}. Say which"
-            " task each is for: reduce.caesar_reducers={KEY: T0}."
+            " task each is for: reduce.caesar_reducers=[KEY:T0]."
         )
     counted.tally[OTHER_REDUCER] = others.total()
     return counted.reduction()
