@@ -28,6 +28,10 @@ EXPORT_JSON = ("metadata", "annotations")
 GOLD = "gold_standard"  # the only column that an export may lack
 EXPORT_COLUMNS = (*EXPORT_IDS, *EXPORT_JSON, GOLD)
 _DELIMITERS = ",;\t"  # spreadsheets write the last two
+_WHERE_VERSIONS_ARE = (
+    "Expected the JSON of https://www.zooniverse.org/api/workflow_versions?workflow_id=ID, or the CSV of workflows that"
+    " the project builder exports (Data Exports, Request new workflow export)."
+)
 _ID_AT_THE_START = re.compile(rb'\s*\{\s*"id"\s*:\s*"?([0-9]{1,18})\b')
 
 
@@ -206,12 +210,6 @@ def read_workflow_versions(path: str | Path) -> list[Json]:
     if odd:
         log.warning("%s: %d such problems in all. Answers that need what is missing are rejected", path, len(odd))
     return records
-
-
-_WHERE_VERSIONS_ARE = (
-    "Expected the JSON of https://www.zooniverse.org/api/workflow_versions?workflow_id=ID, or the CSV of workflows that"
-    " the project builder exports (Data Exports, Request new workflow export)."
-)
 
 
 def _versions_in_json(path: str | Path) -> list[Json]:

@@ -118,6 +118,17 @@ def _read_export(layout: ExportLayout, counted: Counted) -> str:
     )
 
 
+def _statements(path: Path, is_export: bool, counted: Counted) -> tuple[str, str, dict[str, Any]]:
+    """What reads the cells of a file, what fills the table with them, and the values of both."""
+    compression = "gzip" if raw_files.is_gzip(path) else "none"
+    values: dict[str, Any] = {"path": glob.escape(str(path)), "compression": compression}
+    if not is_export:
+        return _dump(counted), _read_dump(counted), values
+    layout = classifications.export_layout(path)
+    values |= {"delimiter": layout.delimiter, "columns": {f"c{i}": "VARCHAR" for i in range(layout.n_columns)}}
+    return _export(layout), _read_export(layout, counted), values
+
+
 def _per_session(counted: Counted) -> bool:
     return counted.anonymous_repeats == "first_per_session"
 
@@ -177,20 +188,7 @@ class Intake:
         ):
             yield from _row_by_row(path, is_export)
             return
-        values: dict[str, Any] = {
-            "path": glob.escape(str(path)),
-            "compression": "gzip" if raw_files.is_gzip(path) else "none",
-        }
-        counted = self._judge.counted
-        if is_export:
-            layout = classifications.export_layout(path)
-            values |= {
-                "columns": {f"c{i}": "VARCHAR" for i in range(layout.n_columns)},
-                "delimiter": layout.delimiter,
-            }
-            file, statement = _export(layout), _read_export(layout, counted)
-        else:
-            file, statement = _dump(counted), _read_dump(counted)
+        file, statement, values = _statements(path, is_export, self._judge.counted)
         self._connection.execute(f"DELETE FROM judged WHERE (SELECT count(*) FROM judged) > {_MAX_JUDGED}")
         try:
             if path.stat().st_size > _LEARN_FROM_BYTES:
@@ -265,7 +263,7 @@ def _is_export(path: Path) -> bool:
 
 
 def _row_by_row(path: Path, is_export: bool) -> Iterator[object]:
-    log.info("%s: DuckDB cannot read this file. It is read row by row, which takes longer", path)
+    log.info("%s is read row by row, which takes longer: DuckDB cannot read it safely", path)
     yield from (classifications.read_export if is_export else classifications.read_api_dump)(path)
 
 
