@@ -72,7 +72,7 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
         "oracle.votes_per_galaxy": 1, "oracle.control_per_iteration": 0, "oracle.control_votes": 1,
         "oracle.last_classification_id": 0, "oracle.overlap_ids": 0, "oracle.tries": 1,
         "stop.votes": 0, "stop.labels": 0, "iterate.subjects_per_iteration": 1, "iterate.shards_per_iteration": 1,
-        "simulate.iterations": 1, "tracking.table_galaxies": 0, "report.galaxies": 0,
+        "simulate.iterations": 1, "check.pictures": 1, "tracking.table_galaxies": 0, "report.galaxies": 0,
     }  # fmt: skip
     problems += [f"{key}={flat[key]}: must be at least {low}" for key, low in at_least.items() if flat[key] < low]
     ranges = {
@@ -103,7 +103,7 @@ def _misfits(s: Settings) -> list[str]:
     if (
         s.survey.kind in ("gz2", "decals", "custom")
         and not s.survey.catalog
-        and s.stage in ("master_catalog", "simulate")
+        and s.stage in ("check", "master_catalog", "simulate")
     ):
         problems.append(
             f"survey.catalog: survey {s.survey.name} needs its source table, e.g. survey.catalog=catalog.csv"

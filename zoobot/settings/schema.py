@@ -232,6 +232,14 @@ class VerifySettings:
 
 
 @dataclass(frozen=True)
+class CheckSettings:
+    """How stage=check looks at a survey."""
+
+    pictures: int = 200  # read this many pictures, drawn at random
+    output: str = ""  # a folder for a file of settings, {output}/experiment/{survey.name}.yaml; empty: none
+
+
+@dataclass(frozen=True)
 class Settings:
     """All settings of one run."""
 
@@ -260,6 +268,7 @@ class Settings:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
     verify: VerifySettings = field(default_factory=VerifySettings)
+    check: CheckSettings = field(default_factory=CheckSettings)
 
     @property
     def survey_dir(self) -> Path:
