@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> None:
     try:
         from zoobot import stages  # late: it loads all packages, and help should be quick
 
-        settings = stages.check(compose.from_config(cfg))
+        settings = stages.check_settings(compose.from_config(cfg))
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             sweep.run_job(settings, HydraConfig.get().job.num, HydraConfig.get().runtime.cwd)
         else:

@@ -16,7 +16,7 @@ from hydra import initialize_config_dir
 
 from zoobot.engine import process
 from zoobot.settings import Settings, compose
-from zoobot.stages import catalogs, check, instructions, iterate, master_catalog, shards
+from zoobot.stages import catalogs, check_settings, instructions, iterate, master_catalog, shards
 
 ROOT = Path(__file__).resolve().parents[1]
 ITERATIONS, FIRST = 100, 5
@@ -36,7 +36,7 @@ def tiny(data_dir: str) -> Settings:
                  "iterate.shards_per_iteration=1", "tracking=disabled", "model.max_epochs=1",
                  f"data_dir={data_dir}"]  # fmt: skip
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return check(compose.from_config(hydra_compose("config", overrides)))
+        return check_settings(compose.from_config(hydra_compose("config", overrides)))
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from zoobot.galaxies.questions import load_questions
 from zoobot.galaxies.tasks import Task, build_task
 from zoobot.galaxies.tfrecords import ShardConfig
 from zoobot.settings import Settings, compose
-from zoobot.stages import check
+from zoobot.stages import check_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 REPETITIONS = 3
@@ -28,7 +28,7 @@ def settings_of(*overrides: str) -> Settings:
     """The settings of a simulation with these overrides."""
     compose.register()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return check(compose.from_config(hydra_compose("config", ["stage=simulate", *overrides])))
+        return check_settings(compose.from_config(hydra_compose("config", ["stage=simulate", *overrides])))
 
 
 def task_of(settings: Settings) -> Task:

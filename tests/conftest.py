@@ -17,7 +17,7 @@ from hydra import initialize_config_dir
 
 from zoobot.settings import Settings
 from zoobot.settings.compose import from_config, register
-from zoobot.stages import check
+from zoobot.stages import check_settings
 
 if TYPE_CHECKING:
     from launch.config import Config
@@ -47,7 +47,7 @@ def compose() -> Callable[..., Settings]:
 
     def compose_settings(*overrides: str, data_dir: Path) -> Settings:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return check(from_config(hydra_compose("config", [*overrides, f"data_dir={data_dir}"])))
+            return check_settings(from_config(hydra_compose("config", [*overrides, f"data_dir={data_dir}"])))
 
     return compose_settings
 

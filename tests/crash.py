@@ -132,7 +132,7 @@ def compose_settings(data_dir: Path, *overrides: str) -> Settings:
     """The settings of a run as small as can be."""
     compose.register()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return stages.check(
+        return stages.check_settings(
             compose.from_config(hydra_compose("config", [*SETTINGS, *overrides, f"data_dir={data_dir}"]))
         )
 

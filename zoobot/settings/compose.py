@@ -32,7 +32,7 @@ def _set_writable(node: DictConfig) -> None:
 
 
 def from_config(cfg: DictConfig) -> Settings:
-    """The settings of a composed config, with the right types. ``stages.check`` checks their values."""
+    """The settings of a composed config, with the right types. ``stages.check_settings`` checks their values."""
     written: Any = OmegaConf.to_container(cfg)
     missing = sorted(key for key, value in flatten(written).items() if value == MISSING)
     if missing:

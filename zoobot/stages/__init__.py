@@ -36,7 +36,7 @@ CHOICES: dict[str, Collection[str]] = {
 }
 
 
-def check(settings: Settings) -> Settings:
+def check_settings(settings: Settings) -> Settings:
     """Load the extensions, check the settings and return them. All problems are reported together."""
     load_extensions(settings)
     problems = checks.problems(settings, CHOICES)

@@ -9,7 +9,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -51,6 +51,7 @@ class Survey:
 
 def run(settings: Settings) -> Path:
     """Print what was found and the next command. InputError: no simulation can run, and why."""
+    settings = _with_questions_that_fit(settings)
     survey = _read(settings)
     print(*_described(survey, settings), sep="\n")
     if survey.problems:
@@ -65,6 +66,20 @@ def run(settings: Settings) -> Path:
         print(f"The same settings are in {path}:")
         print(f"python run.py --config-dir={shlex.quote(settings.check.output)} experiment={path.stem}")
     return settings.source_dir
+
+
+def _with_questions_that_fit(settings: Settings) -> Settings:
+    """The settings, with the question set of the survey's folder if only that one fits the table."""
+    given, *others = settings.survey.questions, *sorted(map(str, settings.source_dir.glob("*.y*ml")))
+    for name in (given, *others):
+        try:
+            questions = load_questions(name)
+            columns = read_survey(settings, questions).rows.columns
+        except InputError:
+            continue
+        if set(questions.root.columns) <= set(columns):
+            return replace(settings, survey=replace(settings.survey, questions=name))
+    return settings
 
 
 def _read(settings: Settings) -> Survey:
