@@ -265,7 +265,7 @@ def test_an_output_depends_on_all_but_places_and_looks(compose: Compose, tmp_pat
     used = {key for stage in ("master_catalog", "catalogs", "shards", "pretrain", "instructions", "reduce")
             for key in stage_settings(settings, stage)}  # fmt: skip
     every = set(flatten(dataclasses.asdict(settings)))
-    free = ("report.", "tracking.", "verify.", "reduce.", "stage", "data_dir", "quick", "experiment_name")
+    free = ("report.", "tracking.", "verify.", "check.", "reduce.", "stage", "data_dir", "quick", "experiment_name")
     assert {key for key in every - used if not key.startswith(free)} == {
         "survey.folder", "survey.catalog", "survey.classifications",  # places; their content goes in by its digest
         "extensions", "oracle.live",  # goes in by digest; follows from oracle.kind
