@@ -28,6 +28,7 @@ from zoobot.iterations.files import SUMMARY, ExperimentFolder, InstructionsFolde
 from zoobot.iterations.iteration import Iteration, fixed_settings
 from zoobot.iterations.pool import draw_control
 from zoobot.iterations.receive import receive
+from zoobot.iterations.retire import retire_confident
 from zoobot.models import saved
 from zoobot.models.architectures import ARCHITECTURES
 from zoobot.oracles.build import build_oracle
@@ -169,6 +170,7 @@ def _work(it: Iteration, instructions: InstructionsFolder) -> Summary:
         control = draw_control(pool, it.settings.oracle.control_per_iteration, random)
         chosen = choose(it, evaluated, pool.with_control(control, it.settings.oracle.control_votes))
     with it.timed("request"):
+        retired = retire_confident(it, oracle, evaluated, pool)
         ask(it, oracle, chosen.ids, control)
         write_pictures(it, chosen.ids)
     costs = stopping.costs(
@@ -191,6 +193,7 @@ def _work(it: Iteration, instructions: InstructionsFolder) -> Summary:
         temperature=evaluated.temperature,
         test_loss=evaluated.loss("test"),
         requested_control=len(control),
+        retired_confident=retired,
         timings_s=it.timings_s,
         **vars(costs),
     )
