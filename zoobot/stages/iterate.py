@@ -70,8 +70,9 @@ def run(settings: Settings) -> Path:
             log.info("oracle.dry_run: nothing was sent, and %s was not written", target.name)
             return experiment.path
         log.info(
-            "%s: %d labels received, %d galaxies trained on, test loss %.3f, %d galaxies asked about", target.name,
-            summary.labels_received, summary.train_galaxies, summary.test_loss, summary.requested,
+            "%s: %d labels received, %d galaxies trained on, test loss %.3f, %d galaxies asked about, %d still wait",
+            target.name, summary.labels_received, summary.train_galaxies, summary.test_loss, summary.requested,
+            summary.still_waiting,
         )  # fmt: skip
         dashboard.log_iterations(settings, [*before, target])
     return target.path
