@@ -311,7 +311,8 @@ class Api:
         there = self.world.statuses(workflow) if workflow in self.world.workflows else []
         answer = self._page("subject_workflow_statuses", [s for s in there if s["links"]["subject"] in ids], query)
         # This list is not counted, so it names a next page even at its end.
-        uncounted = {"count": 0, "page_count": 0, "next_href": f"/subject_workflow_statuses?{urlencode(query)}"}
+        following = urlencode({**query, "page": int(query.get("page", 1)) + 1})
+        uncounted = {"count": 0, "page_count": 0, "next_href": f"/subject_workflow_statuses?{following}"}
         body = json.loads(answer.content())
         body["meta"]["subject_workflow_statuses"] |= uncounted
         return Answer(200, body)
