@@ -119,6 +119,17 @@ def test_the_state_of_many_subjects_is_asked_in_batches(server: PanoptesServer, 
     assert server.count("GET /api/subject_workflow_statuses.*") == 3
 
 
+@pytest.mark.parametrize("links", [None, {}, {"subject": "none"}])
+def test_a_state_of_no_subject_is_an_error_of_the_server(
+    live: Settings, monkeypatch: pytest.MonkeyPatch, links: object
+) -> None:
+    service = project(live)._service
+    one = {"id": "5", "links": links}
+    monkeypatch.setattr(service, "_get", lambda path, **query: ({"subject_workflow_statuses": [one]}, ""))
+    with pytest.raises(ServiceError, match="did not say which subject 5 is about"):
+        service.statuses(["7"])
+
+
 def test_a_dry_run_says_which_subjects_are_retired(
     server: PanoptesServer, live: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:

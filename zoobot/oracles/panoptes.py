@@ -235,7 +235,7 @@ class Zooniverse:
         The server copies ``#priority`` only when a subject is linked, not when it is created inside its set.
         """
         for member in list(self._pages("set_member_subjects", subject_set_id=set_id)):
-            wanted = priorities.get(str(member["links"]["subject"]))
+            wanted = priorities.get(_subject_of(member))
             if wanted is not None and member.get("priority") not in (wanted, f"{wanted}.0"):  # a decimal comes as text
                 self._update(f"/set_member_subjects/{member['id']}", "set_member_subjects", {"priority": wanted})
 
@@ -250,11 +250,7 @@ class Zooniverse:
             # Not by pages: a batch fits one page, and this list names a next page even at its end.
             query = {"workflow_id": self._oracle.workflow_ids[0], "subject_id": ",".join(batch)}
             content, _ = self._get("/subject_workflow_statuses", page_size=PAGE_SIZE, **query)
-            for status in _objects(content, "subject_workflow_statuses"):
-                links = status.get("links")
-                if not isinstance(links, dict) or "subject" not in links:
-                    raise ServiceError(f"Zooniverse ({self._oracle.endpoint}) gave the state of no subject.")
-                found[zooniverse_id(links["subject"])] = status
+            found |= {_subject_of(status): status for status in _objects(content, "subject_workflow_statuses")}
         return found
 
     def retire(self, subject_ids: Sequence[str]) -> None:
@@ -347,6 +343,14 @@ def _objects(content: Json, slug: str) -> list[Json]:
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise ServiceError(f"Zooniverse gave no list of {slug}.")
     return found
+
+
+def _subject_of(linked: Json) -> str:
+    links = linked.get("links")
+    subject = zooniverse_id(links.get("subject")) if isinstance(links, dict) else ""
+    if not subject:
+        raise ServiceError(f"Zooniverse did not say which subject {linked.get('href') or linked.get('id')} is about.")
+    return subject
 
 
 def _messages(content: object) -> str:
