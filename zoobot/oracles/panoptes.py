@@ -18,6 +18,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from zoobot.errors import InputError, ServiceError
+from zoobot.galaxies.ids import zooniverse_id
 from zoobot.oracles import credentials
 from zoobot.settings import OracleSettings
 from zoobot.votes.classifications import Json
@@ -228,6 +229,36 @@ class Zooniverse:
         for batch in _batches(subject_ids):
             self._call("DELETE", f"/subject_sets/{set_id}/links/subjects/{','.join(batch)}", {}, {}, "")
 
+    def set_priorities(self, set_id: str, priorities: Mapping[str, int]) -> None:
+        """Give the members of a set these priorities; a prioritized workflow shows 1 first, and those without one last.
+
+        The server copies ``#priority`` only when a subject is linked, not when it is created inside its set.
+        """
+        for member in list(self._pages("set_member_subjects", subject_set_id=set_id)):
+            wanted = priorities.get(_subject_of(member))
+            if wanted is not None and member.get("priority") not in (wanted, f"{wanted}.0"):  # a decimal comes as text
+                self._update(f"/set_member_subjects/{member['id']}", "set_member_subjects", {"priority": wanted})
+
+    # ----------------------------------------------------------- what is retired
+
+    def statuses(self, subject_ids: Sequence[str]) -> dict[str, Json]:
+        """The state of subjects in the first workflow: ``retired_at`` and ``classifications_count``. A subject that
+        nobody has classified there may have none.
+        """
+        found: dict[str, Json] = {}
+        for batch in _batches(subject_ids):
+            # Not by pages: a batch fits one page, and this list names a next page even at its end.
+            query = {"workflow_id": self._oracle.workflow_ids[0], "subject_id": ",".join(batch)}
+            content, _ = self._get("/subject_workflow_statuses", page_size=PAGE_SIZE, **query)
+            found |= {_subject_of(status): status for status in _objects(content, "subject_workflow_statuses")}
+        return found
+
+    def retire(self, subject_ids: Sequence[str]) -> None:
+        """Let the first workflow show these subjects to nobody any more. One that is already retired stays so."""
+        for batch in _batches(subject_ids):
+            path = f"/workflows/{self._oracle.workflow_ids[0]}/retired_subjects"
+            self._post(path, {"subject_ids": batch, "retirement_reason": "other"})
+
     # ----------------------------------------------------------- subjects
 
     def existing(self, subject_ids: Sequence[str]) -> list[Json]:
@@ -261,12 +292,14 @@ class Zooniverse:
 
     def update_subject(self, subject_id: str, changes: Json) -> str:
         """Change a subject's ``metadata`` or ``locations``; returns the address for its picture."""
-        path = f"/subjects/{subject_id}"
+        return picture_url(self._update(f"/subjects/{subject_id}", "subjects", changes))
+
+    def _update(self, path: str, slug: str, changes: Json) -> Json:
         for attempt in range(1, self._oracle.tries + 1):
             _, etag = self._get(path)
             try:
-                content, _ = self._call("PUT", path, {}, {"subjects": changes}, etag)
-                return picture_url(_objects(content, "subjects")[0])
+                content, _ = self._call("PUT", path, {}, {slug: changes}, etag)
+                return _objects(content, slug)[0]
             except ServiceError as error:  # somebody changed it in the meantime
                 if error.http_status not in (409, 412) or attempt == self._oracle.tries:
                     raise
@@ -310,6 +343,14 @@ def _objects(content: Json, slug: str) -> list[Json]:
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise ServiceError(f"Zooniverse gave no list of {slug}.")
     return found
+
+
+def _subject_of(linked: Json) -> str:
+    links = linked.get("links")
+    subject = zooniverse_id(links.get("subject")) if isinstance(links, dict) else ""
+    if not subject:
+        raise ServiceError(f"Zooniverse did not say which subject {linked.get('href') or linked.get('id')} is about.")
+    return subject
 
 
 def _messages(content: object) -> str:
