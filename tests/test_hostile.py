@@ -163,38 +163,30 @@ def test_a_sign_in_of_another_shape(
     assert "POST /users/sign_in" in str(error_of(lambda: Zooniverse(chosen).workflow_versions()))
 
 
-FIELDS = [
-    (name, f"{slug}.1.{field}", value)
-    for name, slug, field, values in [
-        ("classifications", "classifications", "id", [None, "", "x", -1, 1.5, True, "9" * 5000, {"a": 1}, [1], "0"]),
-        ("classifications", "classifications", "links", [None, [], 5, "1"]),
-        ("classifications", "classifications", "links.workflow", [None, {}, "x"]),
-        ("classifications", "classifications", "links.subjects", [None, "5", {}]),
-        ("classifications", "classifications", "metadata", [None, [], "1.1"]),
-        ("members", "subjects", "id", [None, "9" * 5000]),
-        ("members", "subjects", "metadata", [None, []]),
-        ("members", "subjects", "locations", [None, {}, ["http://a"], [{"image/png": None}], [None]]),
-    ]
-    for value in values
-] + [
-    ("a set", "subject_sets.0.display_name", None),
-    ("a set", "subject_sets.0.display_name", 5),
-    ("workflows", "workflows.0.links", None),
-    ("workflows", "workflows.0.links.project", "x"),
-    ("workflows", "workflows.0.links.subject_sets", 5),
-    ("workflows", "workflows.0.classifications_count", "many"),
-    ("workflows", "workflows", []),
-    ("versions", "workflow_versions.0.id", {}),
-    *[("members", "meta", value) for value in (None, [], 5)],
-    *[("members", "meta.subjects", value) for value in (None, [])],
-    *[
-        ("members", "meta.subjects.next_href", value)
-        for value in (5, [], {}, "http://evil.example/subjects?page=2", "//evil.example/subjects", "subjects", "/a b")
-    ],
-]
+FIELDS: list[tuple[str, str, list[object]]] = [
+    ("classifications", "classifications.1.id", [None, "", "x", -1, 1.5, True, "9" * 5000, {"a": 1}, [1], "0"]),
+    ("classifications", "classifications.1.links", [None, [], 5, "1"]),
+    ("classifications", "classifications.1.links.workflow", [None, {}, "x"]),
+    ("classifications", "classifications.1.links.subjects", [None, "5", {}]),
+    ("classifications", "classifications.1.metadata", [None, [], "1.1"]),
+    ("members", "subjects.1.id", [None, "9" * 5000]),
+    ("members", "subjects.1.metadata", [None, []]),
+    ("members", "subjects.1.locations", [None, {}, ["http://a"], [{"image/png": None}], [None]]),
+    ("a set", "subject_sets.0.display_name", [None, 5]),
+    ("workflows", "workflows.0.links", [None, []]),
+    ("workflows", "workflows.0.links.project", [None, "x"]),
+    ("workflows", "workflows.0.links.subject_sets", [5, {}]),
+    ("workflows", "workflows.0.classifications_count", ["many", -1]),
+    ("workflows", "workflows", [[]]),
+    ("versions", "workflow_versions.0.id", [{}]),
+    ("members", "meta", [None, [], 5]),
+    ("members", "meta.subjects", [None, []]),
+    ("members", "meta.subjects.next_href", [5, [], {}, "http://evil.example/subjects?page=2", "//evil.example", "a",
+                                            "/a b", "/" + "a" * 10_000]),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "field", "value"), FIELDS)
+@pytest.mark.parametrize(("name", "field", "value"), [(n, f, value) for n, f, values in FIELDS for value in values])
 def test_a_field_of_another_kind_is_named(
     made: PanoptesServer, chosen: OracleSettings, name: str, field: str, value: object
 ) -> None:
@@ -202,7 +194,7 @@ def test_a_field_of_another_kind_is_named(
     made.faults = [Fault("replaced", path, method, field=field, value=value)]
     message = str(error_of(lambda: call(Zooniverse(chosen))))
     assert f"answered {method} {path.removeprefix('/api')} with" in message and "received " in message
-    assert field.split(".")[-1] in message or field.split(".")[0] in message
+    assert field.split(".")[0] in message
 
 
 def test_numbers_are_ids_as_text_is(made: PanoptesServer, chosen: OracleSettings, tmp_path: Path) -> None:

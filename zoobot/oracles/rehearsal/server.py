@@ -84,13 +84,13 @@ class Fault:
 
 
 def _put(content: Any, field: list[str], value: object) -> None:
-    """Replace a value inside JSON, if it is there."""
+    """Replace a value inside JSON. An object that is not there stays away."""
     first, *rest = field
-    keys = range(len(content)) if first == "*" else [int(first) if isinstance(content, list) else first]
+    keys: Any = range(len(content)) if first == "*" else [int(first) if isinstance(content, list) else first]
     for key in keys:
-        if rest:
+        if rest and (isinstance(content, dict) or key < len(content)):
             _put(content[key], rest, value)
-        else:
+        elif not rest:
             content[key] = value
 
 
