@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,46 @@ def test_rows_of_others_do_not_count_and_the_true_last_id_is_kept(server: Panopt
     server.classify()
     again = project(live).receive(waiting, [], 5)  # as after a crash before the votes became labels
     assert again.votes.loc[galaxy, QUESTIONS.root.total] == 52 == len(again.classifications)
+
+
+def test_what_the_server_corrects_counts_in_the_same_and_in_a_later_iteration(
+    server: PanoptesServer, live: Settings
+) -> None:
+    receipt = project(live).request(pool(live, 1), "x_iteration_0", 52)
+    server.classify()
+    galaxy, subject = next(iter(receipt.subjects.items()))
+    waiting = {galaxy: Asked(subject, 52)}
+    right, row = server.world.rows[5]["annotations"], server.world.rows[5]
+    row["annotations"] = [{"task": "T0", "value": 99}]
+    server.faults = [Fault("replaced", "/api/workflow_versions", field="workflow_versions.0.tasks", value=None)]
+    with suppress(InputError):
+        assert project(live).receive(waiting, [], 5).votes.loc[galaxy, QUESTIONS.root.total] == 0
+    first = project(live).receive(waiting, [], 5)
+    assert first.votes.loc[galaxy, QUESTIONS.root.total] == 25 and len(first.rejected) == 1
+    row |= {"annotations": right, "updated_at": "2099-01-01T00:00:00.000Z"}
+    again = project(live).receive(waiting, [], 5)
+    assert again.votes.loc[galaxy, QUESTIONS.root.total] == 26 and len(again.classifications) == 27
+    shutil.rmtree(folders.unfinished(live.experiment_dir / "iteration_0"))
+    later = project(live).receive(waiting, first.classifications, first.last_classification_id)
+    assert later.votes.loc[galaxy, QUESTIONS.root.total] == 26 and later.classifications == [row]
+
+
+def test_a_last_id_that_never_was_is_corrected_in_the_next_iteration(server: PanoptesServer, live: Settings) -> None:
+    receipt = project(live).request(pool(live, 1), "x_iteration_0", 52)
+    server.classify()
+    galaxy, subject = next(iter(receipt.subjects.items()))
+    received = project(live).receive({galaxy: Asked(subject, 52)}, [], 10**17)
+    assert received.votes.loc[galaxy, QUESTIONS.root.total] == 26
+    assert received.last_classification_id == server.world.last_row
+
+
+def test_a_workflow_of_another_project_is_refused_before_anything_is_sent(
+    server: PanoptesServer, live: Settings
+) -> None:
+    server.world.workflows["1"]["project"] = "7"
+    with pytest.raises(InputError, match=r"workflow 1 belongs to project 7, not to oracle\.project_id=1"):
+        project(live).request(pool(live), "x_iteration_0", 52)
+    assert server.count("(POST|PUT|DELETE) /(api|storage).*") == 0
 
 
 @pytest.mark.parametrize(

@@ -63,9 +63,14 @@ class Pictures:
         require_usable(url, self._oracle)
         try:
             response = self._session.head(url, allow_redirects=True)
+            problem = self._adapter.problem
         except requests.RequestException as error:
             problem = self._adapter.problem or type(error).__name__
-            raise ServiceError(f"Zooniverse's pictures cannot be reached: {problem}.") from None
+        if problem:
+            raise ServiceError(
+                f"Zooniverse's pictures cannot be reached: {problem}."
+                " Nothing is lost: run the same command again later."
+            )
         given = response.headers.get("Content-Length", "")
         return response.status_code == 200 and (size_bytes is None or not given or whole_number(given) == size_bytes)
 

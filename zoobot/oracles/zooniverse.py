@@ -26,7 +26,7 @@ from zoobot.galaxies.images import read_image
 from zoobot.galaxies.questions import QuestionTree
 from zoobot.galaxies.surveys import read_subjects, read_table
 from zoobot.oracles import pull
-from zoobot.oracles.answers import picture_url
+from zoobot.oracles.answers import picture_url, shown
 from zoobot.oracles.panoptes import Zooniverse
 from zoobot.oracles.protocol import Asked, Receipt, Received
 from zoobot.settings import Settings
@@ -101,8 +101,8 @@ class LiveProject:
         if strange:
             raise InputError(
                 f"The subject set {name} (id {set_id}) holds {len(strange)} galaxies that this iteration does not ask"
-                f" about, for example {strange[0] or 'a subject without id_str'}. Was its name used before? Choose"
-                " another experiment_name, or remove them on Zooniverse."
+                f" about, for example {shown(strange[0]) or 'a subject without id_str'}. Was its name used before?"
+                " Choose another experiment_name, or remove them on Zooniverse."
             )
         extra = [str(one["id"]) for several in members.values() for one in several[1:]]
         if extra:  # an upload that became visible only after it had been repeated
