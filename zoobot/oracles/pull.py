@@ -84,7 +84,7 @@ def _pull_later(service: Zooniverse, folder: Path, state: Json, oracle: OracleSe
         n_new += len(new)
         if page % 100 == 0:
             log.info("pulling classifications: %d new, at id %d", n_new, seen)
-    if seen < last_before:  # the row that was the last is gone: if its id was wrong, rows below it are still unread
+    if is_gone(last_before, seen, oracle):
         log.warning("Zooniverse no longer shows classification %d: all after %d are read again", last_before,
                     state["since_id"])  # fmt: skip
         state["last_id"] = state["since_id"]
@@ -92,6 +92,14 @@ def _pull_later(service: Zooniverse, folder: Path, state: Json, oracle: OracleSe
     if seen == start:
         service.require_visible_classifications()
     return n_new
+
+
+def is_gone(last_id: int, seen_id: int, oracle: OracleSettings) -> bool:
+    """Whether the row that was the last seems never to have been: the server shows none near it any more.
+
+    Then its id was wrong, and rows far below it may be unread. A server that is only behind shows those shortly before.
+    """
+    return seen_id < last_id - oracle.overlap_ids // 2
 
 
 def _news(

@@ -194,7 +194,7 @@ class LiveProject:
             return Received([], empty, last_classification_id)
         since = max(self._oracle.last_classification_id, last_classification_id - self._oracle.overlap_ids)
         pull.pull(self._service, self._pulled, self._oracle, since)
-        if pull.last_id(self._pulled) < last_classification_id:  # it is gone: its id may have been wrong
+        if pull.is_gone(last_classification_id, pull.last_id(self._pulled), self._oracle):
             pull.pull(self._service, self._pulled, self._oracle, self._oracle.last_classification_id)
         galaxies = {asked.subject_id: id_str for id_str, asked in waiting.items()}
         stored = list(earlier)
