@@ -139,7 +139,10 @@ def test_galaxies_that_are_on_zooniverse_are_linked(server: PanoptesServer, live
     ids = pool(live, 4)
     old = project(live).request(ids[:2], "old", 30).subjects
     export = pd.DataFrame(
-        {"subject_id": [*old.values(), "999"], "metadata": [json.dumps({"id_str": i}) for i in ids[:3]]}
+        {
+            "subject_id": [*(f"{id_}.0" for id_ in old.values()), "999"],
+            "metadata": [json.dumps({"id_str": i}) for i in ids[:3]],
+        }
     )
     export.to_csv(tmp_path / "subjects.csv", index=False)
     again = replace(live, oracle=replace(live.oracle, subjects=str(tmp_path / "subjects.csv")))
@@ -147,6 +150,16 @@ def test_galaxies_that_are_on_zooniverse_are_linked(server: PanoptesServer, live
     assert {i: receipt.subjects[i] for i in ids[:2]} == old and len(server.world.subjects) == 4
     assert all(one["metadata"]["#retirement_limit"] == 52 for one in server.world.subjects.values())
     assert project(again).request(ids, "new", 52) == receipt and len(server.world.subjects) == 4
+
+
+def test_an_export_with_a_bad_id_is_refused_before_anything_is_received(
+    server: PanoptesServer, live: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "subjects.csv").write_text('subject_id,metadata\n7.5,"{""id_str"": ""g""}"\n')
+    instructions.run(live)
+    with pytest.raises(InputError, match=r"subjects\.csv: column subject_id, row 1: 7\.5 is no id of a subject"):
+        iterate.run(replace(live, oracle=replace(live.oracle, subjects=str(tmp_path / "subjects.csv"))))
+    assert server.requests == [] and not (folders.unfinished(live.experiment_dir / "iteration_0") / "received").exists()
 
 
 def test_a_set_with_other_galaxies_is_not_ours(server: PanoptesServer, live: Settings) -> None:

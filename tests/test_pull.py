@@ -182,7 +182,7 @@ def test_an_id_that_never_was_hides_no_row(
 
 
 def test_a_workflow_of_another_project_is_refused(server: PanoptesServer, pulling: Settings) -> None:
-    server.world.workflows["2"] = {"project": "3", "subject_sets": [], "retired": []}
+    server.world.workflows["2"] = {**server.world.workflows["1"], "project": "3"}
     other = replace(pulling, oracle=replace(pulling.oracle, workflow_ids=["1", "2"]))
     with pytest.raises(InputError, match=r"workflow 2 belongs to project 3, not to oracle\.project_id=1") as raised:
         reduce.run(other)

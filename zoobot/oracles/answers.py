@@ -123,6 +123,8 @@ _FIELDS: dict[str, dict[str, _Kind]] = {
     "classifications": {"links.workflow": _ID, "links.subjects": _LIST, "metadata": _OBJECT},
     "subjects": {"metadata": _OBJECT, "locations": _PICTURES},
     "subject_sets": {"display_name": _TEXT},
+    "set_member_subjects": {"links.subject": _ID},
+    "subject_workflow_statuses": {"links.subject": _ID, "classifications_count": _COUNT_OR_NULL},
     "workflows": {"links.project": _ID, "links.subject_sets": _LIST_OR_NULL, "classifications_count": _COUNT_OR_NULL},
 }
 

@@ -13,7 +13,7 @@ from zoobot.galaxies.ids import zooniverse_id
 from zoobot.galaxies.questions import QuestionTree
 from zoobot.galaxies.surveys import read_table
 from zoobot.oracles import addresses
-from zoobot.oracles.protocol import Oracle
+from zoobot.oracles.protocol import LiveOracle, Oracle
 from zoobot.oracles.simulated import KnownVotes, SimulatedVolunteers
 from zoobot.settings import Settings
 
@@ -40,10 +40,26 @@ ORACLES: dict[str, Build] = {"simulated": _simulated, "known": _known, "panoptes
 
 
 def build_oracle(settings: Settings, questions: QuestionTree, catalogs: Path, unfinished: Path) -> Oracle:
-    """The oracle that the settings name. Raises SettingsError if no oracle has this name."""
+    """The oracle that the settings name. Raises SettingsError if no oracle has this name, or it cannot do what they ask
+    for.
+    """
     if settings.oracle.kind not in ORACLES:
         raise SettingsError(f"oracle.kind={settings.oracle.kind}: choose one of {', '.join(ORACLES)}")
-    return ORACLES[settings.oracle.kind](settings, questions, catalogs, unfinished)
+    oracle = ORACLES[settings.oracle.kind](settings, questions, catalogs, unfinished)
+    if wanted := [key for key in _only_live(settings) if not isinstance(oracle, LiveOracle)]:
+        raise SettingsError(f"oracle.{wanted[0]}: oracle.kind={settings.oracle.kind} cannot do it; leave it out")
+    return oracle
+
+
+def _only_live(settings: Settings) -> list[str]:
+    """The settings that are on and that only an oracle of real people can follow."""
+    oracle = settings.oracle
+    given = {
+        "priority": oracle.priority,
+        "write_predictions": oracle.write_predictions,
+        "retire_confident": oracle.retire_confident < 1,
+    }
+    return [key for key, on in given.items() if on]
 
 
 def problems(settings: Settings) -> list[str]:
@@ -54,6 +70,9 @@ def problems(settings: Settings) -> list[str]:
         found.append(f"oracle={oracle.kind}: volunteers need days; run stage=instructions, then stage=iterate daily")
     if oracle.live and settings.stage in ("shards", "instructions", "iterate") and settings.shards.source != "real":
         found.append(f"shards.source={settings.shards.source}: live work needs shards.source=real")
+    if not oracle.live:
+        found += [f"oracle.{key}: only real people need it; leave it out, or choose oracle=panoptes"
+                  for key in _only_live(settings)]  # fmt: skip
     return found
 
 

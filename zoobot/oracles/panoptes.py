@@ -233,6 +233,37 @@ class Zooniverse:
         for batch in _batches(subject_ids):
             self._call("DELETE", f"/subject_sets/{set_id}/links/subjects/{','.join(batch)}", {}, {}, "")
 
+    def set_priorities(self, set_id: str, priorities: Mapping[str, int]) -> None:
+        """Give the members of a set these priorities; a prioritized workflow shows 1 first, and those without one last.
+
+        The server copies ``#priority`` only when a subject is linked, not when it is created inside its set.
+        """
+        for member in list(self._pages("set_member_subjects", subject_set_id=set_id)):
+            wanted = priorities.get(zooniverse_id(member["links"]["subject"]))
+            if wanted is not None and member.get("priority") not in (wanted, f"{wanted}.0"):  # a decimal comes as text
+                self._update(f"/set_member_subjects/{member['id']}", "set_member_subjects", {"priority": wanted})
+
+    # ----------------------------------------------------------- what is retired
+
+    def statuses(self, subject_ids: Sequence[str]) -> dict[str, Json]:
+        """The state of subjects in the first workflow: ``retired_at`` and ``classifications_count``. A subject that
+        nobody has classified there may have none.
+        """
+        found: dict[str, Json] = {}
+        for batch in _batches(subject_ids):
+            # Not by pages: a batch fits one page, and this list names a next page even at its end.
+            query = {"workflow_id": self._oracle.workflow_ids[0], "subject_id": ",".join(batch)}
+            answer, _ = self._get("/subject_workflow_statuses", page_size=PAGE_SIZE, **query)
+            for status in answer.objects("subject_workflow_statuses"):
+                found[zooniverse_id(status["links"]["subject"])] = status
+        return found
+
+    def retire(self, subject_ids: Sequence[str]) -> None:
+        """Let the first workflow show these subjects to nobody any more. One that is already retired stays so."""
+        for batch in _batches(subject_ids):
+            path = f"/workflows/{self._oracle.workflow_ids[0]}/retired_subjects"
+            self._post(path, {"subject_ids": batch, "retirement_reason": "other"})
+
     # ----------------------------------------------------------- subjects
 
     def existing(self, subject_ids: Sequence[str]) -> list[Json]:
@@ -266,12 +297,14 @@ class Zooniverse:
 
     def update_subject(self, subject_id: str, changes: Json) -> str:
         """Change a subject's ``metadata`` or ``locations``; returns the address for its picture."""
-        path = f"/subjects/{subject_id}"
+        return picture_url(self._update(f"/subjects/{subject_id}", "subjects", changes))
+
+    def _update(self, path: str, slug: str, changes: Json) -> Json:
         for attempt in range(1, self._oracle.tries + 1):
             _, etag = self._get(path)
             try:
-                answer, _ = self._call("PUT", path, {}, {"subjects": changes}, etag)
-                return picture_url(answer.one("subjects"))
+                answer, _ = self._call("PUT", path, {}, {slug: changes}, etag)
+                return answer.one(slug)
             except ServiceError as error:  # somebody changed it in the meantime
                 if error.http_status not in (409, 412) or attempt == self._oracle.tries:
                     raise

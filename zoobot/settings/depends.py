@@ -6,9 +6,11 @@ import dataclasses
 
 from zoobot.settings.schema import Settings
 
-# What an experiment asks, and who answers. How it connects is not included: that may change from day to day.
+# What an experiment asks, who answers, and when a galaxy has votes enough. How it connects, and what is written beside
+# a subject (priority, predictions), is not included: that may change from day to day.
 ORACLE_FIXED = ("kind", "votes_per_galaxy", "control_per_iteration", "control_votes", "late_fraction",
-                "anonymous_fraction", "endpoint", "project_id", "workflow_ids", "last_classification_id")  # fmt: skip
+                "anonymous_fraction", "endpoint", "project_id", "workflow_ids", "last_classification_id",
+                "retire_confident")  # fmt: skip
 # The shape of an encoder depends on these settings, and on the size of the stored images.
 ENCODER_SHAPE = ("architecture", "blocks", "hidden", "colour", "final_size_px")
 # What each stage's output depends on, besides its inputs. The user's own folders are left out, so that data can be

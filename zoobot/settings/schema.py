@@ -134,6 +134,7 @@ class IterateSettings:
     shards_per_iteration: int = 4  # how many pool shards to predict, in turn
     gate_margin: float = 0.0  # flag a model whose eval loss exceeds the previous one by more than this; 0: never
     keep_better: bool = False  # do not use a flagged model; keep that of the previous iteration
+    waiting_iterations: int = 5  # warn of galaxies that wait for votes for more iterations than this; 0: never
 
 
 @dataclass(frozen=True)
@@ -165,12 +166,15 @@ class OracleSettings:
     control_votes: int = 5  # classifications of each of these extra galaxies
     late_fraction: float = 0.1  # simulated: fraction of galaxies with only some classifications in the first iteration
     anonymous_fraction: float = 0.2  # simulated: fraction of classifications by volunteers who are not logged in
+    retire_confident: float = 1.0  # retire a waiting galaxy that is certain with more than this probability; 1: none
     # The settings below are for panoptes. Credentials are not a setting: see zoobot/oracles/credentials.py.
     endpoint: str = ""  # address of the Panoptes server; the real one is https://www.zooniverse.org
     project_id: str = ""  # the Zooniverse project, e.g. 5733
     workflow_ids: list[str] = field(default_factory=list)  # the first shows the galaxies; the votes of all are read
     last_classification_id: int = 0  # read classifications after this id: the newest when the experiment begins
     subjects: str = ""  # the project's subject export, CSV: its galaxies are linked, not uploaded again
+    priority: bool = False  # give each subject its rank as #priority: a prioritized workflow shows 1 first
+    write_predictions: bool = False  # write the predicted fractions to the subjects (#zoobot_…, hidden from volunteers)
     credentials_file: str = ""  # JSON with mode 600, outside the repository; empty: use the environment (PANOPTES_…)
     dry_run: bool = False  # stage=iterate prints what it would ask for, sends nothing and writes no iteration
     overlap_ids: int = 50_000  # read this many ids again each time, because classifications can become visible late

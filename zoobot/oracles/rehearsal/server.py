@@ -117,10 +117,10 @@ class PanoptesServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def classify(self) -> int:
-        """Let volunteers classify the linked subjects. Returns the number of new classifications."""
+    def classify(self, most: int | None = None) -> int:
+        """Let volunteers classify the linked subjects, at most ``most`` of them. Returns the number of new rows."""
         with self._lock:
-            return self.world.classify()
+            return self.world.classify(most)
 
     def count(self, pattern: str) -> int:
         """How many requests ("METHOD /path?query") match."""
