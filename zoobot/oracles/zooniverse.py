@@ -139,9 +139,11 @@ class LiveProject:
             if _is_retired(status := statuses.get(subject_id, {})) or _count(status) >= n_votes
         ]
         if ended:
-            log.warning("%d galaxies have a subject that workflow %s has already retired, for example %s (subject %s);"
-                        " they are uploaded as new subjects", len(ended), self._oracle.workflow_ids[0], ended[0],
-                        known[ended[0]])  # fmt: skip
+            log.warning(
+                "%d galaxies have a subject that workflow %s has already retired, or that has all its classifications,"
+                " for example %s (subject %s): they are uploaded as new subjects",
+                len(ended), self._oracle.workflow_ids[0], ended[0], known[ended[0]],
+            )  # fmt: skip
         return {id_str: subject_id for id_str, subject_id in known.items() if id_str not in set(ended)}
 
     def _hidden(self, ids: Sequence[str], n_votes: int, metadata: Metadata) -> dict[str, Json]:
