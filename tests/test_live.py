@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -211,8 +212,48 @@ def test_rows_of_others_do_not_count_and_the_true_last_id_is_kept(server: Panopt
     assert received.votes.loc[galaxy, QUESTIONS.root.total] == 26 == len(received.classifications)
     assert received.workflow_versions == server.world.versions and len(received.rejected) == 0
     server.classify()
-    frozen = project(live).receive(waiting, [], 5)
-    assert frozen.classifications == received.classifications, "after a crash other rows than before it were used"
+    again = project(live).receive(waiting, [], 5)  # as after a crash before the votes became labels
+    assert again.votes.loc[galaxy, QUESTIONS.root.total] == 52 == len(again.classifications)
+
+
+def test_what_the_server_corrects_counts_in_the_same_and_in_a_later_iteration(
+    server: PanoptesServer, live: Settings
+) -> None:
+    receipt = project(live).request(pool(live, 1), "x_iteration_0", 52)
+    server.classify()
+    galaxy, subject = next(iter(receipt.subjects.items()))
+    waiting = {galaxy: Asked(subject, 52)}
+    right, row = server.world.rows[5]["annotations"], server.world.rows[5]
+    row["annotations"] = [{"task": "T0", "value": 99}]
+    server.faults = [Fault("replaced", "/api/workflow_versions", field="workflow_versions.0.tasks", value=None)]
+    with suppress(InputError):
+        assert project(live).receive(waiting, [], 5).votes.loc[galaxy, QUESTIONS.root.total] == 0
+    first = project(live).receive(waiting, [], 5)
+    assert first.votes.loc[galaxy, QUESTIONS.root.total] == 25 and len(first.rejected) == 1
+    row |= {"annotations": right, "updated_at": "2099-01-01T00:00:00.000Z"}
+    again = project(live).receive(waiting, [], 5)
+    assert again.votes.loc[galaxy, QUESTIONS.root.total] == 26 and len(again.classifications) == 27
+    shutil.rmtree(folders.unfinished(live.experiment_dir / "iteration_0"))
+    later = project(live).receive(waiting, first.classifications, first.last_classification_id)
+    assert later.votes.loc[galaxy, QUESTIONS.root.total] == 26 and later.classifications == [row]
+
+
+def test_a_last_id_that_never_was_is_corrected_in_the_next_iteration(server: PanoptesServer, live: Settings) -> None:
+    receipt = project(live).request(pool(live, 1), "x_iteration_0", 52)
+    server.classify()
+    galaxy, subject = next(iter(receipt.subjects.items()))
+    received = project(live).receive({galaxy: Asked(subject, 52)}, [], 10**17)
+    assert received.votes.loc[galaxy, QUESTIONS.root.total] == 26
+    assert received.last_classification_id == server.world.last_row
+
+
+def test_a_workflow_of_another_project_is_refused_before_anything_is_sent(
+    server: PanoptesServer, live: Settings
+) -> None:
+    server.world.workflows["1"]["project"] = "7"
+    with pytest.raises(InputError, match=r"workflow 1 belongs to project 7, not to oracle\.project_id=1"):
+        project(live).request(pool(live), "x_iteration_0", 52)
+    assert server.count("(POST|PUT|DELETE) /(api|storage).*") == 0
 
 
 @pytest.mark.parametrize(
@@ -261,21 +302,24 @@ def test_a_dry_run_keeps_no_votes_for_the_real_run_that_follows(server: Panoptes
 # --------------------------------------------------------------- five days
 
 
-def five_days(settings: Settings, server: PanoptesServer, faults: list[Fault]) -> None:
-    """An iteration each day, then volunteers. If the service stays away, the day ends with an error and is repeated."""
+def five_days(settings: Settings, server: PanoptesServer, faults: list[Fault]) -> list[str]:
+    """An iteration each day, then volunteers. If the service stays away or answers nonsense, the day ends with an error
+    and is repeated. Returns the errors.
+    """
     instructions.run(settings)
-    server.faults = faults
+    server.faults, errors = faults, []
     for day in range(5):
-        for _ in range(12):
+        for _ in range(20):
             try:
                 assert iterate.run(settings).name == f"iteration_{day}"
                 break
-            except ServiceError:
-                continue
+            except (ServiceError, InputError) as error:
+                errors.append(f"status {error.exit_status}: {error}")
         else:
             raise AssertionError("the service never came back")
         server.world.reveal()
         server.classify()
+    return errors
 
 
 ALL_FAULTS = [
@@ -294,6 +338,28 @@ ALL_FAULTS = [
     Fault("lost_answer", "/api/subject_sets/\\d+/links/subjects", "POST", skip=1, times=4),
     Fault("slow", "/api/subjects", seconds=1.3),
 ]
+# Each ends a run, with this exit status and words of its error.
+ROWS = "/api/classifications/project"
+PRIVATE = [{"image/png": "https://169.254.169.254/a.png?sig=abc"}]
+HOSTILE = [
+    (1, "a redirect", Fault("redirect", "/oauth/token", "POST", skip=1, status=307, location="http://127.0.0.1:9")),
+    (1, "is no token", Fault("garbage", "/oauth/token", "POST", skip=2, body=b"[]")),
+    (1, "expected JSON", Fault("garbage", ROWS, body=b"<html>Down for maintenance</html>")),
+    (1, "expected JSON", Fault("garbage", ROWS, body=b'{"classifications": ' + b"9" * 5000 + b"}")),
+    (1, "inside each other", Fault("garbage", ROWS, body=b"[" * 900 + b"]" * 900)),
+    (1, "expected a list of cl", Fault("replaced", ROWS, field="classifications", value={"0": None})),
+    (1, "id of cl", Fault("replaced", ROWS, field="classifications.3.id", value="9" * 5000)),
+    (1, "links.workflow of cl", Fault("replaced", ROWS, field="classifications.*.links", value=None)),
+    (1, "metadata of cl", Fault("replaced", ROWS, field="classifications.*.metadata", value=None)),
+    (1, "workflow_versions 1 of 1", Fault("replaced", "/api/workflow_versions", field="workflow_versions.0", value=5)),
+    (1, "links.project of wo", Fault("replaced", "/api/workflows/1", field="workflows.0.links", value=None)),
+    (1, "next_href", Fault("replaced", "/api/subjects", skip=1, field="meta", value=None)),
+    (1, "one that came before", Fault("replaced", "/api/subjects", skip=1, times=2, field="meta.subjects.next_href",
+                                      value="/subjects?page=1&page_size=100")),
+    (1, "metadata of su", Fault("replaced", "/api/subjects", skip=2, field="subjects.0.metadata", value=None)),
+    (2, "public internet", Fault("replaced", "/api/subjects", "POST", field="subjects.0.locations", value=PRIVATE)),
+    (2, "public internet", Fault("redirect", "/media/.*", "HEAD", status=302, location="https://10.0.0.1/a.png")),
+]  # fmt: skip
 
 
 def labels(settings: Settings, table: str) -> dict[str, str]:
@@ -304,13 +370,17 @@ def labels(settings: Settings, table: str) -> dict[str, str]:
 def test_five_days_with_every_fault_give_the_labels_of_five_days_without(prepared: Settings, tmp_path: Path) -> None:
     truth = read_truth(prepared.survey_dir / "galaxies" / "truth.csv", QUESTIONS)
     found = []
-    for name, faults in (("calm", []), ("stormy", [replace(fault) for fault in ALL_FAULTS])):
+    every = [*ALL_FAULTS, *(fault for _, _, fault in HOSTILE)]
+    for name, faults in (("calm", []), ("stormy", [replace(fault) for fault in every])):
         (tmp_path / name).mkdir()
         with PanoptesServer(QUESTIONS, truth) as server:
             settings = copy_of(prepared, tmp_path / name, server)
-            five_days(settings, server, faults)
+            errors = five_days(settings, server, faults)
             assert not [fault for fault in server.faults if fault.times > 0], "a fault never struck"
             found.append((settings, server))
+    for status, words, _ in HOSTILE:
+        assert [e for e in errors if e.startswith(f"status {status}:") and words in e], (words, errors)
+    assert not [error for error in errors if any(secret in error for secret in SECRETS)]
     (calm, calm_server), (stormy, stormy_server) = found
     for table, n in (("labels", 12), ("control_labels", 6)):
         assert len(labels(calm, table)) == n and labels(calm, table) == labels(stormy, table)

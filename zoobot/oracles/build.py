@@ -5,13 +5,14 @@ To add an oracle, put a function that builds it into ``ORACLES``; docs/extending
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 from zoobot.errors import SettingsError
+from zoobot.galaxies.ids import zooniverse_id
 from zoobot.galaxies.questions import QuestionTree
 from zoobot.galaxies.surveys import read_table
+from zoobot.oracles import addresses
 from zoobot.oracles.protocol import LiveOracle, Oracle
 from zoobot.oracles.simulated import KnownVotes, SimulatedVolunteers
 from zoobot.settings import Settings
@@ -80,19 +81,18 @@ def _panoptes_problems(settings: Settings) -> list[str]:
     found = [
         f"oracle.{key}: oracle=panoptes needs {what}"
         for key, what, given in (
-            ("project_id", "the number of the Zooniverse project", oracle.project_id.isdecimal()),
-            ("workflow_ids", "the numbers of its workflows, e.g. [6122]", _are_numbers(oracle.workflow_ids)),
+            ("project_id", "the number of the Zooniverse project", _are_ids([oracle.project_id])),
+            ("workflow_ids", "the numbers of its workflows, e.g. [6122]", _are_ids(oracle.workflow_ids)),
         )
         if not given
     ]
-    if not re.fullmatch(r"https://[^/]+|http://127\.0\.0\.1:\d+", oracle.endpoint):
-        found.append(
-            f"oracle.endpoint={oracle.endpoint}: must be https://NAME without a final /; credentials are sent there"
-        )
+    problem = addresses.endpoint_problem(oracle.endpoint)
+    if problem:
+        found.append(f"oracle.endpoint={oracle.endpoint}: {problem}; credentials are sent there")
     if not oracle.live:
         found.append("oracle.live=false: oracle.kind=panoptes asks real people; choose it with oracle=panoptes")
     return found
 
 
-def _are_numbers(ids: list[str]) -> bool:
-    return bool(ids) and all(id_.isdecimal() for id_ in ids)
+def _are_ids(ids: list[str]) -> bool:
+    return bool(ids) and all(id_ and zooniverse_id(id_) == id_ for id_ in ids)

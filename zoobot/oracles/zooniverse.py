@@ -21,15 +21,16 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from zoobot import folders, votes
+from zoobot import votes
 from zoobot.engine.progress import track
 from zoobot.errors import InputError, ServiceError
-from zoobot.galaxies.ids import whole_number
+from zoobot.galaxies.ids import whole_number, zooniverse_id
 from zoobot.galaxies.images import read_image
 from zoobot.galaxies.questions import QuestionTree
 from zoobot.galaxies.surveys import read_subjects, read_table
 from zoobot.oracles import pull
-from zoobot.oracles.panoptes import Zooniverse, picture_url
+from zoobot.oracles.answers import picture_url, shown
+from zoobot.oracles.panoptes import Zooniverse
 from zoobot.oracles.protocol import Asked, Metadata, Receipt, Received
 from zoobot.settings import Settings
 from zoobot.votes import classifications
@@ -59,6 +60,7 @@ class LiveProject:
     def request(self, ids: Sequence[str], name: str, n_votes: int, metadata: Metadata | None = None) -> Receipt:
         """Show these galaxies, and no others, to volunteers. Returns the receipt when all have arrived."""
         self._check_pictures(ids)
+        self._service.workflows()  # an error if they are not ours
         hidden = self._hidden(ids, n_votes, metadata or {})
         set_id = self._service.find_set(name)
         there = self._members(set_id, name, ids) if set_id else {}
@@ -105,8 +107,8 @@ class LiveProject:
         if strange:
             raise InputError(
                 f"The subject set {name} (id {set_id}) holds {len(strange)} galaxies that this iteration does not ask"
-                f" about, for example {strange[0] or 'a subject without id_str'}. Was its name used before? Choose"
-                " another experiment_name, or remove them on Zooniverse."
+                f" about, for example {shown(strange[0]) or 'a subject without id_str'}. Was its name used before?"
+                " Choose another experiment_name, or remove them on Zooniverse."
             )
         extra = [str(one["id"]) for several in members.values() for one in several[1:]]
         if extra:  # an upload that became visible only after it had been repeated
@@ -181,8 +183,8 @@ class LiveProject:
         content, media_type = self._picture(id_str)
         url = self._service.update_subject(str(subject["id"]), {"locations": [media_type]})
         self._service.store_picture(url, content, media_type)
-        now = next(one for one in self._service.members(set_id) if one["id"] == subject["id"])
-        if not self._service.has_picture(picture_url(now), len(content)):
+        now = next((one for one in self._service.members(set_id) if one["id"] == subject["id"]), None)
+        if now is None or not self._service.has_picture(picture_url(now), len(content)):
             raise ServiceError(
                 f"The picture of {id_str} (subject {subject['id']}) did not arrive, though Zooniverse took it twice."
                 " Run the same command again later."
@@ -224,49 +226,45 @@ class LiveProject:
 
     def _finished(self, waiting: Mapping[str, Asked]) -> frozenset[str]:
         """The galaxies whose subject is retired. Ask before the pull, not after it: the classifications that retired
-        a subject are older than its retirement, so the pull that follows has them all. Like what was pulled, the answer
-        is kept. The rows of a volunteer who still had the picture open come later and make no difference.
+        a subject are older than its retirement, so the pull that follows has them all. The rows of a volunteer who
+        still had the picture open come later and make no difference.
         """
-        kept = self._pulled.with_name("finished.json")
-        if not pull.is_complete(self._pulled):
-            statuses = self._service.statuses([asked.subject_id for asked in waiting.values()])
-            finished = [i for i, asked in waiting.items() if _is_retired(statuses.get(asked.subject_id, {}))]
-            folders.publish_file(kept, folders.to_text(finished).encode())
-        return frozenset(folders.read_json(kept)) if kept.is_file() else frozenset()
+        statuses = self._service.statuses([asked.subject_id for asked in waiting.values()])
+        return frozenset(id_str for id_str, asked in waiting.items() if _is_retired(statuses.get(asked.subject_id, {})))
 
     # ----------------------------------------------------------- receive
 
     def receive(self, waiting: Mapping[str, Asked], earlier: Iterable[Row], last_classification_id: int) -> Received:
         """Pull, then reduce all rows so far about the waiting galaxies.
 
-        After a crash it uses what was already pulled, so that the same galaxies are chosen again.
+        After a crash it pulls what has changed since, corrections included.
         """
         if not waiting:
             empty = pd.DataFrame(columns=list(self._questions.columns), dtype="int64")
             return Received([], empty, last_classification_id)
         finished = self._finished(waiting)
-        if not pull.is_complete(self._pulled):
-            since = max(self._oracle.last_classification_id, last_classification_id - self._oracle.overlap_ids)
-            pull.pull(self._service, self._pulled, self._oracle, since)
+        since = max(self._oracle.last_classification_id, last_classification_id - self._oracle.overlap_ids)
+        pull.pull(self._service, self._pulled, self._oracle, since)
+        if pull.is_gone(last_classification_id, pull.last_id(self._pulled), self._oracle):
+            pull.pull(self._service, self._pulled, self._oracle, self._oracle.last_classification_id)
         galaxies = {asked.subject_id: id_str for id_str, asked in waiting.items()}
         stored = list(earlier)
-        known = {row["id"] for row in stored}
-        new = [row for row in pull.rows(self._pulled) if row["id"] not in known and _subject(row) in galaxies]
+        known = pull.last_updates(stored)
+        new = [row for row in pull.rows(self._pulled) if pull.is_news(row, known) and _subject(row) in galaxies]
         versions = classifications.read_workflow_versions(self._pulled / pull.VERSIONS)
         about = [row for row in stored if _subject(row) in galaxies]
         reduction = votes.reduce_all([*about, *new], self._questions, versions)
         if len(reduction.rejected):
             log.warning("%d answers were rejected: see classifications/rejected.csv", len(reduction.rejected))
         by_galaxy = reduction.votes.rename(index=galaxies).reindex(list(waiting), fill_value=0)
-        last_id = max(last_classification_id, pull.last_id(self._pulled))
         new.sort(key=lambda row: int(row["id"]))
-        return Received(new, by_galaxy, last_id, reduction.rejected, versions, finished)
+        return Received(new, by_galaxy, pull.last_id(self._pulled), reduction.rejected, versions, finished)
 
 
 def _subject(row: Row) -> str:
     links = row.get("links")
     subjects = links.get("subjects") if isinstance(links, Mapping) else None
-    return str(subjects[0]) if isinstance(subjects, list) and subjects else ""
+    return zooniverse_id(subjects[0]) if isinstance(subjects, list) and subjects else ""
 
 
 def _is_retired(status: Json) -> bool:

@@ -178,6 +178,7 @@ class OracleSettings:
     credentials_file: str = ""  # JSON with mode 600, outside the repository; empty: use the environment (PANOPTES_…)
     dry_run: bool = False  # stage=iterate prints what it would ask for, sends nothing and writes no iteration
     overlap_ids: int = 50_000  # read this many ids again each time, because classifications can become visible late
+    private_pictures: bool = False  # a private installation: pictures may be in a private network, and without https
     timeout_s: float = 60.0  # time limit of every request
     tries: int = 6  # attempts per request
     retry_wait_s: float = 5.0  # before the second attempt; doubled for each further one, with random variation

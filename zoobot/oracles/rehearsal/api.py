@@ -135,9 +135,12 @@ class Api:
         if "last_id" in query and "project_id" not in query:
             raise Refused(422, "Project ID required if last_id is included")
         size, last_id = _page_size(query), int(query.get("last_id", 0))
-        mine = query.get("project_id", PROJECT) == PROJECT
+        # Whoever is no collaborator gets an empty list, as on the real server.
+        projects = {query.get("project_id", PROJECT)} & set(self.world.editable)
         rows = [
-            row for row in self.world.rows if mine and int(row["id"]) > last_id and row["id"] not in self.world.late
+            row
+            for row in self.world.rows
+            if row["links"]["project"] in projects and int(row["id"]) > last_id and row["id"] not in self.world.late
         ]
         rows = sorted(rows, key=lambda row: int(row["id"]))[:size]
         next_id = max((row["id"] for row in rows), default="")  # the largest as text, as on the real server
@@ -285,9 +288,11 @@ class Api:
     def _show_workflow(self, workflow_id: str) -> Json:
         if workflow_id not in self.world.workflows:
             raise Refused(404, f"Could not find workflow with id='{workflow_id}'")
-        links = {"project": PROJECT, "subject_sets": self.world.workflows[workflow_id]["subject_sets"]}
+        workflow = self.world.workflows[workflow_id]
+        links = {"project": workflow.get("project", PROJECT), "subject_sets": workflow["subject_sets"]}
+        n_made = sum(row["links"]["workflow"] == workflow_id for row in self.world.rows)
         return {"id": workflow_id, "display_name": "Galaxies", "version": WORKFLOW_VERSION,
-                "prioritized": self.world.workflows[workflow_id]["prioritized"], "links": links}  # fmt: skip
+                "prioritized": workflow["prioritized"], "classifications_count": n_made, "links": links}  # fmt: skip
 
     def _workflow(self, workflow_id: str, query: Json, **_: object) -> Answer:
         return self._page("workflows", [self._show_workflow(workflow_id)], query, etag=True)

@@ -30,11 +30,13 @@ class World:
         }
         version = classifications.workflow_of(questions, WORKFLOW_VERSION)
         self.versions = [{"id": "11", "href": "/workflow_versions/11", **version, "links": {"workflow": WORKFLOW}}]
-        self.workflows: dict[str, Json] = {WORKFLOW: {"subject_sets": [], "retired": {}, "prioritized": False}}
+        workflow = {"project": PROJECT, "subject_sets": [], "retired": {}, "prioritized": False}
+        self.workflows: dict[str, Json] = {WORKFLOW: workflow}
         self.sets: dict[str, Json] = {}
         self.subjects: dict[str, Json] = {}
         self.media: dict[str, str] = {}  # key -> base64
         self.rows: list[Json] = []
+        self.editable = [PROJECT]  # whose classifications are shown: projects whose collaborator is asking
         self.late: list[str] = []  # ids of rows that are not visible yet
         self.tokens: dict[str, float] = {}
         self.lifetime_s = 7200
