@@ -21,7 +21,7 @@ from zoobot.galaxies.tasks import Task, build_task
 from zoobot.metrics import Values
 from zoobot.oracles.protocol import Asked, Receipt
 from zoobot.settings import AcquisitionSettings, ModelSettings, TaskSettings
-from zoobot.votes.classifications import Row
+from zoobot.votes.rows import Row
 
 Metrics = dict[str, dict[str, Values]]  # {split: {question: {metric: value}}}
 Waiting = dict[str, dict[int, dict[str, int]]]  # {stream: {iteration in which it was asked: {id_str: votes so far}}}

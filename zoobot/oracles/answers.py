@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from zoobot.errors import ServiceError
 from zoobot.galaxies.ids import whole_number, zooniverse_id
-from zoobot.votes.classifications import Json
+from zoobot.votes.rows import Json
 
 MOST_OBJECTS = 1_000  # in an answer: ten times as many as the server gives
 DEEPEST = 100  # lists and objects inside each other. Python's own limit depends on who calls

@@ -20,7 +20,7 @@ from zoobot.oracles.answers import Answer, picture_url
 from zoobot.oracles.pictures import Pictures
 from zoobot.oracles.transport import PatientAdapter
 from zoobot.settings import OracleSettings
-from zoobot.votes.classifications import Json
+from zoobot.votes.rows import Json
 
 log = logging.getLogger("zoobot")
 PAGE_SIZE = 100  # the most that the server gives

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import pandas as pd
 
-from zoobot.votes.classifications import Row
+from zoobot.votes.rows import Row
 
 Metadata = Mapping[str, Mapping[str, float]]  # {id_str: {key: value}}, hidden from the volunteers
 

@@ -25,7 +25,7 @@ from zoobot.folders import disk
 from zoobot.galaxies.ids import zooniverse_id
 from zoobot.settings import OracleSettings
 from zoobot.votes import classifications
-from zoobot.votes.classifications import Json, Row
+from zoobot.votes.rows import Json, Row
 
 if TYPE_CHECKING:
     from zoobot.oracles.panoptes import Zooniverse

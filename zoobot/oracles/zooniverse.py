@@ -34,7 +34,7 @@ from zoobot.oracles.panoptes import Zooniverse
 from zoobot.oracles.protocol import Asked, Metadata, Receipt, Received
 from zoobot.settings import Settings
 from zoobot.votes import classifications
-from zoobot.votes.classifications import Json, Row
+from zoobot.votes.rows import Json, Row
 
 log = logging.getLogger("zoobot")
 PUBLIC_NUMBERS = ("ra", "dec")  # with id_str, all that a subject says about its galaxy: never a vote
@@ -253,12 +253,24 @@ class LiveProject:
         new = [row for row in pull.rows(self._pulled) if pull.is_news(row, known) and _subject(row) in galaxies]
         versions = classifications.read_workflow_versions(self._pulled / pull.VERSIONS)
         about = [row for row in stored if _subject(row) in galaxies]
-        reduction = votes.reduce_all([*about, *new], self._questions, versions)
-        if len(reduction.rejected):
-            log.warning("%d answers were rejected: see classifications/rejected.csv", len(reduction.rejected))
+        reduction = votes.reduce_all([*about, *new], self._questions, versions, **self._settings.reduce.counted)
+        self._check_loss(reduction)
         by_galaxy = reduction.votes.rename(index=galaxies).reindex(list(waiting), fill_value=0)
         new.sort(key=lambda row: int(row["id"]))
         return Received(new, by_galaxy, pull.last_id(self._pulled), reduction.rejected, versions, finished)
+
+    def _check_loss(self, reduction: votes.Reduction) -> None:
+        """InputError: classifications came in, and not one of their answers is a vote."""
+        for reason, n in list(reduction.rejected["reason"].value_counts().items())[:3]:
+            log.warning("%d answers rejected: %s (classifications/rejected.csv lists them all)", n, reason)
+        lost = reduction.answers_read and reduction.why_no_vote()
+        if lost and not self._settings.reduce.allow_no_votes:
+            raise InputError(
+                f"Classifications came in about the galaxies that wait, but {lost}. Nothing was written, and the same"
+                " command goes on. Check that the workflow has the tasks and labels of survey.questions="
+                f"{self._settings.survey.questions}; reduce.before_launch=true counts tests of a project that is not"
+                " live yet. reduce.allow_no_votes=true goes on without votes."
+            )
 
 
 def _subject(row: Row) -> str:

@@ -214,6 +214,15 @@ class ReduceSettings:
     max_age_days: float = 7.0  # stage=master_catalog warns if classifications.csv is older
 
     @property
+    def counted(self) -> dict[str, Any]:
+        """Which classifications count, as ``votes.reduce`` takes it."""
+        return {
+            "anonymous_repeats": self.anonymous_repeats,
+            "before_launch": self.before_launch,
+            "gold_standard": self.gold_standard,
+        }
+
+    @property
     def files(self) -> list[str]:
         """The files of classifications: one or several."""
         given = self.export or self.api_dump or self.caesar

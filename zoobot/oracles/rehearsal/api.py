@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlencode
 from zoobot.oracles.rehearsal import exports
 from zoobot.oracles.rehearsal.world import PROJECT, WORKFLOW, World
 from zoobot.oracles.simulated import WORKFLOW_VERSION
-from zoobot.votes.classifications import Json
+from zoobot.votes.rows import Json
 
 ACCEPT = "application/vnd.api+json; version=1"
 CLIENTS = {"rehearsal": "rehearsal-secret"}

@@ -12,7 +12,7 @@ from zoobot.engine.seeds import stream
 from zoobot.galaxies.questions import QuestionTree
 from zoobot.oracles.simulated import WORKFLOW_VERSION, classification, walk_down_the_tree
 from zoobot.votes import classifications
-from zoobot.votes.classifications import Json
+from zoobot.votes.rows import Json
 
 PROJECT, WORKFLOW = "1", "1"
 SCALE = 10_000  # vote fractions as whole numbers
