@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -226,8 +225,8 @@ def test_what_the_server_corrects_counts_in_the_same_and_in_a_later_iteration(
     right, row = server.world.rows[5]["annotations"], server.world.rows[5]
     row["annotations"] = [{"task": "T0", "value": 99}]
     server.faults = [Fault("replaced", "/api/workflow_versions", field="workflow_versions.0.tasks", value=None)]
-    with suppress(InputError):
-        assert project(live).receive(waiting, [], 5).votes.loc[galaxy, QUESTIONS.root.total] == 0
+    with pytest.raises(InputError, match=r"none of \d+ answers is a vote; .* workflow 1, version 1\.1 has no tasks"):
+        project(live).receive(waiting, [], 5)
     first = project(live).receive(waiting, [], 5)
     assert first.votes.loc[galaxy, QUESTIONS.root.total] == 25 and len(first.rejected) == 1
     row |= {"annotations": right, "updated_at": "2099-01-01T00:00:00.000Z"}
@@ -236,6 +235,20 @@ def test_what_the_server_corrects_counts_in_the_same_and_in_a_later_iteration(
     shutil.rmtree(folders.unfinished(live.experiment_dir / "iteration_0"))
     later = project(live).receive(waiting, first.classifications, first.last_classification_id)
     assert later.votes.loc[galaxy, QUESTIONS.root.total] == 26 and later.classifications == [row]
+
+
+def test_tests_before_launch_are_no_labels_unless_a_setting_says_so(server: PanoptesServer, live: Settings) -> None:
+    receipt = project(live).request(pool(live, 1), "x_iteration_0", 52)
+    server.classify()
+    for row in server.world.rows:
+        row["metadata"]["live_project"] = False
+    galaxy, subject = next(iter(receipt.subjects.items()))
+    waiting = {galaxy: Asked(subject, 52)}
+    with pytest.raises(InputError, match=r"test before the launch of the project.*reduce\.before_launch=true counts"):
+        project(live).receive(waiting, [], 5)
+    for key, n_votes in (("allow_no_votes", 0), ("before_launch", 26)):
+        settings = replace(live, reduce=replace(live.reduce, **{key: True}))
+        assert project(settings).receive(waiting, [], 5).votes.loc[galaxy, QUESTIONS.root.total] == n_votes
 
 
 def test_a_last_id_that_never_was_is_corrected_in_the_next_iteration(server: PanoptesServer, live: Settings) -> None:
