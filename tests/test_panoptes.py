@@ -53,7 +53,7 @@ def login(folder: Path, mode: int = 0o600, **content: str) -> Path:
 def fill(server: PanoptesServer, n: int, first: int = 1, step: int = 1, workflow: str = "1") -> list[str]:
     answers = [{"task": "T0", "value": 0}]
     ids = range(first, first + n * step, step)
-    server.world.rows += [classification(id_, f"{id_ % 7}", id_, answers, "1", workflow) for id_ in ids]
+    server.world.rows += [classification(id_, f"{1 + id_ % 7}", id_, answers, "1", workflow) for id_ in ids]
     return [str(id_) for id_ in ids]
 
 

@@ -47,8 +47,8 @@ def run(settings: Settings) -> Path:
 
 def _given_files(settings: Settings) -> tuple[list[Path], Path | None]:
     reduce = settings.reduce
-    versions = _existing(Path(reduce.workflow_versions)) if reduce.workflow_versions else None
-    return [_existing(Path(path)) for path in reduce.files], versions
+    files = [_existing(Path(path)) for path in reduce.files]
+    return files, _existing(Path(reduce.workflow_versions)) if reduce.workflow_versions else None
 
 
 def _existing(path: Path) -> Path:
