@@ -272,5 +272,6 @@ def test_an_output_depends_on_all_but_places_and_looks(compose: Compose, tmp_pat
         "max_dropped_fraction", "iterate.previous", "simulate.iterations", "verify_inputs", "stop.votes",  # limits
         "stop.labels", "stop.eval_loss", "stop.next_100_labels_buy", "stop.minutes_per_vote",
         "oracle.dry_run", "oracle.subjects", "oracle.credentials_file",  # how Zooniverse is reached, not what is asked
-        "oracle.retry_wait_s", "oracle.overlap_ids", "oracle.tries", "oracle.timeout_s",
+        "oracle.retry_wait_s", "oracle.overlap_ids", "oracle.tries", "oracle.timeout_s", "oracle.private_pictures",
+        "oracle.priority", "oracle.write_predictions", "iterate.waiting_iterations",  # beside a subject, and a warning
     }  # fmt: skip

@@ -21,6 +21,7 @@ from zoobot.galaxies import database, tfrecords
 from zoobot.galaxies.questions import load_questions
 from zoobot.galaxies.tasks import build_task
 from zoobot.iterations import receive
+from zoobot.oracles.protocol import Asked, Received
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards, simulate
 
@@ -115,10 +116,28 @@ def test_as_many_votes_as_the_limit_are_not_enough_for_a_label(done: Settings) -
     zero = dict.fromkeys(questions.columns, 0)
     smooth, disk = questions.root.columns[:2]
     votes = pd.DataFrame([zero | {smooth: 30, disk: 6}, zero | {smooth: 31, disk: 6}], index=["as many", "one more"])
-    labels = receive._with_more_votes(it, votes, 36)
-    assert {id_str: (counts["label"], counts["total_votes"]) for id_str, counts in labels.items()} == {
+    asked = {"as many": Asked("", 40, 2), "one more": Asked("", 40, 1)}
+    found = receive._sort(it, Received([], votes, 0), asked, 36)
+    assert {id_str: (counts["label"], counts["total_votes"]) for id_str, counts in found.labels.items()} == {
         "one more": (31, 37)
     }
+    assert (found.below_threshold, found.returned, found.waiting) == (0, [], {2: {"as many": 36}})
+
+
+def test_what_is_finished_is_labelled_with_what_it_has_and_without_a_vote_goes_back(done: Settings) -> None:
+    questions = load_questions("demo")
+    it: Any = SimpleNamespace(questions=questions, task=build_task(done.task, questions))
+    zero, smooth = dict.fromkeys(questions.columns, 0), questions.root.columns[0]
+    rows = {"enough": 37, "retired": 36, "one": 1, "none": 0, "waits": 36, "waits too": 0, "waits since": 5}
+    votes = pd.DataFrame([zero | {smooth: n} for n in rows.values()], index=list(rows))
+    asked = {id_str: Asked("", 40, 3) for id_str in rows} | {"waits since": Asked("", 40, 1)}
+    finished = frozenset({"enough", "retired", "one", "none"})
+    found = receive._sort(it, Received([], votes, 0, finished=finished), asked, 36)
+    assert {id_str: counts["total_votes"] for id_str, counts in found.labels.items()} == {
+        "enough": 37, "retired": 36, "one": 1,
+    }  # fmt: skip
+    assert found.below_threshold == 2 and found.returned == ["none"]
+    assert found.waiting == {1: {"waits since": 5}, 3: {"waits": 36, "waits too": 0}}
 
 
 def test_labels_in_records_and_database_are_the_volunteers(done: Settings) -> None:

@@ -138,7 +138,10 @@ def test_galaxies_that_are_on_zooniverse_are_linked(server: PanoptesServer, live
     ids = pool(live, 4)
     old = project(live).request(ids[:2], "old", 30).subjects
     export = pd.DataFrame(
-        {"subject_id": [*old.values(), "999"], "metadata": [json.dumps({"id_str": i}) for i in ids[:3]]}
+        {
+            "subject_id": [*(f"{id_}.0" for id_ in old.values()), "999"],
+            "metadata": [json.dumps({"id_str": i}) for i in ids[:3]],
+        }
     )
     export.to_csv(tmp_path / "subjects.csv", index=False)
     again = replace(live, oracle=replace(live.oracle, subjects=str(tmp_path / "subjects.csv")))
@@ -146,6 +149,16 @@ def test_galaxies_that_are_on_zooniverse_are_linked(server: PanoptesServer, live
     assert {i: receipt.subjects[i] for i in ids[:2]} == old and len(server.world.subjects) == 4
     assert all(one["metadata"]["#retirement_limit"] == 52 for one in server.world.subjects.values())
     assert project(again).request(ids, "new", 52) == receipt and len(server.world.subjects) == 4
+
+
+def test_an_export_with_a_bad_id_is_refused_before_anything_is_received(
+    server: PanoptesServer, live: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "subjects.csv").write_text('subject_id,metadata\n7.5,"{""id_str"": ""g""}"\n')
+    instructions.run(live)
+    with pytest.raises(InputError, match=r"subjects\.csv: column subject_id, row 1: 7\.5 is no id of a subject"):
+        iterate.run(replace(live, oracle=replace(live.oracle, subjects=str(tmp_path / "subjects.csv"))))
+    assert server.requests == [] and not (folders.unfinished(live.experiment_dir / "iteration_0") / "received").exists()
 
 
 def test_a_set_with_other_galaxies_is_not_ours(server: PanoptesServer, live: Settings) -> None:
@@ -198,8 +211,62 @@ def test_rows_of_others_do_not_count_and_the_true_last_id_is_kept(server: Panopt
     assert received.votes.loc[galaxy, QUESTIONS.root.total] == 26 == len(received.classifications)
     assert received.workflow_versions == server.world.versions and len(received.rejected) == 0
     server.classify()
-    frozen = project(live).receive(waiting, [], 5)
-    assert frozen.classifications == received.classifications, "after a crash other rows than before it were used"
+    again = project(live).receive(waiting, [], 5)  # as after a crash before the votes became labels
+    assert again.votes.loc[galaxy, QUESTIONS.root.total] == 52 == len(again.classifications)
+
+
+def test_what_the_server_corrects_counts_in_the_same_and_in_a_later_iteration(
+    server: PanoptesServer, live: Settings
+) -> None:
+    receipt = project(live).request(pool(live, 1), "x_iteration_0", 52)
+    server.classify()
+    galaxy, subject = next(iter(receipt.subjects.items()))
+    waiting = {galaxy: Asked(subject, 52)}
+    right, row = server.world.rows[5]["annotations"], server.world.rows[5]
+    row["annotations"] = [{"task": "T0", "value": 99}]
+    server.faults = [Fault("replaced", "/api/workflow_versions", field="workflow_versions.0.tasks", value=None)]
+    with pytest.raises(InputError, match=r"none of \d+ answers is a vote; .* workflow 1, version 1\.1 has no tasks"):
+        project(live).receive(waiting, [], 5)
+    first = project(live).receive(waiting, [], 5)
+    assert first.votes.loc[galaxy, QUESTIONS.root.total] == 25 and len(first.rejected) == 1
+    row |= {"annotations": right, "updated_at": "2099-01-01T00:00:00.000Z"}
+    again = project(live).receive(waiting, [], 5)
+    assert again.votes.loc[galaxy, QUESTIONS.root.total] == 26 and len(again.classifications) == 27
+    shutil.rmtree(folders.unfinished(live.experiment_dir / "iteration_0"))
+    later = project(live).receive(waiting, first.classifications, first.last_classification_id)
+    assert later.votes.loc[galaxy, QUESTIONS.root.total] == 26 and later.classifications == [row]
+
+
+def test_tests_before_launch_are_no_labels_unless_a_setting_says_so(server: PanoptesServer, live: Settings) -> None:
+    receipt = project(live).request(pool(live, 1), "x_iteration_0", 52)
+    server.classify()
+    for row in server.world.rows:
+        row["metadata"]["live_project"] = False
+    galaxy, subject = next(iter(receipt.subjects.items()))
+    waiting = {galaxy: Asked(subject, 52)}
+    with pytest.raises(InputError, match=r"test before the launch of the project.*reduce\.before_launch=true counts"):
+        project(live).receive(waiting, [], 5)
+    for key, n_votes in (("allow_no_votes", 0), ("before_launch", 26)):
+        settings = replace(live, reduce=replace(live.reduce, **{key: True}))
+        assert project(settings).receive(waiting, [], 5).votes.loc[galaxy, QUESTIONS.root.total] == n_votes
+
+
+def test_a_last_id_that_never_was_is_corrected_in_the_next_iteration(server: PanoptesServer, live: Settings) -> None:
+    receipt = project(live).request(pool(live, 1), "x_iteration_0", 52)
+    server.classify()
+    galaxy, subject = next(iter(receipt.subjects.items()))
+    received = project(live).receive({galaxy: Asked(subject, 52)}, [], 10**17)
+    assert received.votes.loc[galaxy, QUESTIONS.root.total] == 26
+    assert received.last_classification_id == server.world.last_row
+
+
+def test_a_workflow_of_another_project_is_refused_before_anything_is_sent(
+    server: PanoptesServer, live: Settings
+) -> None:
+    server.world.workflows["1"]["project"] = "7"
+    with pytest.raises(InputError, match=r"workflow 1 belongs to project 7, not to oracle\.project_id=1"):
+        project(live).request(pool(live), "x_iteration_0", 52)
+    assert server.count("(POST|PUT|DELETE) /(api|storage).*") == 0
 
 
 @pytest.mark.parametrize(
@@ -248,21 +315,24 @@ def test_a_dry_run_keeps_no_votes_for_the_real_run_that_follows(server: Panoptes
 # --------------------------------------------------------------- five days
 
 
-def five_days(settings: Settings, server: PanoptesServer, faults: list[Fault]) -> None:
-    """An iteration each day, then volunteers. If the service stays away, the day ends with an error and is repeated."""
+def five_days(settings: Settings, server: PanoptesServer, faults: list[Fault]) -> list[str]:
+    """An iteration each day, then volunteers. If the service stays away or answers nonsense, the day ends with an error
+    and is repeated. Returns the errors.
+    """
     instructions.run(settings)
-    server.faults = faults
+    server.faults, errors = faults, []
     for day in range(5):
-        for _ in range(12):
+        for _ in range(20):
             try:
                 assert iterate.run(settings).name == f"iteration_{day}"
                 break
-            except ServiceError:
-                continue
+            except (ServiceError, InputError) as error:
+                errors.append(f"status {error.exit_status}: {error}")
         else:
             raise AssertionError("the service never came back")
         server.world.reveal()
         server.classify()
+    return errors
 
 
 ALL_FAULTS = [
@@ -281,6 +351,28 @@ ALL_FAULTS = [
     Fault("lost_answer", "/api/subject_sets/\\d+/links/subjects", "POST", skip=1, times=4),
     Fault("slow", "/api/subjects", seconds=1.3),
 ]
+# Each ends a run, with this exit status and words of its error.
+ROWS = "/api/classifications/project"
+PRIVATE = [{"image/png": "https://169.254.169.254/a.png?sig=abc"}]
+HOSTILE = [
+    (1, "a redirect", Fault("redirect", "/oauth/token", "POST", skip=1, status=307, location="http://127.0.0.1:9")),
+    (1, "is no token", Fault("garbage", "/oauth/token", "POST", skip=2, body=b"[]")),
+    (1, "expected JSON", Fault("garbage", ROWS, body=b"<html>Down for maintenance</html>")),
+    (1, "expected JSON", Fault("garbage", ROWS, body=b'{"classifications": ' + b"9" * 5000 + b"}")),
+    (1, "inside each other", Fault("garbage", ROWS, body=b"[" * 900 + b"]" * 900)),
+    (1, "expected a list of cl", Fault("replaced", ROWS, field="classifications", value={"0": None})),
+    (1, "id of cl", Fault("replaced", ROWS, field="classifications.3.id", value="9" * 5000)),
+    (1, "links.workflow of cl", Fault("replaced", ROWS, field="classifications.*.links", value=None)),
+    (1, "metadata of cl", Fault("replaced", ROWS, field="classifications.*.metadata", value=None)),
+    (1, "workflow_versions 1 of 1", Fault("replaced", "/api/workflow_versions", field="workflow_versions.0", value=5)),
+    (1, "links.project of wo", Fault("replaced", "/api/workflows/1", field="workflows.0.links", value=None)),
+    (1, "next_href", Fault("replaced", "/api/subjects", skip=1, field="meta", value=None)),
+    (1, "one that came before", Fault("replaced", "/api/subjects", skip=1, times=2, field="meta.subjects.next_href",
+                                      value="/subjects?page=1&page_size=100")),
+    (1, "metadata of su", Fault("replaced", "/api/subjects", skip=2, field="subjects.0.metadata", value=None)),
+    (2, "public internet", Fault("replaced", "/api/subjects", "POST", field="subjects.0.locations", value=PRIVATE)),
+    (2, "public internet", Fault("redirect", "/media/.*", "HEAD", status=302, location="https://10.0.0.1/a.png")),
+]  # fmt: skip
 
 
 def labels(settings: Settings, table: str) -> dict[str, str]:
@@ -291,13 +383,17 @@ def labels(settings: Settings, table: str) -> dict[str, str]:
 def test_five_days_with_every_fault_give_the_labels_of_five_days_without(prepared: Settings, tmp_path: Path) -> None:
     truth = read_truth(prepared.survey_dir / "galaxies" / "truth.csv", QUESTIONS)
     found = []
-    for name, faults in (("calm", []), ("stormy", [replace(fault) for fault in ALL_FAULTS])):
+    every = [*ALL_FAULTS, *(fault for _, _, fault in HOSTILE)]
+    for name, faults in (("calm", []), ("stormy", [replace(fault) for fault in every])):
         (tmp_path / name).mkdir()
         with PanoptesServer(QUESTIONS, truth) as server:
             settings = copy_of(prepared, tmp_path / name, server)
-            five_days(settings, server, faults)
+            errors = five_days(settings, server, faults)
             assert not [fault for fault in server.faults if fault.times > 0], "a fault never struck"
             found.append((settings, server))
+    for status, words, _ in HOSTILE:
+        assert [e for e in errors if e.startswith(f"status {status}:") and words in e], (words, errors)
+    assert not [error for error in errors if any(secret in error for secret in SECRETS)]
     (calm, calm_server), (stormy, stormy_server) = found
     for table, n in (("labels", 12), ("control_labels", 6)):
         assert len(labels(calm, table)) == n and labels(calm, table) == labels(stormy, table)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from panoptes_client import Classification, Panoptes, Subject, SubjectSet, Workflow
+from panoptes_client import Classification, Panoptes, Subject, SubjectSet, SubjectWorkflowStatus, Workflow
 from panoptes_client.panoptes import PanoptesAPIException
 from PIL import Image
 
@@ -83,6 +83,54 @@ def test_one_bad_id_makes_a_link_fail_and_what_is_linked_is_ignored(server: Pano
             client.post(path, json={"subjects": [*known, *bad]})
     client.post(path, json={"subjects": known})
     assert len(server.world.sets[subject_set.id]["members"]) == 3
+
+
+def test_the_client_retires_a_subject_and_reads_its_state(server: PanoptesServer, tmp_path: Path) -> None:
+    subject_set = upload(server, tmp_path / "g.png")
+    first, second, third = server.world.sets[subject_set.id]["members"]
+    with Panoptes(endpoint=server.endpoint, **CLIENT) as client:
+        Workflow.find("1").retire_subjects([first])
+        server.classify()
+        Workflow.find("1").retire_subjects([first, second], reason="consensus")
+        found = {
+            id_: [status.raw for status in SubjectWorkflowStatus.where(workflow_id="1", subject_id=id_)]
+            for id_ in (first, second, third, "7")
+        }
+        with pytest.raises(PanoptesAPIException, match="not included in the list"):
+            client.post("/workflows/1/retired_subjects", json={"subject_ids": [third], "retirement_reason": "bored"})
+        assert list(SubjectWorkflowStatus.where(workflow_id="2", subject_id=first)) == []
+    assert [len(statuses) for statuses in found.values()] == [1, 1, 1, 0]  # the last has none
+    of = {id_: statuses[0] for id_, statuses in found.items() if statuses}
+    assert [of[id_]["classifications_count"] for id_ in (first, second, third)] == [0, 3, 3]
+    assert [of[id_]["retirement_reason"] for id_ in (first, second, third)] == ["other", "consensus", None]
+    assert bool(of[first]["retired_at"]) and of[third]["retired_at"] is None
+    assert of[first]["links"] == {"workflow": "1", "subject": first}
+
+
+def test_a_prioritized_workflow_shows_linked_subjects_in_order(server: PanoptesServer, tmp_path: Path) -> None:
+    """The priority is copied when a subject is linked; later changes, and subjects made inside a set, need more."""
+    subject_set = upload(server, tmp_path / "g.png")
+    server.world.workflows["1"]["prioritized"] = True
+    members = server.world.sets[subject_set.id]["members"]
+    assert server.world.linked() == members, "none has a priority"
+    with Panoptes(endpoint=server.endpoint, **CLIENT) as client:
+        for number, id_ in enumerate(members):
+            subject = Subject.find(id_)
+            subject.metadata["#priority"] = 10 - number
+            subject.save()
+        assert server.world.linked() == members, "a change of the metadata alone has no effect"
+        subject_set.remove(members[:2])
+        subject_set.add(members[:2])
+        assert server.world.linked() == [members[1], members[0], members[2]]
+        path = f"/set_member_subjects/{subject_set.id}{members[2]}"
+        content, etag = client.get(path)
+        assert content["set_member_subjects"][0]["priority"] is None
+        client.put(path, json={"set_member_subjects": {"priority": 1}}, etag=etag)
+        assert client.get(path)[0]["set_member_subjects"][0]["priority"] == "1.0"
+        with pytest.raises(PanoptesAPIException, match="Could not find set_member_subject"):
+            client.get("/set_member_subjects/77")
+    assert server.world.linked() == [members[2], members[1], members[0]]
+    assert server.classify(most=1) == 3 and server.world.rows[0]["links"]["subjects"] == [members[2]]
 
 
 def test_headers_and_etags_are_required(server: PanoptesServer, tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def write_experiment(
     catalog_seed: int = 0,
     task: str = "smooth",
     model: Mapping[str, Any] | None = None,
+    oracle: Mapping[str, Any] | None = None,
     kind: str = "simulations",
     labels: Sequence[int] | None = None,
     ids: Sequence[str] = ("g0", "g1"),
@@ -105,6 +106,7 @@ def write_experiment(
         task=TaskSettings(task, list(QUESTIONS)[: 2 if tree else 1], [] if tree else ["smooth"]),
         model=ModelSettings(**{"name": "cnn", "blocks": [], "hidden": 8, **(model or {})}),
         acquisition=AcquisitionSettings(acquisition, expected_votes),
+        oracle=dict(oracle or {}),
         seed=seed,
         catalog_seed=catalog_seed,
     )
@@ -126,6 +128,9 @@ def write_iteration(
         train_galaxies=labels,
         requested=len(ids),
         still_waiting=n,
+        labels_below_threshold=2 * n,
+        retired_confident=n,
+        waiting={"chosen": {0: {"g0-0": 1}}, "control": {0: {f"c{i}": i for i in range(5)}}} if n else {},
         votes_spent=40 * n,
         volunteer_minutes=20.0 * n,
         timings_s={"receive": 0.5, "train": 10.0 + n, "evaluate": 1.0, "predict": 2.0, "request": 0.5},
@@ -351,6 +356,13 @@ def test_groups(tmp_path: Path) -> None:
     assert ("tree", {}) in apart
 
 
+def test_an_experiment_that_is_older_than_a_setting_had_its_default(tmp_path: Path) -> None:
+    write_experiment(tmp_path, "older")
+    write_experiment(tmp_path, "newer", acquisition="badge", oracle={"retire_confident": 1.0})
+    write_experiment(tmp_path, "other", acquisition="badge", seed=1, oracle={"retire_confident": 0.9})
+    assert [sorted(section["acquisitions"]) for section in sections_of(tmp_path)] == [["badge", "random"], ["badge"]]
+
+
 def test_sections_with_an_answer_come_first(tmp_path: Path) -> None:
     write_experiment(tmp_path, "a", acquisition="mutual_information")
     write_experiment(tmp_path, "b", task="tree")
@@ -561,6 +573,14 @@ def test_what_was_left_out(tmp_path: Path) -> None:
     assert page.count("truncated") == 50
 
 
+def test_who_waits_for_votes_since_when(tmp_path: Path) -> None:
+    write_experiment(tmp_path, "a", (3, 2, 1))
+    text = " ".join(_Tags(page_of(tmp_path)).text.split())
+    assert "Waiting for votes" in text and "c0 (0 votes), c1 (1 vote), c2 (2 votes)" in text
+    write_experiment(tmp_path / "new", "a", (3,))
+    assert "Waiting for votes" not in page_of(tmp_path / "new")
+
+
 def test_a_report_is_overwritten(tmp_path: Path) -> None:
     write_experiment(tmp_path, "a", (3, 2))
     first = summary_of(tmp_path)
@@ -577,7 +597,12 @@ def test_summary_of_experiments(tmp_path: Path) -> None:
     assert summary["experiments"] == [
         {
             "path": "simulations/a", "name": "a", "iterations": 2, "acquisition": "random", "seed": 5, "labels": 110,
-            "test_loss": 2, "requested": 2, "still_waiting": 1, "weights_sha256": f"{1:064x}", "votes_spent": 40,
+            "test_loss": 2, "requested": 2, "labels_below_threshold": 2, "retired_confident": 1, "still_waiting": 1,
+            "waiting": [
+                {"stream": "chosen", "asked_in": 0, "age": 1, "galaxies": 1, "examples": "g0-0 (1 vote)"},
+                {"stream": "control", "asked_in": 0, "age": 1, "galaxies": 5,
+                 "examples": "c0 (0 votes), c1 (1 vote), c2 (2 votes)"},
+            ], "weights_sha256": f"{1:064x}", "votes_spent": 40,
             "volunteer_minutes": 20.0, "next_100_labels_buy": None,
         }
     ]  # fmt: skip

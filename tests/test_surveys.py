@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from zoobot import folders
 from zoobot.errors import FolderError, InputError
 from zoobot.galaxies import demo
 from zoobot.galaxies.questions import load_questions
-from zoobot.galaxies.surveys import _GZ2_VOTES, read_survey, read_table
+from zoobot.galaxies.surveys import _GZ2_VOTES, read_subjects, read_survey, read_table
 from zoobot.settings import Settings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -263,6 +265,29 @@ def test_custom_needs_ids_and_pictures(column: str, custom_survey: Compose) -> N
 
 
 # --------------------------------------------------------------- real data
+
+
+def subject_export(path: Path, ids: list[str]) -> Path:
+    rows = {"subject_id": ids, "metadata": [json.dumps({"id_str": f"g{row}"}) for row in range(len(ids))]}
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+def test_ids_in_a_subject_export_may_be_written_as_floats(tmp_path: Path) -> None:
+    table = read_subjects(subject_export(tmp_path / "subjects.csv", ["100.0", "7", " 011"]))
+    assert table.to_dict("list") == {"subject_id": ["100", "7", "11"], "id_str": ["g0", "g1", "g2"]}
+    again = read_subjects(subject_export(tmp_path / "twice.csv", ["100.0", "100"]))
+    assert again["subject_id"].tolist() == ["100"]
+
+
+@pytest.mark.parametrize(
+    ("id_", "said"), [("100.5", "100.5"), ("1.1E+9", "1.1E+9"), ("x", "x"), ("", "nothing"), ("0", "0"), ("-3", "-3")]
+)
+def test_an_id_that_is_none_is_refused_with_its_file_column_and_row(tmp_path: Path, id_: str, said: str) -> None:
+    path = subject_export(tmp_path / "subjects.csv", ["7", id_, "8"])
+    message = f"{path}: column subject_id, row 2: {said} is no id of a subject (1 of 3 rows)"
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_subjects(path)
 
 
 @needs_real_data

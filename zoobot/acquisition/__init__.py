@@ -42,6 +42,7 @@ __all__ = [
     "binomial_mutual_information",
     "by_score",
     "choose",
+    "confidence",
     "dirichlet_multinomial_mutual_information",
     "multinomial_mutual_information",
     "strategy",

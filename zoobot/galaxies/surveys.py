@@ -17,6 +17,7 @@ import pandas as pd
 from zoobot import folders
 from zoobot.engine.progress import track
 from zoobot.errors import InputError
+from zoobot.galaxies.ids import zooniverse_id
 from zoobot.galaxies.questions import QuestionTree
 from zoobot.settings import Settings, stage_settings
 
@@ -277,7 +278,7 @@ def read_subjects(path: Path) -> pd.DataFrame:
     """``subject_id`` and the galaxy's name, from a subject export of Zooniverse (its metadata is JSON)."""
     table = read_table(path)
     require_columns(table, ["subject_id", "metadata"], path)
-    table = table.drop_duplicates("subject_id")
+    table = table.assign(subject_id=_subject_ids(table["subject_id"], path)).drop_duplicates("subject_id")
     try:
         metadata = [
             {key.lstrip("!#/").lower(): value for key, value in json.loads(text).items()} for text in table["metadata"]
@@ -296,3 +297,17 @@ def read_subjects(path: Path) -> pd.DataFrame:
             f"{path}: no subject's metadata has {' or '.join(GALAXY_NAMES)}, so it does not name the galaxies."
         )
     return pd.DataFrame({"subject_id": table["subject_id"].to_numpy(), **names})
+
+
+def _subject_ids(column: pd.Series, path: Path) -> pd.Series:
+    """The ids in their one form: pandas turns a column with gaps into 100.0."""
+    ids = column.map(zooniverse_id, na_action=None).astype("string")
+    wrong = [row for row, id_ in enumerate(ids) if not id_]
+    if wrong:
+        found = column.iloc[wrong[0]]
+        raise InputError(
+            f"{path}: column subject_id, row {wrong[0] + 1}: {'nothing' if pd.isna(found) else found} is no id of a"
+            f" subject ({len(wrong)} of {len(ids)} rows). An id is a whole number, such as 28479600. Download the"
+            " subject export again, and do not open it in a spreadsheet."
+        )
+    return ids

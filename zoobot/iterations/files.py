@@ -21,10 +21,12 @@ from zoobot.galaxies.tasks import Task, build_task
 from zoobot.metrics import Values
 from zoobot.oracles.protocol import Asked, Receipt
 from zoobot.settings import AcquisitionSettings, ModelSettings, TaskSettings
-from zoobot.votes.classifications import Row
+from zoobot.votes.rows import Row
 
 Metrics = dict[str, dict[str, Values]]  # {split: {question: {metric: value}}}
-ACQUIRED, CONTROL = "acquired", "control"  # folders of TFRecords
+Waiting = dict[str, dict[int, dict[str, int]]]  # {stream: {iteration in which it was asked: {id_str: votes so far}}}
+CHOSEN, CONTROL = "chosen", "control"  # the streams of galaxies asked about
+ACQUIRED = "acquired"  # the folder of the chosen galaxies' TFRecords; that of the others is CONTROL
 ITERATION = "iteration"  # with a number: the name of an iteration's folder
 SUMMARY = "iteration.json"
 
@@ -132,6 +134,12 @@ class Summary:
     votes_spent: int
     volunteer_minutes: float
     next_100_labels_buy: float | None
+    # Newer than format version 1: a folder without them had none.
+    labels_below_threshold: int = 0  # of the labels received: galaxies that were retired with fewer votes
+    control_labels_below_threshold: int = 0
+    returned_to_pool: list[str] = field(default_factory=list)  # retired without a vote: they may be asked about again
+    retired_confident: int = 0  # taken out of the workflow, because the model is sure of them
+    waiting: Waiting = field(default_factory=dict)  # asked about earlier, and not labelled yet
 
 
 @dataclass(frozen=True)
@@ -142,9 +150,9 @@ class Request:
     votes: int
     receipt: Receipt
 
-    def asked(self) -> dict[str, Asked]:
-        """What was asked about each galaxy."""
-        return {id_: Asked(self.receipt.subjects.get(id_, ""), self.votes) for id_ in self.ids}
+    def asked(self, iteration: int) -> dict[str, Asked]:
+        """What was asked about each galaxy in this iteration."""
+        return {id_: Asked(self.receipt.subjects.get(id_, ""), self.votes, iteration) for id_ in self.ids}
 
 
 @dataclass(frozen=True)
@@ -211,9 +219,15 @@ class IterationFolder:
         with (self.path / "predictions.parquet").open("wb") as file:
             pq.write_table(table, file)
 
-    def predictions(self, columns: Sequence[str], best: int | None = None) -> pd.DataFrame:
-        """Columns of predictions.parquet; if ``best`` is given, only that many of the first ranks, in order."""
-        filters = None if best is None else [("rank", "<", best)]
+    def predictions(
+        self, columns: Sequence[str], best: int | None = None, ids: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Columns of predictions.parquet; if ``best`` is given, only that many of the first ranks, in order; if ``ids``
+        are given, only these galaxies.
+        """
+        filters: list[tuple[str, str, object]] | None = None if best is None else [("rank", "<", best)]
+        if ids is not None:
+            filters = [*(filters or []), ("id_str", "in", list(ids))]
         table = pd.read_parquet(self.path / "predictions.parquet", columns=list(columns), filters=filters)
         return table if best is None else table.sort_values("rank")
 

@@ -56,6 +56,15 @@ class Pool:
             control_labelled=self.control_labelled | frozenset(control_labelled),
         )
 
+    def without(self, ids: Iterable[str]) -> Pool:
+        """The pool after these galaxies came back: they may be asked about again, in either stream."""
+        back = set(ids)
+        return replace(
+            self,
+            chosen={id_: asked for id_, asked in self.chosen.items() if id_ not in back},
+            control={id_: asked for id_, asked in self.control.items() if id_ not in back},
+        )
+
     def with_control(self, ids: Iterable[str], votes: int) -> Pool:
         """The pool after more of the control sample was drawn."""
         return replace(self, control=self.control | {id_: Asked("", votes) for id_ in ids})
@@ -65,10 +74,13 @@ def read_pool(before: Sequence[IterationFolder], index: Path) -> Pool:
     """The pool after the iterations ``before``, with the labels in ``index``."""
     chosen: dict[str, Asked] = {}
     control: dict[str, Asked] = {}
-    for folder in before:
+    for number, folder in enumerate(before):
+        for id_ in folder.summary().returned_to_pool:  # received first, then asked
+            chosen.pop(id_, None)
+            control.pop(id_, None)
         requests = folder.requests()
-        chosen |= requests.asked()
-        control |= requests.control.asked()
+        chosen |= requests.asked(number)
+        control |= requests.control.asked(number)
     with database.connect(index) as connection:
         return Pool(
             database.ids_by_shard(connection, "pool"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 
 import pandas as pd
@@ -13,23 +14,39 @@ from zoobot import folders
 from zoobot.errors import FolderError
 from zoobot.galaxies import database, tfrecords
 from zoobot.galaxies.tasks import LABEL, TOTAL_VOTES
-from zoobot.iterations.files import ACQUIRED, CONTROL, InstructionsFolder, IterationFolder
+from zoobot.iterations import waiting as still_waiting
+from zoobot.iterations.files import ACQUIRED, CHOSEN, CONTROL, InstructionsFolder, IterationFolder, Waiting
 from zoobot.iterations.iteration import Iteration
 from zoobot.iterations.pool import Pool, read_pool
-from zoobot.oracles.protocol import Oracle
+from zoobot.oracles.protocol import Asked, Oracle, Received
 
+log = logging.getLogger("zoobot")
 Labels = Mapping[str, Mapping[str, int]]  # {id_str: {vote column: count}}
 _COUNTS = "counts.json"
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How much came in."""
+    """How much came in, and who still waits: the fields of these names in iteration.json."""
 
     labels_received: int
     control_labels_received: int
     classifications_received: int
     last_classification_id: int
+    labels_below_threshold: int = 0
+    control_labels_below_threshold: int = 0
+    returned_to_pool: list[str] = field(default_factory=list)
+    waiting: Waiting = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """What became of the galaxies of one stream that were waiting."""
+
+    labels: Labels
+    below_threshold: int  # how many of them were retired with fewer votes than a label needs
+    returned: list[str]  # retired without a vote
+    waiting: dict[int, dict[str, int]]
 
 
 def receive(it: Iteration, oracle: Oracle, instructions: InstructionsFolder) -> tuple[Counts, Pool]:
@@ -54,29 +71,71 @@ def receive(it: Iteration, oracle: Oracle, instructions: InstructionsFolder) -> 
     shutil.copytree(kept, it.folder.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(_COUNTS))
     with database.connect(it.folder.database) as connection:
         pool = pool.with_labels(database.labelled_ids(connection, "pool"), database.control_ids(connection))
-    return folders.parse(folders.read_json(kept / _COUNTS), Counts, str(kept / _COUNTS)), pool
+    counts = folders.parse(folders.read_json(kept / _COUNTS), Counts, str(kept / _COUNTS))
+    _say(counts)
+    still_waiting.warn(counts.waiting, it.number, it.settings.iterate.waiting_iterations)
+    return counts, pool.without(counts.returned_to_pool)
+
+
+def _say(counts: Counts) -> None:
+    below, of_control = counts.labels_below_threshold, counts.control_labels_below_threshold
+    if below or of_control:
+        log.info("%d galaxies (%d of the control sample) were retired with fewer votes than a label needs: they are"
+                 " labelled with those they have", below + of_control, of_control)  # fmt: skip
+    if back := counts.returned_to_pool:
+        log.warning("%d galaxies were retired without a vote, for example %s: they may be asked about again. If their"
+                    " answers were rejected, classifications/rejected.csv says why", len(back), back[0])  # fmt: skip
 
 
 def _receive(it: Iteration, oracle: Oracle, pool: Pool, last_id: int) -> Counts:
     waiting, control_waiting = pool.waiting, pool.control_waiting
     earlier: Iterator[Mapping[str, object]] = chain.from_iterable(folder.raw.rows() for folder in it.before)
     received = oracle.receive({**waiting, **control_waiting}, earlier, last_id)
-    labels = _with_more_votes(it, received.votes.loc[list(waiting)], it.settings.survey.retirement_votes)
     enough = it.settings.oracle.control_votes - 1
-    control_labels = _with_more_votes(it, received.votes.loc[list(control_waiting)], enough)
+    chosen = _sort(it, received, waiting, it.settings.survey.retirement_votes)
+    control = _sort(it, received, control_waiting, enough)
     with database.connect(it.folder.database) as connection:
-        database.add_labels(connection, labels, it.number)
-        database.add_labels(connection, control_labels, it.number, control=True)
+        database.add_labels(connection, chosen.labels, it.number)
+        database.add_labels(connection, control.labels, it.number, control=True)
     it.folder.raw.write(received.classifications, received.rejected, received.workflow_versions)
-    _write_labelled(it, labels, ACQUIRED)
-    if control_labels:
-        _write_labelled(it, control_labels, CONTROL)
-    return Counts(len(labels), len(control_labels), len(received.classifications), received.last_classification_id)
+    _write_labelled(it, chosen.labels, ACQUIRED)
+    if control.labels:
+        _write_labelled(it, control.labels, CONTROL)
+    by_stream = {CHOSEN: chosen.waiting, CONTROL: control.waiting}
+    return Counts(
+        labels_received=len(chosen.labels),
+        control_labels_received=len(control.labels),
+        classifications_received=len(received.classifications),
+        last_classification_id=received.last_classification_id,
+        labels_below_threshold=chosen.below_threshold,
+        control_labels_below_threshold=control.below_threshold,
+        returned_to_pool=chosen.returned + control.returned,
+        waiting={stream: found for stream, found in by_stream.items() if found},
+    )
 
 
-def _with_more_votes(it: Iteration, votes: pd.DataFrame, than: int) -> dict[str, dict[str, int]]:
-    root_total = votes[list(it.questions.root.columns)].sum(axis=1)
-    table = it.task.add_label(votes[root_total > than])
+def _sort(it: Iteration, received: Received, asked: Mapping[str, Asked], than: int) -> _Stream:
+    """Sort a stream's waiting galaxies. One is labelled once it has more votes than ``than``, or once it is finished:
+    the oracle counts classifications, and some of them give no vote. A finished galaxy without a vote goes back to the
+    pool. The others wait on.
+    """
+    votes = received.votes.loc[list(asked)]
+    root_N = votes[list(it.questions.root.columns)].sum(axis=1)
+    enough_N, finished_N = root_N > than, votes.index.isin(list(received.finished))
+    early_N = finished_N & ~enough_N & (root_N > 0)
+    back_N = finished_N & (root_N == 0)
+    waits_N = ~(enough_N | early_N | back_N)
+    so_far = {str(id_str): int(n) for id_str, n in root_N[waits_N].items()}
+    return _Stream(
+        _labels(it, votes[enough_N | early_N]),
+        int(early_N.sum()),
+        [str(id_str) for id_str in votes.index[back_N]],
+        still_waiting.since({id_str: asked[id_str] for id_str in so_far}, so_far),
+    )
+
+
+def _labels(it: Iteration, votes: pd.DataFrame) -> dict[str, dict[str, int]]:
+    table = it.task.add_label(votes)
     stored = [c for c in (LABEL, TOTAL_VOTES, *it.questions.columns) if c in table.columns]
     return {str(id_str): {c: int(row[c]) for c in stored} for id_str, row in table.iterrows()}
 

@@ -5,14 +5,15 @@ To add an oracle, put a function that builds it into ``ORACLES``; docs/extending
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 from zoobot.errors import SettingsError
+from zoobot.galaxies.ids import zooniverse_id
 from zoobot.galaxies.questions import QuestionTree
 from zoobot.galaxies.surveys import read_table
-from zoobot.oracles.protocol import Oracle
+from zoobot.oracles import addresses
+from zoobot.oracles.protocol import LiveOracle, Oracle
 from zoobot.oracles.simulated import KnownVotes, SimulatedVolunteers
 from zoobot.settings import Settings
 
@@ -39,10 +40,26 @@ ORACLES: dict[str, Build] = {"simulated": _simulated, "known": _known, "panoptes
 
 
 def build_oracle(settings: Settings, questions: QuestionTree, catalogs: Path, unfinished: Path) -> Oracle:
-    """The oracle that the settings name. Raises SettingsError if no oracle has this name."""
+    """The oracle that the settings name. Raises SettingsError if no oracle has this name, or it cannot do what they ask
+    for.
+    """
     if settings.oracle.kind not in ORACLES:
         raise SettingsError(f"oracle.kind={settings.oracle.kind}: choose one of {', '.join(ORACLES)}")
-    return ORACLES[settings.oracle.kind](settings, questions, catalogs, unfinished)
+    oracle = ORACLES[settings.oracle.kind](settings, questions, catalogs, unfinished)
+    if wanted := [key for key in _only_live(settings) if not isinstance(oracle, LiveOracle)]:
+        raise SettingsError(f"oracle.{wanted[0]}: oracle.kind={settings.oracle.kind} cannot do it; leave it out")
+    return oracle
+
+
+def _only_live(settings: Settings) -> list[str]:
+    """The settings that are on and that only an oracle of real people can follow."""
+    oracle = settings.oracle
+    given = {
+        "priority": oracle.priority,
+        "write_predictions": oracle.write_predictions,
+        "retire_confident": oracle.retire_confident < 1,
+    }
+    return [key for key, on in given.items() if on]
 
 
 def problems(settings: Settings) -> list[str]:
@@ -53,6 +70,9 @@ def problems(settings: Settings) -> list[str]:
         found.append(f"oracle={oracle.kind}: volunteers need days; run stage=instructions, then stage=iterate daily")
     if oracle.live and settings.stage in ("shards", "instructions", "iterate") and settings.shards.source != "real":
         found.append(f"shards.source={settings.shards.source}: live work needs shards.source=real")
+    if not oracle.live:
+        found += [f"oracle.{key}: only real people need it; leave it out, or choose oracle=panoptes"
+                  for key in _only_live(settings)]  # fmt: skip
     return found
 
 
@@ -61,19 +81,18 @@ def _panoptes_problems(settings: Settings) -> list[str]:
     found = [
         f"oracle.{key}: oracle=panoptes needs {what}"
         for key, what, given in (
-            ("project_id", "the number of the Zooniverse project", oracle.project_id.isdecimal()),
-            ("workflow_ids", "the numbers of its workflows, e.g. [6122]", _are_numbers(oracle.workflow_ids)),
+            ("project_id", "the number of the Zooniverse project", _are_ids([oracle.project_id])),
+            ("workflow_ids", "the numbers of its workflows, e.g. [6122]", _are_ids(oracle.workflow_ids)),
         )
         if not given
     ]
-    if not re.fullmatch(r"https://[^/]+|http://127\.0\.0\.1:\d+", oracle.endpoint):
-        found.append(
-            f"oracle.endpoint={oracle.endpoint}: must be https://NAME without a final /; credentials are sent there"
-        )
+    problem = addresses.endpoint_problem(oracle.endpoint)
+    if problem:
+        found.append(f"oracle.endpoint={oracle.endpoint}: {problem}; credentials are sent there")
     if not oracle.live:
         found.append("oracle.live=false: oracle.kind=panoptes asks real people; choose it with oracle=panoptes")
     return found
 
 
-def _are_numbers(ids: list[str]) -> bool:
-    return bool(ids) and all(id_.isdecimal() for id_ in ids)
+def _are_ids(ids: list[str]) -> bool:
+    return bool(ids) and all(id_ and zooniverse_id(id_) == id_ for id_ in ids)

@@ -31,6 +31,10 @@ class Credentials:
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
 
+    def secrets(self) -> tuple[str, ...]:
+        """What no message may show."""
+        return tuple(secret for secret in (self.client_secret, self.password) if secret)
+
 
 def load(file: str) -> Credentials:
     """The credentials in ``file``, or, if it is empty, in the environment (``PANOPTES_…``).

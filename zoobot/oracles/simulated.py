@@ -16,7 +16,7 @@ from zoobot.galaxies.questions import QuestionTree
 from zoobot.oracles.protocol import Asked, Receipt, Received
 from zoobot.settings import OracleSettings
 from zoobot.votes import classifications
-from zoobot.votes.classifications import Json, Row
+from zoobot.votes.rows import Json, Row
 
 WORKFLOW_ID, PROJECT_ID, WORKFLOW_VERSION = "1", "1", "1.1"
 _FIRST_SUBJECT_ID = 10_000_000

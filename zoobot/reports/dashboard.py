@@ -75,6 +75,8 @@ def _values(iteration: IterationFolder) -> dict[str, object]:
         "number",
         "train_galaxies",
         "labels_received",
+        "labels_below_threshold",
+        "retired_confident",
         "classifications_received",
         "still_waiting",
         "requested",

@@ -18,7 +18,7 @@ from zoobot.errors import InputError
 from zoobot.galaxies import tfrecords
 from zoobot.galaxies.tfrecords import Dropped
 from zoobot.iterations.files import ExperimentFolder, Instructions, IterationFolder, Summary
-from zoobot.settings import Settings
+from zoobot.settings import DEFAULTS, ORACLE_FIXED, Settings
 
 BASELINE = "random"
 # What may differ between experiments that are compared. Shards and catalogs may differ only in their seed.
@@ -159,7 +159,12 @@ def group(experiments: Sequence[Experiment]) -> list[Section]:
 
 
 def _fixed(e: Experiment) -> dict[str, object]:
-    return {key: value for key, value in e.settings.items() if not (key.startswith(_FREE) or _FREE_SOURCE.match(key))}
+    newer = {f"oracle.{key}": DEFAULTS[f"oracle.{key}"] for key in ORACLE_FIXED}  # than the experiment: at its default
+    return {
+        key: value
+        for key, value in {**newer, **e.settings}.items()
+        if not (key.startswith(_FREE) or _FREE_SOURCE.match(key))
+    }
 
 
 def title_of(e: Experiment) -> tuple[str, str, str]:

@@ -72,6 +72,7 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
         "oracle.votes_per_galaxy": 1, "oracle.control_per_iteration": 0, "oracle.control_votes": 1,
         "oracle.last_classification_id": 0, "oracle.overlap_ids": 0, "oracle.tries": 1,
         "stop.votes": 0, "stop.labels": 0, "iterate.subjects_per_iteration": 1, "iterate.shards_per_iteration": 1,
+        "iterate.waiting_iterations": 0,
         "simulate.iterations": 1, "check.pictures": 1, "tracking.table_galaxies": 0, "report.galaxies": 0,
     }  # fmt: skip
     problems += [f"{key}={flat[key]}: must be at least {low}" for key, low in at_least.items() if flat[key] < low]
@@ -81,7 +82,8 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
         "pretrain.temperature": (0.01, 10), "iterate.gate_margin": (0, math.inf), "stop.minutes_per_vote": (0, 60),
         "stop.next_100_labels_buy": (0, math.inf),
         "acquisition.coldness": (1e-6, 1e6), "acquisition.skip_confident": (0, 1), "acquisition.random_share": (0, 1),
-        "oracle.late_fraction": (0, 1), "oracle.anonymous_fraction": (0, 1), "reduce.max_age_days": (0, math.inf),
+        "oracle.late_fraction": (0, 1), "oracle.anonymous_fraction": (0, 1), "oracle.retire_confident": (0, 1),
+        "reduce.max_age_days": (0, math.inf),
         "oracle.timeout_s": (0.01, 3600), "oracle.retry_wait_s": (0, 600),
     }  # fmt: skip
     problems += [

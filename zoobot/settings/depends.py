@@ -6,16 +6,19 @@ import dataclasses
 
 from zoobot.settings.schema import Settings
 
-# What an experiment asks, and who answers. How it connects is not included: that may change from day to day.
+# What an experiment asks, who answers, and when a galaxy has votes enough. How it connects, and what is written beside
+# a subject (priority, predictions), is not included: that may change from day to day.
 ORACLE_FIXED = ("kind", "votes_per_galaxy", "control_per_iteration", "control_votes", "late_fraction",
-                "anonymous_fraction", "endpoint", "project_id", "workflow_ids", "last_classification_id")  # fmt: skip
+                "anonymous_fraction", "endpoint", "project_id", "workflow_ids", "last_classification_id",
+                "retire_confident")  # fmt: skip
 # The shape of an encoder depends on these settings, and on the size of the stored images.
 ENCODER_SHAPE = ("architecture", "blocks", "hidden", "colour", "final_size_px")
+# Which classifications count, in files and in live work.
+_COUNTED = ("reduce.anonymous_repeats", "reduce.before_launch", "reduce.gold_standard")
 # What each stage's output depends on, besides its inputs. The user's own folders are left out, so that data can be
 # moved.
 _DEPENDS_ON = {
-    "reduce": ("survey.questions", "reduce.anonymous_repeats", "reduce.before_launch", "reduce.gold_standard",
-               "reduce.caesar_reducers"),
+    "reduce": ("survey.questions", *_COUNTED, "reduce.caesar_reducers"),
     "master_catalog": ("survey.kind", "survey.name", "survey.questions", "survey.samples", "survey.n_galaxies",
                        "survey.draw_size_px", "survey.draw_seed", "survey.world"),
     "catalogs": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "catalogs"),
@@ -23,7 +26,8 @@ _DEPENDS_ON = {
     "pretrain": ("survey.name", "pretrain", *(f"model.{key}" for key in ENCODER_SHAPE)),
     "instructions": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "model", "acquisition",
                      *(f"oracle.{key}" for key in ORACLE_FIXED), "iterate.subjects_per_iteration",
-                     "iterate.shards_per_iteration", "iterate.gate_margin", "iterate.keep_better", "seed"),
+                     "iterate.shards_per_iteration", "iterate.gate_margin", "iterate.keep_better", "seed",
+                     *_COUNTED),
 }  # fmt: skip
 
 

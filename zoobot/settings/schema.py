@@ -134,6 +134,7 @@ class IterateSettings:
     shards_per_iteration: int = 4  # how many pool shards to predict, in turn
     gate_margin: float = 0.0  # flag a model whose eval loss exceeds the previous one by more than this; 0: never
     keep_better: bool = False  # do not use a flagged model; keep that of the previous iteration
+    waiting_iterations: int = 5  # warn of galaxies that wait for votes for more iterations than this; 0: never
 
 
 @dataclass(frozen=True)
@@ -165,15 +166,19 @@ class OracleSettings:
     control_votes: int = 5  # classifications of each of these extra galaxies
     late_fraction: float = 0.1  # simulated: fraction of galaxies with only some classifications in the first iteration
     anonymous_fraction: float = 0.2  # simulated: fraction of classifications by volunteers who are not logged in
+    retire_confident: float = 1.0  # retire a waiting galaxy that is certain with more than this probability; 1: none
     # The settings below are for panoptes. Credentials are not a setting: see zoobot/oracles/credentials.py.
     endpoint: str = ""  # address of the Panoptes server; the real one is https://www.zooniverse.org
     project_id: str = ""  # the Zooniverse project, e.g. 5733
     workflow_ids: list[str] = field(default_factory=list)  # the first shows the galaxies; the votes of all are read
     last_classification_id: int = 0  # read classifications after this id: the newest when the experiment begins
     subjects: str = ""  # the project's subject export, CSV: its galaxies are linked, not uploaded again
+    priority: bool = False  # give each subject its rank as #priority: a prioritized workflow shows 1 first
+    write_predictions: bool = False  # write the predicted fractions to the subjects (#zoobot_…, hidden from volunteers)
     credentials_file: str = ""  # JSON with mode 600, outside the repository; empty: use the environment (PANOPTES_…)
     dry_run: bool = False  # stage=iterate prints what it would ask for, sends nothing and writes no iteration
     overlap_ids: int = 50_000  # read this many ids again each time, because classifications can become visible late
+    private_pictures: bool = False  # a private installation: pictures may be in a private network, and without https
     timeout_s: float = 60.0  # time limit of every request
     tries: int = 6  # attempts per request
     retry_wait_s: float = 5.0  # before the second attempt; doubled for each further one, with random variation
@@ -207,6 +212,15 @@ class ReduceSettings:
     gold_standard: bool = False  # count gold-standard classifications, which experts make as examples
     allow_no_votes: bool = False  # publish a result without a single vote, instead of an error
     max_age_days: float = 7.0  # stage=master_catalog warns if classifications.csv is older
+
+    @property
+    def counted(self) -> dict[str, Any]:
+        """Which classifications count, as ``votes.reduce`` takes it."""
+        return {
+            "anonymous_repeats": self.anonymous_repeats,
+            "before_launch": self.before_launch,
+            "gold_standard": self.gold_standard,
+        }
 
     @property
     def files(self) -> list[str]:

@@ -28,6 +28,7 @@ from zoobot.iterations.files import SUMMARY, ExperimentFolder, InstructionsFolde
 from zoobot.iterations.iteration import Iteration, fixed_settings
 from zoobot.iterations.pool import draw_control
 from zoobot.iterations.receive import receive
+from zoobot.iterations.retire import retire_confident
 from zoobot.models import saved
 from zoobot.models.architectures import ARCHITECTURES
 from zoobot.oracles.build import build_oracle
@@ -69,8 +70,9 @@ def run(settings: Settings) -> Path:
             log.info("oracle.dry_run: nothing was sent, and %s was not written", target.name)
             return experiment.path
         log.info(
-            "%s: %d labels received, %d galaxies trained on, test loss %.3f, %d galaxies asked about", target.name,
-            summary.labels_received, summary.train_galaxies, summary.test_loss, summary.requested,
+            "%s: %d labels received, %d galaxies trained on, test loss %.3f, %d galaxies asked about, %d still wait",
+            target.name, summary.labels_received, summary.train_galaxies, summary.test_loss, summary.requested,
+            summary.still_waiting,
         )  # fmt: skip
         dashboard.log_iterations(settings, [*before, target])
     return target.path
@@ -169,6 +171,7 @@ def _work(it: Iteration, instructions: InstructionsFolder) -> Summary:
         control = draw_control(pool, it.settings.oracle.control_per_iteration, random)
         chosen = choose(it, evaluated, pool.with_control(control, it.settings.oracle.control_votes))
     with it.timed("request"):
+        retired = retire_confident(it, oracle, evaluated, pool)
         ask(it, oracle, chosen.ids, control)
         write_pictures(it, chosen.ids)
     costs = stopping.costs(
@@ -191,6 +194,7 @@ def _work(it: Iteration, instructions: InstructionsFolder) -> Summary:
         temperature=evaluated.temperature,
         test_loss=evaluated.loss("test"),
         requested_control=len(control),
+        retired_confident=retired,
         timings_s=it.timings_s,
         **vars(costs),
     )

@@ -47,8 +47,8 @@ def run(settings: Settings) -> Path:
 
 def _given_files(settings: Settings) -> tuple[list[Path], Path | None]:
     reduce = settings.reduce
-    versions = _existing(Path(reduce.workflow_versions)) if reduce.workflow_versions else None
-    return [_existing(Path(path)) for path in reduce.files], versions
+    files = [_existing(Path(path)) for path in reduce.files]
+    return files, _existing(Path(reduce.workflow_versions)) if reduce.workflow_versions else None
 
 
 def _existing(path: Path) -> Path:
@@ -120,10 +120,7 @@ def _counted(
     if given.caesar:
         reducers = dict(each.rsplit(":", 1) for each in given.caesar_reducers)
         return read_caesar(files[0], questions, versions, reducers)
-    return votes.reduce_all(
-        files, questions, versions, anonymous_repeats=given.anonymous_repeats, before_launch=given.before_launch,
-        gold_standard=given.gold_standard,
-    )  # fmt: skip
+    return votes.reduce_all(files, questions, versions, **given.counted)
 
 
 def _refuse_total_loss(settings: Settings, files: Sequence[Path], reduction: votes.Reduction) -> None:

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from zoobot import folders
+from zoobot.iterations import waiting
 from zoobot.reports import page
 from zoobot.reports.efficiency import describe
 from zoobot.reports.experiments import Experiment, group, read_experiments, title_of
@@ -59,7 +60,14 @@ def _entry(e: Experiment) -> dict[str, object]:
         "labels": last.labels,
         "test_loss": last.loss,
         "requested": last.summary.requested,
+        "labels_below_threshold": sum(i.summary.labels_below_threshold for i in e.iterations),
+        "retired_confident": sum(i.summary.retired_confident for i in e.iterations),
         "still_waiting": last.summary.still_waiting,
+        "waiting": [
+            {key: value for key, value in vars(group).items() if key != "votes"}
+            | {"galaxies": len(group.votes), "examples": group.examples()}
+            for group in waiting.groups(last.summary.waiting, last.summary.number)
+        ],
         "weights_sha256": last.summary.weights_sha256,
         "votes_spent": last.summary.votes_spent,
         "volunteer_minutes": last.summary.volunteer_minutes,

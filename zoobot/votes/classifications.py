@@ -17,9 +17,7 @@ from zoobot.errors import InputError
 from zoobot.galaxies.questions import Question, QuestionTree
 from zoobot.votes import json_text
 from zoobot.votes.raw_files import encoding, open_bytes, open_text
-from zoobot.votes.rows import Json as Json
-from zoobot.votes.rows import Row as Row
-from zoobot.votes.rows import Unreadable, as_list, as_mapping
+from zoobot.votes.rows import Json, Unreadable, as_list, as_mapping
 from zoobot.votes.versions import read_versions
 
 log = logging.getLogger("zoobot")

@@ -10,19 +10,21 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.message import Message
 from urllib.parse import parse_qsl, urlencode
 
-from zoobot.oracles.rehearsal.world import EXPORT_HEADER, PROJECT, WORKFLOW, World
+from zoobot.oracles.rehearsal import exports
+from zoobot.oracles.rehearsal.world import PROJECT, WORKFLOW, World
 from zoobot.oracles.simulated import WORKFLOW_VERSION
-from zoobot.votes.classifications import Json
+from zoobot.votes.rows import Json
 
 ACCEPT = "application/vnd.api+json; version=1"
 CLIENTS = {"rehearsal": "rehearsal-secret"}
 USERS = {"volunteer-wrangler": "rehearsal-password"}
 PAGE_SIZE, LARGEST_PAGE = 20, 100
+REASONS = (None, "classification_count", "flagged", "blank", "nothing_here", "consensus", "other", "human")
 
 
 class Refused(Exception):
@@ -86,10 +88,12 @@ class Api:
             ("POST", "/api/subject_sets", self._create_set),
             ("POST", "/api/subject_sets/(\\d+)/links/subjects", self._link),
             ("DELETE", "/api/subject_sets/(\\d+)/links/subjects/([\\d,]+)", self._unlink),
-            ("GET", "/api/set_member_subjects", self._members),
+            ("GET", "/api/set_member_subjects(?:/(\\d+))?", self._members),
+            ("PUT", "/api/set_member_subjects/(\\d+)", self._update_member),
             ("GET", "/api/workflows/(\\d+)", self._workflow),
             ("POST", "/api/workflows/(\\d+)/links/subject_sets", self._link_sets),
             ("POST", "/api/workflows/(\\d+)/retired_subjects", self._retire),
+            ("GET", "/api/subject_workflow_statuses", self._statuses),
             ("GET", "/api/workflow_versions", self._versions),
             ("GET", "/api/(?:projects|workflows)/(\\d+)/(classifications|subjects)_export", self._export),
             ("POST", "/api/(?:projects|workflows)/(\\d+)/(classifications|subjects)_export", self._export),
@@ -131,9 +135,12 @@ class Api:
         if "last_id" in query and "project_id" not in query:
             raise Refused(422, "Project ID required if last_id is included")
         size, last_id = _page_size(query), int(query.get("last_id", 0))
-        mine = query.get("project_id", PROJECT) == PROJECT
+        # Whoever is no collaborator gets an empty list, as on the real server.
+        projects = {query.get("project_id", PROJECT)} & set(self.world.editable)
         rows = [
-            row for row in self.world.rows if mine and int(row["id"]) > last_id and row["id"] not in self.world.late
+            row
+            for row in self.world.rows
+            if row["links"]["project"] in projects and int(row["id"]) > last_id and row["id"] not in self.world.late
         ]
         rows = sorted(rows, key=lambda row: int(row["id"]))[:size]
         next_id = max((row["id"] for row in rows), default="")  # the largest as text, as on the real server
@@ -238,15 +245,16 @@ class Api:
         if any(one["display_name"] == given["display_name"] for one in self.world.sets.values()):
             raise Refused(400, "Validation failed: Display name has already been taken")
         set_id = self.world.number()
-        self.world.sets[set_id] = {"display_name": given["display_name"], "members": [],
+        self.world.sets[set_id] = {"display_name": given["display_name"], "members": [], "priorities": {},
                                    "metadata": given.get("metadata", {})}  # fmt: skip
         return Answer(201, {"subject_sets": [self._show_set(set_id)]}, {"ETag": _etag(self._show_set(set_id))})
 
     def _link(self, set_id: str, body: bytes, **_: object) -> Answer:
-        one, ids = self._set(set_id), [str(id_) for id_ in json.loads(body)["subjects"]]
+        self._set(set_id)
+        ids = [str(id_) for id_ in json.loads(body)["subjects"]]
         if len(set(ids)) != len(ids) or not set(ids) <= set(self.world.subjects):
             raise Refused(422, "Error: check the subject set and all the subjects exist.")
-        one["members"] += [id_ for id_ in ids if id_ not in one["members"]]
+        self.world.link(set_id, ids)
         return Answer(200, {"subject_sets": [self._show_set(set_id)]})
 
     def _unlink(self, set_id: str, ids: str, **_: object) -> Answer:
@@ -254,22 +262,37 @@ class Api:
         one["members"] = [id_ for id_ in one["members"] if id_ not in ids.split(",")]
         return Answer(204)
 
-    def _members(self, query: Json, **_: object) -> Answer:
+    def _members(self, member: str | None, query: Json, **_: object) -> Answer:
         found = [
-            {"id": f"{set_id}{id_}", "links": {"subject_set": set_id, "subject": id_}}
+            {"id": f"{set_id}{id_}", "priority": None if id_ not in one["priorities"] else str(one["priorities"][id_]),
+             "links": {"subject_set": set_id, "subject": id_}}
             for set_id, one in self.world.sets.items()
             for id_ in one["members"]
-            if query.get("subject_set_id", set_id) == set_id and query.get("subject_id", id_) == id_
-        ]
-        return self._page("set_member_subjects", found, query)
+            if query.get("subject_set_id", set_id) == set_id
+            and query.get("subject_id", id_) == id_
+            and member in (None, f"{set_id}{id_}")
+        ]  # fmt: skip
+        if member and not found:
+            raise Refused(404, f"Could not find set_member_subject with id='{member}'")
+        return self._page("set_member_subjects", found, query, etag=bool(member))
+
+    def _update_member(self, member: str, headers: Message, body: bytes, **_: object) -> Answer:
+        now = json.loads(self._members(member, {}).content())["set_member_subjects"][0]
+        self._check_etag(headers, now)
+        priorities = self.world.sets[now["links"]["subject_set"]]["priorities"]
+        priorities[now["links"]["subject"]] = float(json.loads(body)["set_member_subjects"]["priority"])
+        return self._members(member, {})
 
     # ----------------------------------------------------------- workflows
 
     def _show_workflow(self, workflow_id: str) -> Json:
         if workflow_id not in self.world.workflows:
             raise Refused(404, f"Could not find workflow with id='{workflow_id}'")
-        links = {"project": PROJECT, "subject_sets": self.world.workflows[workflow_id]["subject_sets"]}
-        return {"id": workflow_id, "display_name": "Galaxies", "version": WORKFLOW_VERSION, "links": links}
+        workflow = self.world.workflows[workflow_id]
+        links = {"project": workflow.get("project", PROJECT), "subject_sets": workflow["subject_sets"]}
+        n_made = sum(row["links"]["workflow"] == workflow_id for row in self.world.rows)
+        return {"id": workflow_id, "display_name": "Galaxies", "version": WORKFLOW_VERSION,
+                "prioritized": workflow["prioritized"], "classifications_count": n_made, "links": links}  # fmt: skip
 
     def _workflow(self, workflow_id: str, query: Json, **_: object) -> Answer:
         return self._page("workflows", [self._show_workflow(workflow_id)], query, etag=True)
@@ -282,8 +305,22 @@ class Api:
 
     def _retire(self, workflow_id: str, body: bytes, **_: object) -> Answer:
         self._show_workflow(workflow_id)
-        self.world.workflows[workflow_id]["retired"] += [str(id_) for id_ in json.loads(body)["subject_ids"]]
+        given = json.loads(body)
+        if given.get("retirement_reason") not in REASONS:
+            raise Refused(422, "Retirement reason is not included in the list")
+        self.world.retire(workflow_id, [str(id_) for id_ in given["subject_ids"]], given["retirement_reason"])
         return Answer(204)
+
+    def _statuses(self, query: Json, **_: object) -> Answer:
+        workflow, ids = query.get("workflow_id", WORKFLOW), query.get("subject_id", "").split(",")
+        there = self.world.statuses(workflow) if workflow in self.world.workflows else []
+        answer = self._page("subject_workflow_statuses", [s for s in there if s["links"]["subject"] in ids], query)
+        # This list is not counted, so it names a next page even at its end.
+        following = urlencode({**query, "page": int(query.get("page", 1)) + 1})
+        uncounted = {"count": 0, "page_count": 0, "next_href": f"/subject_workflow_statuses?{following}"}
+        body = json.loads(answer.content())
+        body["meta"]["subject_workflow_statuses"] |= uncounted
+        return Answer(200, body)
 
     def _versions(self, query: Json, **_: object) -> Answer:
         wanted = query.get("workflow_id", WORKFLOW)
@@ -299,33 +336,8 @@ class Api:
     def _export_file(self, what: str, **_: object) -> Answer:
         text = io.StringIO()
         writer = csv.writer(text)
-        writer.writerows(self._export_rows() if what == "classifications" else self._subject_rows())
+        writer.writerows(exports.rows(self.world, what))
         return Answer(200, text.getvalue().encode(), {"Content-Type": "text/csv"})
-
-    def _export_rows(self) -> Sequence[Sequence[object]]:
-        strings, rows = self.world.versions[0]["strings"], [EXPORT_HEADER]
-        for row in self.world.rows:
-            answers = [
-                {
-                    "task": a["task"],
-                    "task_label": a["task"],
-                    "value": strings[f"{a['task']}.answers.{a['value']}.label"],
-                }
-                for a in row["annotations"]
-            ]
-            user, subject = row["links"]["user"], row["links"]["subjects"][0]
-            about = [json.dumps(part) for part in (row["metadata"], answers, {subject: {"retired": None}})]
-            who = [f"user-{user}" if user else "not-logged-in-1", user or "", ""]
-            what = [WORKFLOW, "Galaxies", WORKFLOW_VERSION, row["created_at"], "", ""]
-            rows.append([row["id"], *who, *what, *about, subject])
-        return rows
-
-    def _subject_rows(self) -> Sequence[Sequence[object]]:
-        return [["subject_id", "project_id", "workflow_id", "subject_set_id", "metadata", "locations"]] + [
-            [subject, PROJECT, WORKFLOW, set_id, json.dumps(self.world.subjects[subject]["metadata"]), "{}"]
-            for set_id, one in self.world.sets.items()
-            for subject in one["members"]
-        ]
 
     # ----------------------------------------------------------- shared by all
 

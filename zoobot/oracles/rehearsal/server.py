@@ -10,6 +10,7 @@ transport.
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import threading
@@ -36,7 +37,9 @@ class Fault:
     kind: ``status`` answers with ``status`` and does nothing; ``lost_answer`` does the work, then answers with
     ``status``; ``cut`` closes the connection in the middle of the answer; ``slow`` answers after ``seconds``;
     ``expired_token`` forgets all tokens; ``lost_upload`` says that an image was stored, but drops it; ``repeat`` gives
-    a page's rows twice; ``late`` hides a page's rows until ``World.reveal``.
+    a page's rows twice; ``late`` hides a page's rows until ``World.reveal``; ``redirect`` sends on to ``location`` with
+    ``status``; ``garbage`` does the work, then answers with ``body``; ``replaced`` does the work, then answers with
+    ``value`` in place of what stands at ``field``, such as ``subjects.0.locations`` (``*``: in each object).
     """
 
     kind: str
@@ -47,6 +50,10 @@ class Fault:
     status: int = 500
     retry_after: str = ""
     seconds: float = 0.0
+    location: str = ""
+    body: bytes = b""
+    field: str = ""
+    value: object = None
 
     def strikes(self, method: str, path: str) -> bool:
         """Whether this request fails; counts it."""
@@ -55,6 +62,36 @@ class Fault:
         self.skip -= 1
         self.times -= self.skip < 0
         return self.skip < 0
+
+    def instead(self) -> Answer | None:
+        """The answer in place of doing the work; None if the work is done."""
+        if self.kind == "status":
+            wait = {"Retry-After": self.retry_after} if self.retry_after else {}
+            return Answer(self.status, {"errors": [{"message": "a simulated fault"}]}, wait)
+        return Answer(self.status, None, {"Location": self.location}) if self.kind == "redirect" else None
+
+    def spoilt(self, answer: Answer) -> Answer:
+        """What is answered after the work was done."""
+        if self.kind == "lost_answer":
+            return Answer(self.status, {"errors": [{"message": "a simulated fault after the work was done"}]})
+        if self.kind == "garbage":
+            return Answer(200, self.body, answer.headers)
+        if self.kind == "replaced":
+            content = json.loads(json.dumps(answer.body))
+            _put(content, self.field.split("."), self.value)
+            return Answer(answer.status, content, answer.headers)
+        return answer
+
+
+def _put(content: Any, field: list[str], value: object) -> None:
+    """Replace a value inside JSON. An object that is not there stays away."""
+    first, *rest = field
+    keys: Any = range(len(content)) if first == "*" else [int(first) if isinstance(content, list) else first]
+    for key in keys:
+        if rest and (isinstance(content, dict) or key < len(content)):
+            _put(content[key], rest, value)
+        elif not rest:
+            content[key] = value
 
 
 class PanoptesServer:
@@ -80,10 +117,10 @@ class PanoptesServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def classify(self) -> int:
-        """Let volunteers classify the linked subjects. Returns the number of new classifications."""
+    def classify(self, most: int | None = None) -> int:
+        """Let volunteers classify the linked subjects, at most ``most`` of them. Returns the number of new rows."""
         with self._lock:
-            return self.world.classify()
+            return self.world.classify(most)
 
     def count(self, pattern: str) -> int:
         """How many requests ("METHOD /path?query") match."""
@@ -98,9 +135,8 @@ class PanoptesServer:
             kind = fault.kind if fault else ""
             if fault:
                 self.struck.append(kind)
-            if fault and kind == "status":
-                wait = {"Retry-After": fault.retry_after} if fault.retry_after else {}
-                return Answer(fault.status, {"errors": [{"message": "a simulated fault"}]}, wait), ""
+            if fault and (instead := fault.instead()):
+                return instead, ""
             if kind == "expired_token":
                 self.world.tokens.clear()
             try:
@@ -109,17 +145,16 @@ class PanoptesServer:
             except Refused as refused:
                 answer = Answer(refused.status, {"errors": [{"message": refused.message}]})
             self.world.save()
-        if fault and kind == "lost_answer":
-            return Answer(fault.status, {"errors": [{"message": "a simulated fault after the work was done"}]}), ""
         if fault and kind == "slow":
             time.sleep(fault.seconds)
-        return answer, kind
+        return fault.spoilt(answer) if fault else answer, kind
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # otherwise each answer waits 40 ms for the client's acknowledgement
 
             def _serve(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

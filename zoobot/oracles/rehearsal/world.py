@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from zoobot.engine.seeds import stream
 from zoobot.galaxies.questions import QuestionTree
 from zoobot.oracles.simulated import WORKFLOW_VERSION, classification, walk_down_the_tree
 from zoobot.votes import classifications
-from zoobot.votes.classifications import Json
+from zoobot.votes.rows import Json
 
 PROJECT, WORKFLOW = "1", "1"
 SCALE = 10_000  # vote fractions as whole numbers
-EXPORT_HEADER = ["classification_id", "user_name", "user_id", "user_ip", "workflow_id", "workflow_name",
-                 "workflow_version", "created_at", "gold_standard", "expert", "metadata", "annotations",
-                 "subject_data", "subject_ids"]  # fmt: skip
 
 
 class World:
@@ -31,11 +30,13 @@ class World:
         }
         version = classifications.workflow_of(questions, WORKFLOW_VERSION)
         self.versions = [{"id": "11", "href": "/workflow_versions/11", **version, "links": {"workflow": WORKFLOW}}]
-        self.workflows: dict[str, Json] = {WORKFLOW: {"subject_sets": [], "retired": []}}
+        workflow = {"project": PROJECT, "subject_sets": [], "retired": {}, "prioritized": False}
+        self.workflows: dict[str, Json] = {WORKFLOW: workflow}
         self.sets: dict[str, Json] = {}
         self.subjects: dict[str, Json] = {}
         self.media: dict[str, str] = {}  # key -> base64
         self.rows: list[Json] = []
+        self.editable = [PROJECT]  # whose classifications are shown: projects whose collaborator is asking
         self.late: list[str] = []  # ids of rows that are not visible yet
         self.tokens: dict[str, float] = {}
         self.lifetime_s = 7200
@@ -60,34 +61,65 @@ class World:
         self.late = []
 
     def linked(self) -> list[str]:
-        """The subjects that the workflow shows, without repeats."""
-        sets = self.workflows[WORKFLOW]["subject_sets"]
-        return sorted({subject for set_id in sets for subject in self.sets[set_id]["members"]}, key=int)
+        """The subjects that the workflow shows, without repeats, in the order in which it shows them."""
+        sets = [self.sets[set_id] for set_id in self.workflows[WORKFLOW]["subject_sets"]]
+        members = {subject for one in sets for subject in one["members"]}
+        if not self.workflows[WORKFLOW]["prioritized"]:
+            return sorted(members, key=int)
+
+        def first(subject: str) -> float:  # without a priority it comes last
+            return min(float(one["priorities"].get(subject, math.inf)) for one in sets if subject in one["members"])
+
+        return sorted(members, key=lambda subject: (first(subject), int(subject)))
+
+    def link(self, set_id: str, subjects: Sequence[str]) -> None:
+        """Put subjects into a set. The priority of those that are new there is copied from their metadata."""
+        one = self.sets[set_id]
+        for subject in (subject for subject in subjects if subject not in one["members"]):
+            one["members"].append(subject)
+            if "#priority" in self.subjects[subject]["metadata"]:
+                one["priorities"][subject] = float(self.subjects[subject]["metadata"]["#priority"])
+
+    def retire(self, workflow: str, subjects: Sequence[str], reason: str) -> None:
+        """Show these subjects to nobody any more. The reason of one that is already retired stays."""
+        for subject in subjects:
+            self.workflows[workflow]["retired"].setdefault(subject, reason)
+
+    def statuses(self, workflow: str) -> list[Json]:
+        """The state of each subject that was classified or retired: what ``subject_workflow_statuses`` lists."""
+        counts = Counter(str(row["links"]["subjects"][0]) for row in self.rows if row["links"]["workflow"] == workflow)
+        retired = self.workflows[workflow]["retired"]
+        return [
+            {"id": f"9{subject}", "classifications_count": counts[subject],
+             "retired_at": "2020-01-01T00:00:00.000Z" if subject in retired else None,
+             "retirement_reason": retired.get(subject), "href": f"/subject_workflow_statuses/9{subject}",
+             "links": {"workflow": workflow, "subject": subject}}
+            for subject in sorted({*counts, *retired}, key=int)
+        ]  # fmt: skip
 
     def has_image(self, subject_id: str) -> bool:
         """Whether the subject has a picture that volunteers can see."""
         return self.subjects[subject_id]["media"] in self.media
 
-    def classify(self) -> int:
+    def classify(self, most: int | None = None) -> int:
         """Volunteers classify every linked subject: up to half its retirement limit the first time, then the rest.
 
-        The votes depend only on the seed and the galaxy, so two runs with different ids get the same votes.
+        With ``most`` they stop after so many subjects. The votes depend only on the seed and the galaxy, so two runs
+        with different ids get the same votes.
         """
         before = len(self.rows)
-        seen: dict[str, int] = {}
-        for row in self.rows:
-            seen[row["links"]["subjects"][0]] = seen.get(row["links"]["subjects"][0], 0) + 1
-        for subject in self.linked():
-            limit, n_seen = int(self.subjects[subject]["metadata"].get("#retirement_limit", 40)), seen.get(subject, 0)
-            if not self.has_image(subject) or subject in self.workflows[WORKFLOW]["retired"]:
-                continue
+        seen = Counter(row["links"]["subjects"][0] for row in self.rows)
+        retired = self.workflows[WORKFLOW]["retired"]
+        shown = [subject for subject in self.linked() if self.has_image(subject) and subject not in retired]
+        for subject in shown[:most]:
+            limit, n_seen = int(self.subjects[subject]["metadata"].get("#retirement_limit", 40)), seen[subject]
             until = limit if n_seen else (limit + 1) // 2
             for volunteer, answers in self._volunteers(subject, limit)[n_seen:until]:
                 self.last_row += 3  # other projects' classifications lie in between
                 row = classification(self.last_row, subject, volunteer, answers, PROJECT, WORKFLOW)
                 self.rows.append(row)
             if until >= limit:
-                self.workflows[WORKFLOW]["retired"].append(subject)
+                self.retire(WORKFLOW, [subject], "classification_count")
         self.save()
         return len(self.rows) - before
 
