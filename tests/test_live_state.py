@@ -257,7 +257,10 @@ def test_who_waits_is_listed_with_age_and_votes(
         ]["chosen"]["0"]
     )
     named = sorted(first)[0]
-    assert "6 galaxies have waited for votes for more than 1 iterations" in caplog.text and named in caplog.text
+    assert (
+        "6 galaxies have waited for votes for longer than iterate.waiting_iterations=1" in caplog.text
+        and named in caplog.text
+    )
     assert "since iteration_0" in caplog.text
 
 

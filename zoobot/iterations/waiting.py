@@ -50,7 +50,7 @@ def warn(waiting: Waiting, now: int, longest: int) -> None:
     old = [group for group in groups(waiting, now) if longest and group.age > longest]
     if old:
         log.warning(
-            "%d galaxies have waited for votes for more than %d iterations (iterate.waiting_iterations); the oldest,"
+            "%d galaxies have waited for votes for longer than iterate.waiting_iterations=%d; the oldest,"
             " since iteration_%d: %s. Look at their subjects on Zooniverse: do volunteers see them?",
             sum(len(group.votes) for group in old), longest, old[0].asked_in, old[0].examples(),
         )  # fmt: skip
