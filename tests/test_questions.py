@@ -250,8 +250,7 @@ def test_a_users_own_file(tmp_path: Path) -> None:
     path.write_text('ring:\n  answers: {"yes": [Ring!], "no": }\n', encoding="utf-8")
     assert load_questions(str(path)).columns == ("ring_yes", "ring_no", "ring_total-votes")
     path.write_text("ring:\n  answers: {yes: , no: }\n", encoding="utf-8")
-    with pytest.raises(InputError, match=re.escape(f"{path}: question ring: True is not text. Put it in quotes")):
-        load_questions(str(path))
+    assert load_questions(str(path)).columns == ("ring_yes", "ring_no", "ring_total-votes"), "all is text"
     path.write_text("ring: [unclosed", encoding="utf-8")
     with pytest.raises(InputError, match=rf"{re.escape(str(path))} is not valid YAML: (.|\n)*line 1"):
         load_questions(str(path))
