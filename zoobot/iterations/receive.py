@@ -75,6 +75,7 @@ def _receive(it: Iteration, oracle: Oracle, pool: Pool, last_id: int) -> Counts:
 
 
 def _with_more_votes(it: Iteration, votes: pd.DataFrame, than: int) -> dict[str, dict[str, int]]:
+    votes = votes.astype("int64")  # an oracle of one's own may give them as text
     root_total = votes[list(it.questions.root.columns)].sum(axis=1)
     table = it.task.add_label(votes[root_total > than])
     stored = [c for c in (LABEL, TOTAL_VOTES, *it.questions.columns) if c in table.columns]
