@@ -6,6 +6,7 @@ Tables are read as text, digit for digit. A cell becomes a number only here, whe
 from __future__ import annotations
 
 import pandas as pd
+import pyarrow as pa
 
 # How databases, R, pandas and astropy write an empty cell. A galaxy may have any of these names; a number may not.
 _EMPTY = ("", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none", "nil", "nat", "--", "-", "masked", "\\n")
@@ -18,15 +19,21 @@ def numbers(column: pd.Series) -> pd.Series:
     """The cells as float64; NaN for an empty one, and for one that is no number."""
     if pd.api.types.is_numeric_dtype(column):
         return column.astype("float64")
-    return pd.to_numeric(column.astype("string").str.strip(), errors="coerce").astype("float64")
+    text = column.astype("string")
+    try:  # a tenth of the time of pandas
+        found = pa.array(text).cast(pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        return pd.to_numeric(text, errors="coerce").astype("float64")
+    return pd.Series(found, index=column.index, name=column.name)
 
 
 def is_empty(column: pd.Series) -> pd.Series:
     """Which cells are empty, where a number is expected."""
-    if pd.api.types.is_numeric_dtype(column):
-        return column.isna()
-    text = column.astype("string").str.strip()
-    return (text.isna() | text.str.lower().isin(_EMPTY)).astype(bool)
+    empty = numbers(column).isna()
+    if empty.any() and not pd.api.types.is_numeric_dtype(column):
+        text = column[empty].astype("string").str.strip()
+        empty[empty] = (text.isna() | text.str.lower().isin(_EMPTY)).to_numpy(dtype=bool)
+    return empty
 
 
 def is_true(column: pd.Series) -> pd.Series:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,8 @@ def read_votable(content: bytes, path: Path) -> pd.DataFrame:
     """The first table of a VOTable."""
     from astropy.io.votable import parse
 
+    if re.search(rb"<FIELD\b(?![^>]*\bdatatype\s*=)", content):  # astropy would keep the first letter of each cell
+        raise InputError(f"{path}: a FIELD has no datatype, so its cells cannot be read. Ask for CSV or FITS instead.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -134,7 +138,7 @@ def _from_arrow(parts: list[Any], path: Path) -> pd.DataFrame:
         elif types.is_decimal(kind):
             table = table.set_column(position, field.name, table[position].cast(pa.string()))
         elif types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
-            texts = [None if cell is None else _decoded(cell) for cell in table[position].to_pylist()]
+            texts = _texts(table[position].to_pylist(), f"{path}, column {field.name}")
             table = table.set_column(position, field.name, pa.array(texts, pa.string()))
         elif kind != field.type:
             table = table.set_column(position, field.name, table[position].cast(kind))
@@ -177,7 +181,7 @@ def _turned(table: Any) -> Any:
 def _frame(table: Any, path: Path) -> pd.DataFrame:
     columns, arrays = {}, []
     for name in table.colnames:
-        series = _series(table[name])
+        series = _series(table[name], f"{path}, column {name}")
         if series is None:
             arrays.append(name)
         else:
@@ -186,17 +190,17 @@ def _frame(table: Any, path: Path) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _series(column: Any) -> pd.Series | None:
+def _series(column: Any, where: str) -> pd.Series | None:
     """A column of an astropy table; None if its cells are no single values."""
     if getattr(column, "ndim", 0) != 1 or not hasattr(column, "dtype"):
         return None
     mask = np.ma.getmaskarray(column) if np.ma.isMaskedArray(column) else np.zeros(len(column), dtype=bool)
-    values = np.ma.getdata(column)
+    values = np.asarray(np.ma.getdata(column))
     if values.dtype.kind in "SUO":
-        texts = [None if masked else _text(cell) for cell, masked in zip(values.tolist(), mask.tolist(), strict=True)]
-        if any(text is _NO_TEXT for text in texts):
+        found = [None if masked else cell for cell, masked in zip(values.tolist(), mask.tolist(), strict=True)]
+        if any(not isinstance(cell, str | bytes | int | float | None) for cell in found):
             return None
-        return pd.Series(texts, dtype="string").replace("", pd.NA)
+        return pd.Series(_texts(found, where), dtype="string").replace("", pd.NA)
     values = values.astype(values.dtype.newbyteorder("="))
     if not mask.any():
         return pd.Series(values)
@@ -206,23 +210,18 @@ def _series(column: Any) -> pd.Series | None:
     return pd.Series(values).mask(mask)
 
 
-_NO_TEXT = object()
+def _texts(found: Sequence[str | bytes | float | None], where: str) -> list[str | None]:
+    """The cells as text: bytes as UTF-8, or else, as old FITS files have them, as Latin-1."""
 
+    def decoded(encoding: str) -> list[str | None]:
+        texts = (cell.decode(encoding).rstrip("\0 ") if isinstance(cell, bytes) else cell for cell in found)
+        return [None if text is None else str(text) for text in texts]
 
-def _text(cell: object) -> Any:
-    if cell is None or isinstance(cell, str):
-        return cell
-    if isinstance(cell, bytes):
-        return _decoded(cell)
-    return str(cell) if isinstance(cell, int | float | bool) else _NO_TEXT
-
-
-def _decoded(cell: bytes) -> str:
-    """UTF-8, or else Latin-1, as old FITS files have it."""
     try:
-        return cell.decode("utf-8").rstrip("\0 ")
-    except UnicodeDecodeError:
-        return cell.decode("latin-1").rstrip("\0 ")
+        return decoded("utf-8")
+    except UnicodeDecodeError as error:
+        log.warning("%s: not UTF-8 (%r), so it is read as Latin-1", where, error.object[:40])
+        return decoded("latin-1")
 
 
 def _say_left_out(arrays: list[str], path: Path) -> None:

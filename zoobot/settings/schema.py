@@ -25,9 +25,7 @@ class SurveySettings:
     id_str: str = ""  # custom: the column with the ids, or a template such as '{brickid}_{objid}'; empty: id_str
     file_loc: str = ""  # custom: the column with the pictures, or a template: 'png/{id_str}.png'; empty: file_loc
     path_prefix: str = ""  # beginning of the paths in the table that is removed: the folder on another machine
-    classifications: str = (
-        ""  # decals, custom: votes to join, relative to `folder`; none: stage=reduce gives them later
-    )
+    classifications: str = ""  # decals, custom: votes to join, relative to `folder`; none: those of stage=reduce
     questions: str = MISSING  # a question set in configs/questions, or the path of a YAML file
     same_within_arcsec: float = 1.0  # galaxies no farther apart than this are the same one; 0: do not look at positions
     same_galaxy: str = "warn"  # if a galaxy is there under two ids: warn (both stay in one split) or error
