@@ -16,9 +16,8 @@ from PIL import Image
 
 from zoobot import folders
 from zoobot.errors import FolderError, InputError
-from zoobot.galaxies import demo
+from zoobot.galaxies import cells, demo
 from zoobot.galaxies.questions import load_questions
-from zoobot.galaxies import cells
 from zoobot.galaxies.surveys import _GZ2_VOTES, read_survey
 from zoobot.galaxies.tables import read_table
 from zoobot.settings import Settings

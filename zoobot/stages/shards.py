@@ -137,6 +137,11 @@ def split_galaxies(settings: Settings) -> dict[str, pd.DataFrame]:
             " (catalogs.mock_labelled for a simulation)."
         )
     known = same_galaxy.elsewhere(pool, labelled)
+    if known.all():
+        raise InputError(
+            f"{settings.catalog('unlabelled')}: all {len(pool)} galaxies are labelled under another id, so no pool is"
+            " left. Is survey.same_within_arcsec too large?"
+        )
     if known.any():
         log.warning("left out of the pool: %d galaxies that are labelled under another id", known.sum())
     split_N = same_galaxy.fill(same_galaxy.rows_of(labelled), [n_eval, n_test])
