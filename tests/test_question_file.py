@@ -33,8 +33,8 @@ def chain(n: int, per_question: int = 2) -> str:
 
 
 WORDS = [
-    "010", "1e3", "1_000", "12:30", "0x1F", "yes", "no", "on", "Off", "y", "n", "true", "null", "~", "1.10", "2024-01-01",
-    ".inf", "=", "NA",
+    "010", "1e3", "1_000", "12:30", "0x1F", "yes", "no", "on", "Off", "y", "n", "true", "null", "~", "1.10",
+    "2024-01-01", ".inf", "=", "NA",
 ]  # fmt: skip
 
 
