@@ -75,6 +75,19 @@ def test_columns_by_spaces_and_names_in_a_comment(content: str, tmp_path: Path) 
     assert texts(table) == [["0012", "1.50", "0266"], ["NA", "2", "0267"]]
 
 
+@pytest.mark.parametrize("units", ["", " \tdeg\t \n"])
+def test_a_table_of_vizier(units: str, tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text(
+        f"#RESOURCE=yCat\n#Name: J/MNRAS\n\nid_str\tra\tplate\n{units}--\t-----\t----\nNA\t1.50\t0266\n"
+    )
+    assert texts(read_table(tmp_path / "t.tsv")) == [["NA", "1.50", "0266"]]
+
+
+def test_a_column_that_is_there_twice_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "t.csv").write_text("id_str,b,b\n0012,x,y\n")
+    assert read_table(tmp_path / "t.csv")["b"].tolist() == ["x"] and "b is the name of several columns" in caplog.text
+
+
 def astropy_table() -> Table:
     masked = MaskedColumn([587739505552785605, 0, 12], mask=[False, True, False])
     columns = {"id_str": IDS, "file_loc": ["a.png", "0012", "nan"], "objid": masked, "plate": ["0266", "0267", "0001"]}

@@ -37,6 +37,7 @@ _UNKNOWN = {
     b"SQLite format": "SQLite", b"%PDF": "PDF", b"\x28\xb5\x2f\xfd": "Zstandard",
 }  # fmt: skip
 _BLOCK = 1 << 20
+_START = 4096  # bytes that tell the format
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -89,12 +90,12 @@ def _others(path: Path) -> str:
 def _read_file(path: Path) -> pd.DataFrame:
     try:
         with path.open("rb") as file:
-            start = file.read(512)
+            start = file.read(_START)
         content = _unpacked(path, start)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     if content is not None:
-        start = content[:512]
+        start = content[:_START]
     reader = _reader_of(start, path)
     if reader is None:
         return _read_csv(path, content)
@@ -163,6 +164,11 @@ def _read_csv(path: Path, content: bytes | None) -> pd.DataFrame:
     head = _first_lines(path, content, encoding)
     skipped, names, delimiter, is_comment = _layout(head)
     _check_end(path, content, encoding, len(names), delimiter)
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        log.warning(
+            "%s: %s is the name of several columns; the first is read, the next is %s.1", path, twice[0], twice[0]
+        )
     own: dict[str, Any] = {"header": None, "names": names} if is_comment else {}
     try:
         with warnings.catch_warnings():
@@ -172,9 +178,18 @@ def _read_csv(path: Path, content: bytes | None) -> pd.DataFrame:
                 na_values=[""], index_col=False, encoding=encoding, skiprows=skipped, compression=None,
                 **own,
             )  # fmt: skip
-            return table
+            return _without_units(table)
     except (ValueError, OSError, pd.errors.ParserWarning) as error:
         raise InputError(f"{path} is not a readable CSV table: {error}") from error
+
+
+def _without_units(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the lines of units and dashes that VizieR writes below the header."""
+    for rule in range(min(2, len(table))):
+        cells_of = table.iloc[rule].dropna()
+        if len(cells_of) and cells_of.str.fullmatch(r"-{2,}").all():
+            return table.iloc[rule + 1 :].reset_index(drop=True)
+    return table
 
 
 def _blocks(path: Path, content: bytes | None) -> Iterator[bytes]:

@@ -71,20 +71,19 @@ def split(
     galaxy_N = same_galaxy.groups(shuffled, settings.survey, f"{settings.survey.name}_master_catalog.csv")
     votes = shuffled[questions.root.total].fillna(0)
     retired = (votes > settings.survey.retirement_votes).astype(bool)
-    if len(np.unique(galaxy_N)) < len(shuffled):
+    if (galaxy_N != np.arange(len(shuffled))).any():
         shuffled[same_galaxy.SAME_AS] = shuffled["id_str"].to_numpy()[galaxy_N]
     unlabelled = shuffled[~retired]
     columns = [c for c in questions.columns if c in master.columns]
     labelled = shuffled[retired].astype(dict.fromkeys(columns, "int64"))
-    retired_count = len(labelled)
     labelled, lost = task.apply_filters(labelled)
     labelled = task.add_label(labelled)
     size, most = settings.catalogs.mock_labelled, settings.catalogs.max_galaxies
     if len(labelled) < 2:
         raise InputError(
-            f"{len(labelled)} galaxies are labelled for task {task.name}, too few: {retired_count} of {len(master)}"
-            f" have more than survey.retirement_votes={settings.survey.retirement_votes}"
-            f" votes for {questions.root.name} (half of all galaxies have {votes.median():g} or more),"
+            f"{len(labelled)} galaxies are labelled for task {task.name}, too few: {int(retired.sum())} of"
+            f" {len(master)} have more than survey.retirement_votes={settings.survey.retirement_votes} votes for"
+            f" {questions.root.name} (half of all galaxies have {votes.median():g} or more),"
             f" and filters removed {sum(lost.values())} of them.{_advice(votes, settings)}"
         )
     labelled, unlabelled = _first(most, labelled, "labelled"), _first(most, unlabelled, "unlabelled")
@@ -95,18 +94,19 @@ def split(
             "catalogs.mock_labelled=%d, but only %d galaxies are labelled: none are left for a simulation to hide",
             size, len(labelled),
         )  # fmt: skip
-    n_starting = int(starts.sum())
-    hidden = labelled.iloc[n_starting:]
+    starting, hidden = labelled.iloc[: int(starts.sum())], labelled.iloc[int(starts.sum()) :]
     return {
         "labelled": labelled,
         "unlabelled": unlabelled,
-        "mock_labelled": labelled.iloc[:n_starting],
+        "mock_labelled": starting,
         "mock_unlabelled": hidden[[c for c in PUBLIC_COLUMNS if c in hidden.columns]],
         "oracle": hidden[["id_str", *columns]].sort_values("id_str"),
     }, lost
 
 
 def _advice(votes: pd.Series, settings: Settings) -> str:
+    if votes.max() == 0:
+        return " No galaxy has a vote: join votes (survey.classifications), or run stage=reduce."
     if votes.max() == 1 and settings.survey.retirement_votes:
         return (
             " Each galaxy has one vote, a consensus label: set survey.retirement_votes=0 oracle=known"

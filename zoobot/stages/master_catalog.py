@@ -97,26 +97,12 @@ def clean(table: pd.DataFrame, questions: QuestionTree, where: str) -> tuple[pd.
     """
     table = table.drop(columns=[c for c in table.columns if str(c).startswith("Unnamed:")])
     table = vote_kinds.with_fractions(table, questions)
-    asked = [q for q in questions if any(c in table.columns for c in q.all_columns)]
-    if questions.root not in asked:
-        raise InputError(
-            f"{where} has no vote columns for {questions.root.name}, such as {questions.root.columns[0]}."
-            f" Is survey.questions right?{vote_kinds.predicted(table, questions.root.columns)}"
-            f"{vote_kinds.text_answers(table, questions.root)}"
-        )
-    for question in asked:
-        missing = [c for c in question.columns if c not in table.columns]
-        if missing:
-            raise InputError(f"{where} has votes for {question.name}, but no column {', '.join(missing)}.")
+    asked = _asked(table, questions, where)
     before = len(table)
     table = table.drop_duplicates().reset_index(drop=True)
     reason = pd.Series("", index=table.index, dtype="object")
     ids = table["id_str"].astype("string").str.strip()
-    _note(reason, ids.isna() | (ids == ""), "no id_str")
-    spoilt = cells.spoilt(ids.str.removeprefix("dr7objid_"))
-    for why in spoilt[spoilt != ""].unique():
-        _note(reason, spoilt == why, f"this id_str {why}")
-    _note(reason, ids.duplicated(keep=False), "several different rows have this id_str")
+    _note_ids(reason, ids)
     _note(reason, table["file_loc"].isna() | (table["file_loc"].astype(str).str.strip() == ""), "no file_loc")
     unclassified = _are_empty(table, [c for q in asked for c in q.all_columns if c in table.columns])
     counts: dict[str, pd.Series] = {}
@@ -131,8 +117,33 @@ def clean(table: pd.DataFrame, questions: QuestionTree, where: str) -> tuple[pd.
     dropped = pd.DataFrame({"id_str": ids.fillna(""), "reason": reason})[reason != ""]
     catalog = catalog[reason == ""].reset_index(drop=True)
     if catalog.empty:
-        raise InputError(f"{where}: none of its {before} rows can be used. The first: {dropped['reason'].iloc[0]}.")
+        first_row = f"{dropped['id_str'].iloc[0]}: {dropped['reason'].iloc[0]}"
+        raise InputError(f"{where}: none of its {before} rows can be used. The first: {first_row}.")
     return catalog, dropped, before - len(table)
+
+
+def _asked(table: pd.DataFrame, questions: QuestionTree, where: str) -> list[Question]:
+    """The questions that the table has votes for. InputError if the first, or an answer of one, is not among them."""
+    asked = [q for q in questions if any(c in table.columns for c in q.all_columns)]
+    if questions.root not in asked:
+        raise InputError(
+            f"{where} has no vote columns for {questions.root.name}, such as {questions.root.columns[0]}."
+            f" Is survey.questions right?{vote_kinds.predicted(table, questions.root.columns)}"
+            f"{vote_kinds.text_answers(table, questions.root)}"
+        )
+    for question in asked:
+        missing = [c for c in question.columns if c not in table.columns]
+        if missing:
+            raise InputError(f"{where} has votes for {question.name}, but no column {', '.join(missing)}.")
+    return asked
+
+
+def _note_ids(reason: pd.Series, ids: pd.Series) -> None:
+    _note(reason, ids.isna() | (ids == ""), "no id_str")
+    spoilt = cells.spoilt(ids.str.removeprefix("dr7objid_"))
+    for why in spoilt[spoilt != ""].unique():
+        _note(reason, spoilt == why, f"this id_str {why}")
+    _note(reason, ids.duplicated(keep=False), "several different rows have this id_str")
 
 
 def _are_empty(table: pd.DataFrame, columns: list[str]) -> pd.Series:
