@@ -155,14 +155,18 @@ def test_pictures_in_another_folder_or_of_another_kind(
     draw(tmp_path / "survey" / "png")
     s = custom_survey(galaxies(), *SMALL)
     master(s)
-    assert "lies in png: set survey.file_loc='png/{file_loc}'" in caplog.text
+    assert "is there: set survey.file_loc='png/{file_loc}'" in caplog.text
     catalogs.run(s)
-    with pytest.raises(InputError, match=r"9 of 9 images are missing.*lies in png"):
+    with pytest.raises(InputError, match=r"9 of 9 images are missing.*is there: set survey\.file_loc="):
         shards.run(s)
     made = master(custom_survey(galaxies(), "survey.file_loc='png/{file_loc}'", "survey.name=b"))
     assert made["file_loc"].tolist()[0] == "png/g0.png"
     master(custom_survey(galaxies(file_loc=[f"png/g{k}.fits" for k in range(9)]), "survey.name=c"))
     assert "instead of png/g" in caplog.text
+    caplog.clear()
+    draw(tmp_path / "survey" / "part1" / "J0")
+    master(custom_survey(galaxies(file_loc=[f"J0/g{k}.png" for k in range(9)]), "survey.name=d"))
+    assert "set survey.file_loc='part1/{file_loc}'" in caplog.text
 
 
 # --------------------------------------------------------------- votes of another table

@@ -42,15 +42,16 @@ def advice(missing: Sequence[str], folder: Path) -> str:
     if found:
         prefix = found.most_common(1)[0][0] or "/"
         return f" They lie there without the beginning of their path: set survey.path_prefix='{prefix}'."
-    names = {Path(location).name: location for location in missing[:_TRIED]}
     stems = {Path(location).stem: location for location in missing[:_TRIED]}
+    near = ""
     for path in itertools.islice(folder.rglob("*"), _LISTED):
-        place = path.parent.relative_to(folder).as_posix()
-        if path.name in names and place != ".":
-            return f" {path.name} lies in {place}: set survey.file_loc='{place}/{{file_loc}}', or move the pictures."
-        if path.stem in stems and path.is_file() and path.suffix != Path(stems[path.stem]).suffix:
-            return f" There is {path.relative_to(folder)} instead of {stems[path.stem]}: correct file_loc."
-    return ""
+        there, wanted = path.relative_to(folder).as_posix(), stems.get(path.stem, "")
+        if wanted and there.endswith("/" + wanted):
+            place = there.removesuffix("/" + wanted)
+            return f" {there} is there: set survey.file_loc='{place}/{{file_loc}}', or move the pictures."
+        if wanted and not near and path.is_file():
+            near = f" There is {there} instead of {wanted}: correct file_loc, or make it by survey.file_loc."
+    return near
 
 
 def _prefix(location: str, folder: Path) -> str:

@@ -78,6 +78,7 @@ def read_survey(settings: Settings, questions: QuestionTree) -> SurveyTable:
     """The survey's own table, with ``id_str``, ``file_loc`` and vote columns."""
     table = SURVEYS[settings.survey.kind](settings, questions)
     rows, where = table.rows, str(table.sources[0])
+    require_columns(rows, ["id_str", "file_loc"], table.sources[0])
     rows = rows.assign(file_loc=picture_paths.below_folder(rows["file_loc"], settings.survey.path_prefix, where))
     position = next((pair for pair in _POSITIONS if set(pair) <= set(rows.columns)), None)
     if position and not {"ra", "dec"} & set(rows.columns):
