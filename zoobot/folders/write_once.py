@@ -149,8 +149,15 @@ def differing_keys(there: Mapping[str, object], now: Mapping[str, object]) -> li
     """
     differing = []
     for key in sorted({*there, *now}):
-        before, after = there.get(key, DEFAULTS.get(key)), now.get(key)
-        if manifest.plain(before) != manifest.plain(after):
+        if key == "survey.questions" and there.get("questions") == now.get("questions"):
+            continue  # a path: what counts is its content, which is recorded beside it
+        before, after = manifest.plain(there.get(key, DEFAULTS.get(key))), manifest.plain(now.get(key))
+        if before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+            differing.append(f"{key}: other content there, in {_short(', '.join(names)) if names else 'their order'}")
+        else:
             differing.append(f"{key}: {_short(before)} there, {_short(after)} now")
     return differing
 

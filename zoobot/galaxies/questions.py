@@ -6,14 +6,15 @@ the column ``Q_A``, their sum in ``Q_total-votes``, as in the published GZ DECaL
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from zoobot.errors import InputError
+from zoobot.galaxies.question_file import line_of, read_question_file
 from zoobot.settings.paths import CONFIGS
 
 QUESTION_SETS_DIR = CONFIGS / "questions"
@@ -73,11 +74,14 @@ class QuestionTree:
     def __len__(self) -> int:
         return len(self.questions)
 
+    @cached_property
+    def _by_name(self) -> dict[str, Question]:
+        return {question.name: question for question in self.questions}
+
     def __getitem__(self, name: str) -> Question:
-        for question in self.questions:
-            if question.name == name:
-                return question
-        raise InputError(f"there is no question {name!r}; the questions are {', '.join(q.name for q in self)}")
+        if name not in self._by_name:
+            raise InputError(f"there is no question {name!r}; the questions are {', '.join(q.name for q in self)}")
+        return self._by_name[name]
 
     @property
     def root(self) -> Question:
@@ -113,42 +117,44 @@ class QuestionTree:
 
 def load_questions(name: str) -> QuestionTree:
     """The question set ``configs/questions/{name}.yaml``, or the one in the YAML file at path ``name``."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else QUESTION_SETS_DIR / f"{name}.yaml"
+    is_path = name.lower().endswith((".yaml", ".yml")) or "/" in name
+    path = Path(name) if is_path else QUESTION_SETS_DIR / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in QUESTION_SETS_DIR.glob("*.yaml")))
         raise InputError(
             f"survey.questions: there is no question set {path}. Use one of {known}, or the path of a YAML file."
         )
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from error
-    return parse_questions(raw, str(path))
+    return parse_questions(read_question_file(path), str(path))
 
 
 def parse_questions(raw: object, where: str) -> QuestionTree:
     """Check and build a question set from plain values (the layout of ``configs/questions/gz2.yaml``)."""
     if not isinstance(raw, Mapping) or not raw:
-        raise InputError(f"{where}: expected a mapping from question to its answers, got {type(raw).__name__}")
+        raise InputError(f"{where}: expected a mapping from question to its answers, got {_kind(raw)}")
     questions: list[Question] = []
+    question_of: dict[str, str] = {}  # by vote column, of the questions so far
     for position, (name, body) in enumerate(raw.items()):
-        questions.append(_parse_question(str(name), body, f"T{position}", f"{where}: question {name}"))
-        known = {c: q for q in questions[:-1] for c in q.columns}
-        unknown = [c for c in questions[-1].after if c not in known]
+        place = f"{where}{line_of(raw, name)}: question {name}"
+        question = _parse_question(str(name), body, f"T{position}", place)
+        unknown = [c for c in question.after if c not in question_of]
         if unknown:
-            raise InputError(
-                f"{where}: question {name} comes after {', '.join(unknown)}, which no earlier question has"
-            )
-        if len({known[c].name for c in questions[-1].after}) > 1:
-            raise InputError(f"{where}: question {name} comes after answers of several questions; use answers of one")
+            raise InputError(f"{place} comes after {', '.join(unknown)}, which no earlier question has")
+        if len({question_of[c] for c in question.after}) > 1:
+            raise InputError(f"{place} comes after answers of several questions; use answers of one")
+        questions.append(question)
+        question_of |= dict.fromkeys(question.columns, question.name)
     if questions[0].after:
         raise InputError(f"{where}: the first question, {questions[0].name}, must be asked about every galaxy")
     tree = QuestionTree(tuple(questions))
     for what, names in (("task", [q.task for q in tree]), ("vote column", tree.columns)):
-        repeated = sorted({name for name in names if names.count(name) > 1})
+        repeated = sorted(name for name, times in Counter(names).items() if times > 1)
         if repeated:
             raise InputError(f"{where}: the {what} {', '.join(repeated)} is used more than once; rename one")
     return tree
+
+
+def _kind(raw: object) -> str:
+    return "a mapping without questions" if isinstance(raw, Mapping) else type(raw).__name__
 
 
 def _parse_question(name: str, body: object, default_task: str, where: str) -> Question:
@@ -162,22 +168,26 @@ def _parse_question(name: str, body: object, default_task: str, where: str) -> Q
     if not isinstance(body.get("retired") or {}, Mapping):
         raise InputError(f"{where}: expected `retired` to be a mapping from answer to its labels")
     answers = [
-        Answer(_texts([answer], where)[0], _texts(labels or [answer], f"{where}, answer {answer}"), retired)
+        _parse_answer(answer, labels, retired, f"{where}, answer {answer}{line_of(body[key], answer)}", where)
         for key, retired in (("answers", False), ("retired", True))
         for answer, labels in (body.get(key) or {}).items()
     ]
     if len(body["answers"]) < 2:
         raise InputError(f"{where}: a question needs at least two answers")
-    after = _texts(body.get("after") or [], f"{where}, after")
-    return Question(name, str(body.get("task", default_task)), tuple(answers), after)
+    after = _texts(body.get("after") or [], f"{where}, after{line_of(body, 'after')}")
+    return Question(name, _texts([body.get("task") or default_task], where)[0], tuple(answers), after)
+
+
+def _parse_answer(answer: object, labels: object, retired: bool, where: str, question: str) -> Answer:
+    return Answer(_texts([answer], question)[0], _texts(labels or [answer], where), retired)
 
 
 def _texts(values: object, where: str) -> tuple[str, ...]:
     if not isinstance(values, list | tuple):
-        raise InputError(f"{where}: expected a list such as [{values}], got {values!r}")
+        shown = type(values).__name__ if isinstance(values, Mapping) else values
+        raise InputError(f"{where}: expected a list such as [{shown}], got {shown!r}")
     for value in values:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise InputError(
-                f"{where}: {value!r} is not text. Put it in quotes: YAML reads yes and no as true and false"
-            )
+            shown = type(value).__name__ if isinstance(value, list | tuple | Mapping) else repr(value)
+            raise InputError(f"{where}: {shown} is not text. Put it in quotes")
     return tuple(map(str, values))

@@ -4,12 +4,10 @@ the survey's own columns.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,15 +15,21 @@ import pandas as pd
 from zoobot import folders
 from zoobot.engine.progress import track
 from zoobot.errors import InputError
+from zoobot.galaxies import cells, picture_paths, templates
 from zoobot.galaxies.ids import zooniverse_id
+from zoobot.galaxies.join_votes import Names, join_votes
 from zoobot.galaxies.questions import QuestionTree
+from zoobot.galaxies.tables import read_table, require_columns
 from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")
-
-# These are read as text: an 18-digit id, or a picture named 0012, must never become a number.
-TEXT_COLUMNS = ("id_str", "dr7objid", "iauname", "subject_id", "file_loc", "png_loc", "fits_loc")
 GALAXY_NAMES = ("iauname", "id_str")  # metadata of a subject that name the galaxy it shows
+NO_VOTES = "none"  # in survey.classifications: a survey whose table has no votes
+# Right ascension and declination, as surveys name them; ours are ra and dec.
+_POSITIONS = (
+    ("ra_nsa", "dec_nsa"), ("ra_subject", "dec_subject"), ("right_ascension", "declination"), ("RA", "DEC"),
+    ("RAJ2000", "DEJ2000"), ("RA_ICRS", "DE_ICRS"), ("ALPHA_J2000", "DELTA_J2000"),
+)  # fmt: skip
 # GZ2 names each count tNN_question_aNN_answer_count (Willett et al. 2013); ours are {question}_{answer}. t08,
 # multiple choice, is left out.
 _GZ2_VOTES = {
@@ -73,59 +77,14 @@ class SurveyTable:
 
 def read_survey(settings: Settings, questions: QuestionTree) -> SurveyTable:
     """The survey's own table, with ``id_str``, ``file_loc`` and vote columns."""
-    return SURVEYS[settings.survey.kind](settings, questions)
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV (also .csv.gz) or FITS table, with ids as text."""
-    if not path.is_file():
-        raise InputError(
-            f"{path} does not exist. Set survey.folder to the folder of the survey's tables and images,"
-            " and survey.catalog to its table."
-        )
-    table = _read_fits_table(path) if path.name.endswith((".fits", ".fit", ".fits.gz")) else _read_csv(path)
-    if table.empty:
-        raise InputError(f"{path} has no rows.")
-    return table
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header lose values
-            return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, "string"), index_col=False)
-    except (ValueError, OSError, pd.errors.ParserWarning) as error:
-        raise InputError(f"{path} is not a readable CSV table: {error}") from error
-
-
-def _read_fits_table(path: Path) -> pd.DataFrame:
-    from astropy.table import Table
-
-    try:
-        content = path.read_bytes()  # astropy would leave a damaged file open
-        table = Table.read(io.BytesIO(content), format="fits")
-    except Exception as error:  # astropy raises nearly anything on damaged bytes
-        raise InputError(f"{path} is not a readable FITS table: {error}") from error
-    table.convert_bytestring_to_unicode()
-    flat = [name for name in table.colnames if table[name].ndim == 1]
-    frame: pd.DataFrame = table[flat].to_pandas()
-    texts = [name for name in TEXT_COLUMNS if name in frame]
-    floats = [name for name in texts if pd.api.types.is_float_dtype(frame[name])]
-    if floats:
-        raise InputError(
-            f"{path}: {', '.join(floats)} holds numbers with a fraction, which cannot hold an id of 18 digits: the last"
-            " digits are lost. Store ids as text."
-        )
-    return frame.astype(dict.fromkeys(texts, "string"))
-
-
-def require_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
-    """Refuse a table that lacks one of ``columns``."""
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise InputError(
-            f"{path} has no column {', '.join(missing)}. It has: {', '.join(map(str, table.columns[:12]))}, …"
-        )
+    table = SURVEYS[settings.survey.kind](settings, questions)
+    rows, where = table.rows, str(table.sources[0])
+    require_columns(rows, ["id_str", "file_loc"], table.sources[0])
+    rows = rows.assign(file_loc=picture_paths.below_folder(rows["file_loc"], settings.survey.path_prefix, where))
+    position = next((pair for pair in _POSITIONS if set(pair) <= set(rows.columns)), None)
+    if position and not {"ra", "dec"} & set(rows.columns):
+        rows = rows.assign(ra=rows[position[0]], dec=rows[position[1]])
+    return replace(table, rows=rows)
 
 
 def _read_demo(s: Settings, questions: QuestionTree) -> SurveyTable:
@@ -186,83 +145,52 @@ def _read_decals(s: Settings, questions: QuestionTree) -> SurveyTable:
     location = next((name for name in ("file_loc", "png_loc", "fits_loc") if name in table.columns), None)
     if location is None:
         raise InputError(f"{path} has none of the columns file_loc, png_loc, fits_loc, which name a galaxy's picture.")
+    table["iauname"] = table["iauname"].str.strip()
+    names = table["iauname"]
     excluded = {}
     for flag in ("png_ready", "fits_filled"):
         if flag in table.columns:
-            keep = table[flag].astype(str).str.lower().isin(("true", "1", "1.0"))
+            keep = cells.is_true(table[flag])
             excluded[f"{flag} is false"] = int((~keep).sum())
             table = table[keep]
     table = table.rename(columns={location: "file_loc", "z": "redshift"})
-    table["iauname"] = table["iauname"].str.strip()
-    table["file_loc"] = table["file_loc"].astype("string").str.strip()
     if "ra" not in table.columns:
         table = table.rename(columns={"ra_nsa": "ra", "dec_nsa": "dec"})
-    votes_path = (
-        s.source_dir / s.survey.classifications
-        if s.survey.classifications
-        else s.survey_dir / "classifications" / "classifications.csv"
-    )
-    if s.survey.classifications or votes_path.is_file():
-        table, unmatched = _join_votes(table, votes_path, questions)
-        excluded["classified galaxies that are not in the catalog"] = unmatched
-        files = [path, votes_path]
-    elif questions.root.columns[0] in table.columns:
-        files = [path]
-    else:
-        log.warning(
-            "%s: no classifications (survey.classifications, or stage=reduce): every galaxy is unlabelled", path
-        )
-        empty = pd.DataFrame(index=table.index, columns=list(questions.columns), dtype="float64")
-        table = pd.concat([table, empty], axis=1)
-        files = [path]
-    return SurveyTable(table.assign(id_str=table["iauname"]), excluded, files)
+    table = table.assign(id_str=table["iauname"])
+    wanted = Names(table["id_str"], names, path, ["iauname"])
+    return _with_votes(SurveyTable(table, excluded, [path]), wanted, s, questions)
 
 
-def _join_votes(table: pd.DataFrame, path: Path, questions: QuestionTree) -> tuple[pd.DataFrame, int]:
-    """Left-join reduced votes on iauname; the votes of several subjects of one galaxy are added. Also returns how many
-    matched no galaxy.
-    """
-    votes = read_table(path)
-    require_columns(votes, ["iauname"], path)
-    columns = [c for c in questions.columns if c in votes.columns]
-    if not columns:
-        raise InputError(f"{path} has no vote column of the survey's questions, such as {questions.root.columns[0]}.")
-    if "subject_id" in votes.columns:
-        votes = _one_row_per_subject(votes, path)
-    known = votes[votes["iauname"].notna()]
-    iauname = known["iauname"].str.strip()
-    numbers = known[columns].apply(pd.to_numeric, errors="coerce").astype("float64")
-    summed = numbers.groupby(iauname).sum(min_count=1)
-    no_count = known[columns].notna() & ~((numbers >= 0) & (numbers % 1 == 0))
-    for column in no_count.columns[no_count.any()]:  # stage=master_catalog drops these, and says why
-        summed[column] = summed[column].astype(object).mask(no_count[column].groupby(iauname).any(), "no count")
-    if len(summed) < len(known):
-        log.info(
-            "%s: %d galaxies have several subjects; their votes were added",
-            path.name,
-            int(iauname.value_counts().gt(1).sum()),
-        )
-    table = table.drop(columns=[c for c in columns if c in table.columns])
-    unmatched = int((~summed.index.isin(table["iauname"])).sum()) + int(votes["iauname"].isna().sum())
-    return table.merge(summed, how="left", left_on="iauname", right_index=True, validate="many_to_one"), unmatched
-
-
-def _one_row_per_subject(votes: pd.DataFrame, path: Path) -> pd.DataFrame:
-    votes = votes.drop_duplicates()
-    repeated = sorted(votes.loc[votes["subject_id"].duplicated(), "subject_id"].dropna().unique())
-    if repeated:
-        raise InputError(
-            f"{path} has different rows for the same subject_id: {', '.join(repeated[:5])} ({len(repeated)} in all)."
-            " Give one row per subject; stage=reduce makes such a table."
-        )
-    return votes
+def _with_votes(table: SurveyTable, names: Names, s: Settings, questions: QuestionTree) -> SurveyTable:
+    """The table with the votes of another one: that of the settings, or what stage=reduce has made, if anything."""
+    given = s.survey.classifications if s.survey.classifications != NO_VOTES else ""
+    votes_path = s.source_dir / given if given else s.survey_dir / "classifications" / "classifications.csv"
+    rows, path = table.rows, table.sources[0]
+    if given or votes_path.is_file():
+        rows, unmatched = join_votes(rows, names, votes_path, questions, s.max_dropped_fraction)
+        left_out = table.excluded | {"classified galaxies that are not in the catalog": unmatched}
+        return SurveyTable(rows, left_out, [path, votes_path])
+    if questions.root.columns[0] in rows.columns:
+        return table
+    log.warning("%s: no classifications (survey.classifications, or stage=reduce): every galaxy is unlabelled", path)
+    empty = pd.DataFrame(index=rows.index, columns=list(questions.columns), dtype="float64")
+    return replace(table, rows=pd.concat([rows, empty], axis=1))
 
 
 def _read_custom(s: Settings, questions: QuestionTree) -> SurveyTable:
     path = s.source_dir / s.survey.catalog
     table = read_table(path)
-    require_columns(table, ["id_str", "file_loc"], path)
-    return SurveyTable(table, {}, [path])
+    for column, template in (("id_str", s.survey.id_str), ("file_loc", s.survey.file_loc)):
+        if template:
+            table[column] = templates.made(template, table, path, f"survey.{column}")
+        else:
+            require_columns(table, [column], path, f" Or name the column that has it: survey.{column}=COLUMN.")
+    table["id_str"] = table["id_str"].str.strip()
+    found = SurveyTable(table, {}, [path])
+    if not s.survey.classifications:
+        return found
+    ways = [*filter(None, [s.survey.id_str]), "id_str", "iauname"]
+    return _with_votes(found, Names(table["id_str"], table["id_str"], path, ways), s, questions)
 
 
 # How each kind of survey is read. To add one, put its reader here; docs/extending.md shows how.

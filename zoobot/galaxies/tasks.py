@@ -6,6 +6,7 @@ group (label, not_label). Axes: N galaxies, A answers of all groups together.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from zoobot.errors import InputError, SettingsError
+from zoobot.galaxies import cells
 from zoobot.galaxies.questions import QuestionTree
 from zoobot.settings import TaskSettings
 
@@ -84,14 +86,44 @@ class Task:
         lost = {}
         for expression in self.filters:
             try:
-                keep = catalog.eval(expression, engine="python")
+                keep = _with_numbers(catalog, expression).eval(expression, engine="python")
             except Exception as error:  # the user wrote the expression: pandas may raise anything
-                raise SettingsError(f"task.filters: cannot evaluate {expression!r} on the catalog: {error}") from error
+                raise SettingsError(
+                    f"task.filters: cannot evaluate {expression!r} on the catalog: {error}"
+                    f"{_texts_in(catalog, expression)}"
+                ) from error
             if not isinstance(keep, pd.Series) or not pd.api.types.is_bool_dtype(keep):
                 raise SettingsError(f"task.filters: {expression!r} must give true or false for each galaxy")
+            keep = keep.fillna(False).astype(bool)
             lost[expression] = int((~keep).sum())
             catalog = catalog[keep]
         return catalog, lost
+
+
+def _columns_in(catalog: pd.DataFrame, expression: str) -> list[str]:
+    names = {*re.findall(r"`([^`]+)`", expression), *re.findall(r"[^\W\d]\w*", expression)}
+    return [str(name) for name in catalog.columns if name in names]
+
+
+def _with_numbers(catalog: pd.DataFrame, expression: str) -> pd.DataFrame:
+    """The columns of a filter, as numbers where all their cells are; as text if the filter compares them with text."""
+    columns = {}
+    for name in _columns_in(catalog, expression):
+        spelt = rf"(?:`{re.escape(name)}`|\b{re.escape(name)}\b)"
+        then_text = rf"{spelt}\s*(?:[=!<>]=?|not in|in)\s*[\[(]?\s*[\"']|{spelt}\.(?:str\b|isin\(\[[\"'])"
+        with_text = re.search(rf"{then_text}|[\"']\s*[=!<>]=?\s*{spelt}", expression)
+        columns[name] = catalog[name] if with_text else cells.typed(catalog[name])
+    return catalog[[]].assign(**columns)
+
+
+def _texts_in(catalog: pd.DataFrame, expression: str) -> str:
+    """What is no number in the columns of a filter, for the message."""
+    said = []
+    for name in _columns_in(catalog, expression):
+        if pd.api.types.is_string_dtype(cells.typed(catalog[name])):
+            odd = catalog.loc[cells.numbers(catalog[name]).isna() & ~cells.is_empty(catalog[name]), name]
+            said += [f" {name} has {len(odd)} cells that are no numbers, such as {odd.iloc[0]!r}."] if len(odd) else []
+    return "".join(said)
 
 
 def build_task(task: TaskSettings, questions: QuestionTree) -> Task:

@@ -119,7 +119,7 @@ def _sort(it: Iteration, received: Received, asked: Mapping[str, Asked], than: i
     the oracle counts classifications, and some of them give no vote. A finished galaxy without a vote goes back to the
     pool. The others wait on.
     """
-    votes = received.votes.loc[list(asked)]
+    votes = received.votes.loc[list(asked)].astype("int64")  # an oracle of one's own may give them as text
     root_N = votes[list(it.questions.root.columns)].sum(axis=1)
     enough_N, finished_N = root_N > than, votes.index.isin(list(received.finished))
     early_N = finished_N & ~enough_N & (root_N > 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 from zoobot.errors import SettingsError
 from zoobot.galaxies.ids import zooniverse_id
 from zoobot.galaxies.questions import QuestionTree
-from zoobot.galaxies.surveys import read_table
+from zoobot.galaxies.tables import read_votes
 from zoobot.oracles import addresses
 from zoobot.oracles.protocol import LiveOracle, Oracle
 from zoobot.oracles.simulated import KnownVotes, SimulatedVolunteers
@@ -22,12 +22,12 @@ Build = Callable[[Settings, QuestionTree, Path, Path], Oracle]
 
 
 def _simulated(settings: Settings, questions: QuestionTree, catalogs: Path, unfinished: Path) -> Oracle:
-    hidden = read_table(catalogs / "oracle.csv").set_index("id_str")
+    hidden = read_votes(catalogs / "oracle.csv")
     return SimulatedVolunteers(hidden, questions, settings.oracle, settings.seed)
 
 
 def _known(settings: Settings, questions: QuestionTree, catalogs: Path, unfinished: Path) -> Oracle:
-    return KnownVotes(read_table(catalogs / "oracle.csv").set_index("id_str"))
+    return KnownVotes(read_votes(catalogs / "oracle.csv"))
 
 
 def _panoptes(settings: Settings, questions: QuestionTree, catalogs: Path, unfinished: Path) -> Oracle:

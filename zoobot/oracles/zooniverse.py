@@ -24,10 +24,12 @@ from PIL import Image
 from zoobot import votes
 from zoobot.engine.progress import track
 from zoobot.errors import InputError, ServiceError
+from zoobot.galaxies import cells
 from zoobot.galaxies.ids import whole_number, zooniverse_id
 from zoobot.galaxies.images import read_image
 from zoobot.galaxies.questions import QuestionTree
-from zoobot.galaxies.surveys import read_subjects, read_table
+from zoobot.galaxies.surveys import read_subjects
+from zoobot.galaxies.tables import read_table
 from zoobot.oracles import pull
 from zoobot.oracles.answers import picture_url, shown
 from zoobot.oracles.panoptes import Zooniverse
@@ -48,7 +50,8 @@ class LiveProject:
 
     def __init__(self, settings: Settings, catalog: Path, questions: QuestionTree, unfinished: Path) -> None:
         self._settings, self._oracle, self._questions = settings, settings.oracle, questions
-        self._galaxies = read_table(catalog).set_index("id_str")
+        galaxies = read_table(catalog).set_index("id_str")
+        self._galaxies = galaxies.assign(**{c: cells.numbers(galaxies[c]) for c in PUBLIC_NUMBERS if c in galaxies})
         self._on_zooniverse = _galaxies_on_zooniverse(settings.oracle.subjects)
         self._galaxy_of = {subject_id: id_str for id_str, subject_id in self._on_zooniverse.items()}
         self._pulled = unfinished / "pulled"

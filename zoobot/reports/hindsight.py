@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from zoobot.galaxies import database
-from zoobot.galaxies.surveys import read_table
+from zoobot.galaxies.tables import read_votes
 from zoobot.galaxies.tasks import Task
 from zoobot.iterations.files import IterationFolder
 from zoobot.reports.experiments import Experiment
@@ -46,7 +46,7 @@ def _hidden_votes(e: Experiment) -> pd.DataFrame | None:
     path = e.folder.instructions.source(e.instructions.catalogs) / "oracle.csv"
     if e.folder.path.parent.name != "simulations" or not path.is_file():
         return None
-    return e.instructions.build_task().add_label(read_table(path).set_index("id_str"))
+    return e.instructions.build_task().add_label(read_votes(path))
 
 
 def _correlation(task: Task, hidden: pd.DataFrame, folder: IterationFolder) -> float | None:

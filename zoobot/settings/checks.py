@@ -18,6 +18,7 @@ TRACKING_MODES = ("online", "offline", "disabled")
 TRAINED = ("all", "head")
 SHARD_SOURCES = ("mock", "real")
 INPUT_CHECKS = ("sizes", "digests")
+IF_SAME = ("warn", "error")
 
 
 def quick(s: Settings) -> Settings:
@@ -54,7 +55,7 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
     own = {
         "model.train": TRAINED, "model.orientations": (1, 8), "reduce.anonymous_repeats": ANONYMOUS_REPEATS,
         "tracking.mode": TRACKING_MODES, "verify_inputs": INPUT_CHECKS, "shards.source": SHARD_SOURCES,
-        "shards.channels": (1, 3),
+        "shards.channels": (1, 3), "survey.same_galaxy": IF_SAME,
     }  # fmt: skip
     problems = [
         f"{key}={flat[key]}: choose one of {', '.join(map(str, allowed))}"
@@ -77,7 +78,8 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
     }  # fmt: skip
     problems += [f"{key}={flat[key]}: must be at least {low}" for key, low in at_least.items() if flat[key] < low]
     ranges = {
-        "max_dropped_fraction": (0, 1), "model.dropout_rate": (0, 0.95), "model.zoom": (0, 0.9),
+        "max_dropped_fraction": (0, 1), "survey.same_within_arcsec": (0, 60), "model.dropout_rate": (0, 0.95),
+        "model.zoom": (0, 0.9),
         "model.learning_rate": (1e-9, 10), "shards.crop": (0.05, 1), "pretrain.learning_rate": (1e-9, 10),
         "pretrain.temperature": (0.01, 10), "iterate.gate_margin": (0, math.inf), "stop.minutes_per_vote": (0, 60),
         "stop.next_100_labels_buy": (0, math.inf),

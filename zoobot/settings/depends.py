@@ -20,8 +20,10 @@ _COUNTED = ("reduce.anonymous_repeats", "reduce.before_launch", "reduce.gold_sta
 _DEPENDS_ON = {
     "reduce": ("survey.questions", *_COUNTED, "reduce.caesar_reducers"),
     "master_catalog": ("survey.kind", "survey.name", "survey.questions", "survey.samples", "survey.n_galaxies",
-                       "survey.draw_size_px", "survey.draw_seed", "survey.world"),
-    "catalogs": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "catalogs"),
+                       "survey.draw_size_px", "survey.draw_seed", "survey.world", "survey.id_str", "survey.file_loc",
+                       "survey.path_prefix"),
+    "catalogs": ("survey.name", "survey.questions", "survey.retirement_votes", "survey.same_within_arcsec", "task",
+                 "catalogs"),
     "shards": ("survey.name", "task", "shards"),
     "pretrain": ("survey.name", "pretrain", *(f"model.{key}" for key in ENCODER_SHAPE)),
     "instructions": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "model", "acquisition",

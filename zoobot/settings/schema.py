@@ -21,9 +21,14 @@ class SurveySettings:
     name: str = MISSING  # name of the survey, and of its folder in data_dir
     kind: str = MISSING  # how its tables are read: demo, gz2, decals or custom
     folder: str = ""  # holds the source table and the images; empty: {data_dir}/{survey.name}
-    catalog: str = ""  # source table, CSV or FITS, relative to `folder`
-    classifications: str = ""  # decals: reduced votes to join, relative to `folder`; empty: from stage=reduce, if any
+    catalog: str = ""  # source table, in any format of docs/own_survey.md, relative to `folder`
+    id_str: str = ""  # custom: the column with the ids, or a template such as '{brickid}_{objid}'; empty: id_str
+    file_loc: str = ""  # custom: the column with the pictures, or a template: 'png/{id_str}.png'; empty: file_loc
+    path_prefix: str = ""  # beginning of the paths in the table that is removed: the folder on another machine
+    classifications: str = ""  # decals, custom: votes to join, relative to `folder`; none: those of stage=reduce
     questions: str = MISSING  # a question set in configs/questions, or the path of a YAML file
+    same_within_arcsec: float = 1.0  # galaxies no farther apart than this are the same one; 0: do not look at positions
+    same_galaxy: str = "warn"  # if a galaxy is there under two ids: warn (both stay in one split) or error
     retirement_votes: int = 36  # a galaxy is retired with MORE votes than this for the first question
     samples: list[str] = field(default_factory=list)  # gz2: keep rows with these values in `sample`; empty: all
     n_galaxies: int = 0  # demo: how many galaxies to draw

@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from zoobot import folders
 from zoobot.engine.seeds import stream
 from zoobot.errors import InputError
+from zoobot.galaxies import cells, same_galaxy
 from zoobot.galaxies.questions import QuestionTree, load_questions
-from zoobot.galaxies.surveys import read_table
+from zoobot.galaxies.tables import read_table
 from zoobot.galaxies.tasks import LABEL, TOTAL_VOTES, Task, build_task, check_columns
 from zoobot.settings import Settings, stage_settings
 
@@ -40,12 +42,12 @@ def run(settings: Settings) -> Path:
     for column in {LABEL, TOTAL_VOTES} & set(master.columns) if task.label_columns else ():
         log.warning("%s: the task's column %s replaces the survey's; rename the survey's to keep it", path, column)
     tables, lost = split(master, questions, task, settings)
+    for reason, count in lost.items():
+        log.info("not in the catalogs: %d galaxies, task.filters %s", count, reason)
     with folders.create(settings.catalog_dir, used, inputs) as staging:
         for name, table in tables.items():
             table.to_csv(staging / f"{name}.csv", index=False)
         folders.write_json(staging / "lost.json", lost)
-    for reason, count in lost.items():
-        log.info("not in the catalogs: %d galaxies, task.filters %s", count, reason)
     log.info("%s: %s", settings.catalog_dir, ", ".join(f"{len(table)} {name}" for name, table in tables.items()))
     return settings.catalog_dir
 
@@ -54,46 +56,63 @@ def read_master(path: Path, questions: QuestionTree) -> pd.DataFrame:
     """The master catalog; vote columns as nullable whole numbers, empty where a galaxy has no votes."""
     table = read_table(path)
     columns = [c for c in questions.columns if c in table.columns]
-    return table.astype(dict.fromkeys(columns, "Int64"))
+    return table.assign(**{c: cells.numbers(table[c]).astype("Int64") for c in columns})
 
 
 def split(
     master: pd.DataFrame, questions: QuestionTree, task: Task, settings: Settings
 ) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
-    """The five catalogs by name, and how many labelled galaxies each filter removed."""
+    """The five catalogs by name, and how many labelled galaxies each filter removed.
+
+    If a galaxy has several ids, a column names the first, and a simulation hides all of them or none.
+    """
     order = stream(settings.catalogs.seed, "catalogs").permutation(len(master))
-    shuffled = master.iloc[order]  # surveys are often sorted
+    shuffled = master.iloc[order].reset_index(drop=True)  # surveys are often sorted
+    galaxy_N = same_galaxy.groups(shuffled, settings.survey, f"{settings.survey.name}_master_catalog.csv")
     votes = shuffled[questions.root.total].fillna(0)
     retired = (votes > settings.survey.retirement_votes).astype(bool)
+    if (galaxy_N != np.arange(len(shuffled))).any():
+        shuffled[same_galaxy.SAME_AS] = shuffled["id_str"].to_numpy()[galaxy_N]
     unlabelled = shuffled[~retired]
     columns = [c for c in questions.columns if c in master.columns]
     labelled = shuffled[retired].astype(dict.fromkeys(columns, "int64"))
-    retired_count = len(labelled)
     labelled, lost = task.apply_filters(labelled)
     labelled = task.add_label(labelled)
     size, most = settings.catalogs.mock_labelled, settings.catalogs.max_galaxies
     if len(labelled) < 2:
         raise InputError(
-            f"{len(labelled)} galaxies are labelled for task {task.name}, too few: {retired_count} of {len(master)}"
-            f" have more than survey.retirement_votes={settings.survey.retirement_votes}"
-            f" votes for {questions.root.name} (half of all galaxies have {votes.median():g} or more),"
-            f" and filters removed {sum(lost.values())} of them."
-            " Lower survey.retirement_votes, or choose another task."
+            f"{len(labelled)} galaxies are labelled for task {task.name}, too few: {int(retired.sum())} of"
+            f" {len(master)} have more than survey.retirement_votes={settings.survey.retirement_votes} votes for"
+            f" {questions.root.name} (half of all galaxies have {votes.median():g} or more),"
+            f" and filters removed {sum(lost.values())} of them.{_advice(votes, settings)}"
         )
     labelled, unlabelled = _first(most, labelled, "labelled"), _first(most, unlabelled, "unlabelled")
+    starts = same_galaxy.fill(same_galaxy.rows_of(labelled), [size]) == 0
+    labelled = pd.concat([labelled[starts], labelled[~starts]])
     if size >= len(labelled):
         log.warning(
             "catalogs.mock_labelled=%d, but only %d galaxies are labelled: none are left for a simulation to hide",
             size, len(labelled),
         )  # fmt: skip
-    hidden = labelled.iloc[size:]
+    starting, hidden = labelled.iloc[: int(starts.sum())], labelled.iloc[int(starts.sum()) :]
     return {
         "labelled": labelled,
         "unlabelled": unlabelled,
-        "mock_labelled": labelled.iloc[:size],
+        "mock_labelled": starting,
         "mock_unlabelled": hidden[[c for c in PUBLIC_COLUMNS if c in hidden.columns]],
         "oracle": hidden[["id_str", *columns]].sort_values("id_str"),
     }, lost
+
+
+def _advice(votes: pd.Series, settings: Settings) -> str:
+    if votes.max() == 0:
+        return " No galaxy has a vote: join votes (survey.classifications), or run stage=reduce."
+    if votes.max() == 1 and settings.survey.retirement_votes:
+        return (
+            " Each galaxy has one vote, a consensus label: set survey.retirement_votes=0 oracle=known"
+            " acquisition.expected_votes=1."
+        )
+    return " Lower survey.retirement_votes, or choose another task."
 
 
 def _first(most: int, table: pd.DataFrame, what: str) -> pd.DataFrame:

@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 
 from zoobot import folders
-from zoobot.galaxies import tfrecords
+from zoobot.galaxies import cells, tfrecords
 from zoobot.galaxies.questions import load_questions
-from zoobot.galaxies.surveys import read_table
+from zoobot.galaxies.tables import read_table
 from zoobot.galaxies.tasks import Task, build_task
 from zoobot.iterations.files import ExperimentFolder, Instructions, InstructionsFolder, Source
 from zoobot.iterations.iteration import extension_digests, fixed_settings
@@ -69,7 +69,8 @@ def run(settings: Settings) -> Path:
 def _check_expected_votes(settings: Settings, task: Task) -> None:
     """Warn if the labelled galaxies have far more or far fewer votes than ``acquisition.expected_votes``."""
     labelled = read_table(settings.catalog("labelled"))
-    expected, typical = settings.acquisition.expected_votes, max(1, round(labelled[task.tree.root.total].median()))
+    typical = max(1, round(cells.numbers(labelled[task.tree.root.total]).median()))
+    expected = settings.acquisition.expected_votes
     if settings.acquisition.name != "random" and not expected / 3 <= typical <= expected * 3:
         log.warning(
             "the labelled galaxies have %d votes (median), but acquisition.expected_votes=%d: if new galaxies get about"

@@ -5,6 +5,8 @@ A row that cannot be used is dropped; the JSON beside the catalog lists each dro
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ from zoobot import folders
 from zoobot.errors import InputError
 from zoobot.folders import published
 from zoobot.folders.published import MadeOf
+from zoobot.galaxies import cells, picture_paths, table_formats, vote_kinds
 from zoobot.galaxies.questions import Question, QuestionTree, load_questions
 from zoobot.galaxies.surveys import read_survey
 from zoobot.settings import Settings, stage_settings
@@ -38,7 +41,7 @@ def run(settings: Settings) -> Path:
     for file in votes:
         _warn_of_age(file, settings.reduce.max_age_days)
     roles = dict(zip(("catalog", "votes"), survey.sources, strict=False))
-    made_of = MadeOf(used, {role: folders.digest_file(file) for role, file in roles.items()})
+    made_of = MadeOf(used, {role: _digest(file) for role, file in roles.items()})
     if published.is_published(path.with_suffix(".json"), made_of):
         log.info("%s exists with these settings: nothing to do", path)
         return path
@@ -67,6 +70,14 @@ def run(settings: Settings) -> Path:
     return path
 
 
+def _digest(source: Path) -> str:
+    """The digest of a table's file; of a folder, that of its files' digests."""
+    if not source.is_dir():
+        return folders.digest_file(source)
+    found = {str(file.relative_to(source)): folders.digest_file(file) for file in table_formats.folder_files(source)}
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
 def _check_dropped(dropped: pd.DataFrame, n_rows: int, settings: Settings, source: Path) -> None:
     if len(dropped) <= settings.max_dropped_fraction * n_rows:
         return
@@ -85,28 +96,19 @@ def clean(table: pd.DataFrame, questions: QuestionTree, where: str) -> tuple[pd.
     exact duplicates were collapsed. A galaxy without any vote keeps empty vote columns.
     """
     table = table.drop(columns=[c for c in table.columns if str(c).startswith("Unnamed:")])
-    asked = [q for q in questions if any(c in table.columns for c in q.all_columns)]
-    if questions.root not in asked:
-        raise InputError(
-            f"{where} has no vote columns for {questions.root.name}, such as {questions.root.columns[0]}."
-            " Is survey.questions right?"
-        )
-    for question in asked:
-        missing = [c for c in question.columns if c not in table.columns]
-        if missing:
-            raise InputError(f"{where} has votes for {question.name}, but no column {', '.join(missing)}.")
+    table = vote_kinds.with_fractions(table, questions)
+    asked = _asked(table, questions, where)
     before = len(table)
     table = table.drop_duplicates().reset_index(drop=True)
     reason = pd.Series("", index=table.index, dtype="object")
     ids = table["id_str"].astype("string").str.strip()
-    _note(reason, ids.isna() | (ids == ""), "no id_str")
-    _note(reason, ids.duplicated(keep=False), "several different rows have this id_str")
+    _note_ids(reason, ids)
     _note(reason, table["file_loc"].isna() | (table["file_loc"].astype(str).str.strip() == ""), "no file_loc")
-    unclassified = table[[c for q in asked for c in q.all_columns if c in table.columns]].isna().all(axis=1)
+    unclassified = _are_empty(table, [c for q in asked for c in q.all_columns if c in table.columns])
     counts: dict[str, pd.Series] = {}
     for question in asked:
-        counts |= _clean_votes(table, question, unclassified, reason)
-    rootless = table[[c for c in questions.root.all_columns if c in table.columns]].isna().all(axis=1) & ~unclassified
+        counts |= _clean_votes(table, question, unclassified, reason, where)
+    rootless = _are_empty(table, [c for c in questions.root.all_columns if c in table.columns]) & ~unclassified
     _note(reason, rootless, f"no votes for {questions.root.name}, but votes for other questions")
     _warn_of_unknown_answers(table, asked, where)
     catalog = table.assign(id_str=ids, **counts)
@@ -115,28 +117,58 @@ def clean(table: pd.DataFrame, questions: QuestionTree, where: str) -> tuple[pd.
     dropped = pd.DataFrame({"id_str": ids.fillna(""), "reason": reason})[reason != ""]
     catalog = catalog[reason == ""].reset_index(drop=True)
     if catalog.empty:
-        raise InputError(f"{where}: none of its {before} rows can be used. The first: {dropped['reason'].iloc[0]}.")
+        first_row = f"{dropped['id_str'].iloc[0]}: {dropped['reason'].iloc[0]}"
+        raise InputError(f"{where}: none of its {before} rows can be used. The first: {first_row}.")
     return catalog, dropped, before - len(table)
 
 
+def _asked(table: pd.DataFrame, questions: QuestionTree, where: str) -> list[Question]:
+    """The questions that the table has votes for. InputError if the first, or an answer of one, is not among them."""
+    asked = [q for q in questions if any(c in table.columns for c in q.all_columns)]
+    if questions.root not in asked:
+        raise InputError(
+            f"{where} has no vote columns for {questions.root.name}, such as {questions.root.columns[0]}."
+            f" Is survey.questions right?{vote_kinds.predicted(table, questions.root.columns)}"
+            f"{vote_kinds.text_answers(table, questions.root)}"
+        )
+    for question in asked:
+        missing = [c for c in question.columns if c not in table.columns]
+        if missing:
+            raise InputError(f"{where} has votes for {question.name}, but no column {', '.join(missing)}.")
+    return asked
+
+
+def _note_ids(reason: pd.Series, ids: pd.Series) -> None:
+    _note(reason, ids.isna() | (ids == ""), "no id_str")
+    spoilt = cells.spoilt(ids.str.removeprefix("dr7objid_"))
+    for why in spoilt[spoilt != ""].unique():
+        _note(reason, spoilt == why, f"this id_str {why}")
+    _note(reason, ids.duplicated(keep=False), "several different rows have this id_str")
+
+
+def _are_empty(table: pd.DataFrame, columns: list[str]) -> pd.Series:
+    return table[columns].apply(cells.is_empty).all(axis=1)
+
+
 def _clean_votes(
-    table: pd.DataFrame, question: Question, unclassified: pd.Series, reason: pd.Series
+    table: pd.DataFrame, question: Question, unclassified: pd.Series, reason: pd.Series, where: str
 ) -> dict[str, pd.Series]:
     """The vote columns of one question as counts, with their total. Other rows get a ``reason``."""
     columns = [c for c in question.all_columns if c in table.columns]
-    raw = table[columns]
-    numbers = raw.apply(pd.to_numeric, errors="coerce").astype("float64")
-    never_asked = numbers.isna().all(axis=1) & raw.isna().all(axis=1)
+    numbers, empty = table[columns].apply(cells.numbers), table[columns].apply(cells.is_empty)
+    given = cells.numbers(table[question.total]) if question.total in table.columns else None
+    numbers, not_exact = vote_kinds.as_counts(numbers, given, question, where)
+    never_asked = empty.all(axis=1)
     for column in columns:
-        _note(reason, numbers[column].isna() & raw[column].notna(), f"{column} is not a number")
+        _note(reason, numbers[column].isna() & ~empty[column], f"{column} is not a number")
         _note(reason, numbers[column].isna() & ~never_asked, f"{column} is empty, but {question.name} has other votes")
         _note(reason, (numbers[column] < 0) | (numbers[column] > MAX_VOTES), f"{column} is not 0 to {MAX_VOTES}")
         _note(reason, numbers[column].notna() & (numbers[column] % 1 != 0), f"{column} is not a whole number")
+    _note(reason, not_exact, f"the fractions for {question.name} are none of {question.total}")
     counts = numbers.where((numbers >= 0) & (numbers <= MAX_VOTES), 0).round().astype("Int64")
     total = counts.sum(axis=1).astype("Int64")
-    if question.total in table.columns:
-        given = pd.to_numeric(table[question.total], errors="coerce")
-        wrong = table[question.total].notna() & (given != total.astype("float64"))
+    if given is not None:
+        wrong = ~cells.is_empty(table[question.total]) & (given != total.astype("float64"))
         _note(reason, wrong, f"{question.total} is not the sum of its answers")
     counts[question.total] = total
     return {str(name): counts[name].mask(unclassified) for name in counts.columns}
@@ -162,8 +194,9 @@ def _warn_of_missing_images(settings: Settings, catalog: pd.DataFrame) -> None:
     if missing:
         log.warning(
             "%d of %d images are missing from %s, for example %s."
-            " The catalog stages continue without them; stage=shards needs them.",
+            " The catalog stages continue without them; stage=shards needs them.%s",
             len(missing), len(catalog), settings.source_dir, missing[0],
+            picture_paths.advice(missing, settings.source_dir),
         )  # fmt: skip
 
 

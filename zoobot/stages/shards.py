@@ -22,10 +22,10 @@ from zoobot import folders
 from zoobot.engine.progress import track
 from zoobot.errors import InputError
 from zoobot.folders import disk
-from zoobot.galaxies import database, tfrecords
+from zoobot.galaxies import database, picture_paths, same_galaxy, tfrecords
 from zoobot.galaxies.images import Pixels, read_image, resize
 from zoobot.galaxies.questions import load_questions
-from zoobot.galaxies.surveys import read_table
+from zoobot.galaxies.tables import read_table
 from zoobot.galaxies.tasks import LABEL, TOTAL_VOTES, build_task
 from zoobot.galaxies.tfrecords import Dropped, ShardConfig
 from zoobot.settings import Settings, stage_settings
@@ -124,7 +124,9 @@ def _bytes_needed(splits: Mapping[str, pd.DataFrame], settings: Settings) -> int
 
 
 def split_galaxies(settings: Settings) -> dict[str, pd.DataFrame]:
-    """The galaxies of each split. The catalogs are already shuffled, so a split is a range of rows."""
+    """The galaxies of each split. The catalogs are already shuffled, so a split is a range of rows; but all rows of one
+    galaxy go to one split.
+    """
     labelled = read_table(settings.catalog("labelled"))
     pool = _read_pool(settings.catalog("unlabelled"))
     n_eval, n_test = settings.shards.eval_size, settings.shards.test_size
@@ -134,12 +136,17 @@ def split_galaxies(settings: Settings) -> dict[str, pd.DataFrame]:
             f" shards.eval_size={n_eval} and shards.test_size={n_test}. Make these smaller, or label more galaxies"
             " (catalogs.mock_labelled for a simulation)."
         )
-    return {
-        "train": labelled.iloc[n_eval + n_test :],
-        "eval": labelled.iloc[:n_eval],
-        "test": labelled.iloc[n_eval : n_eval + n_test],
-        "pool": pool,
-    }
+    known = same_galaxy.elsewhere(pool, labelled)
+    if known.all():
+        raise InputError(
+            f"{settings.catalog('unlabelled')}: all {len(pool)} galaxies are labelled under another id, so no pool is"
+            " left. Is survey.same_within_arcsec too large?"
+        )
+    if known.any():
+        log.warning("left out of the pool: %d galaxies that are labelled under another id", known.sum())
+    split_N = same_galaxy.fill(same_galaxy.rows_of(labelled), [n_eval, n_test])
+    splits = {split: labelled[split_N == n] for n, split in enumerate(("eval", "test", "train"))}
+    return {"train": splits["train"], "eval": splits["eval"], "test": splits["test"], "pool": pool[~known]}
 
 
 def _read_pool(path: Path) -> pd.DataFrame:
@@ -239,6 +246,7 @@ def _check_images_exist(splits: Mapping[str, pd.DataFrame], settings: Settings) 
         raise InputError(
             f"{len(missing)} of {len(locations)} images are missing from {settings.source_dir}, for example"
             f" {missing[0]}. Set survey.folder to the folder that file_loc is relative to, or download the images."
+            f"{picture_paths.advice(missing, settings.source_dir)}"
         )
 
 

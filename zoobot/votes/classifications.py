@@ -261,7 +261,7 @@ def workflow_of(questions: QuestionTree, version: str = "1.1") -> Json:
     """
     if not re.fullmatch(r"(0|[1-9]\d*)\.(0|[1-9]\d*)", version, re.ASCII):
         raise InputError(f"a workflow version is two whole numbers, such as 1.1, got {version!r}")
-    asked = _in_asking_order(questions, None, frozenset())
+    asked = _in_asking_order(questions)
     tasks, strings = {}, {}
     for position, (question, past) in enumerate(asked, start=1):
         answers = []
@@ -279,11 +279,19 @@ def workflow_of(questions: QuestionTree, version: str = "1.1") -> Json:
     return {"major_number": major, "minor_number": minor, "first_task": first, "tasks": tasks, "strings": strings}
 
 
-def _in_asking_order(
-    questions: QuestionTree, parent: Question | None, past: frozenset[str]
-) -> list[tuple[Question, frozenset[str]]]:
-    """The questions below ``parent``, each before those below it, with all answers that may have led to it."""
-    below = [q for q in questions if (set(q.after) & set(parent.all_columns) if parent else not q.after)]
-    below.sort(key=lambda q: len(q.after))  # questions that several answers lead to come after those of only one
-    pasts = [past | set(q.after) for q in below]
-    return [p for q, to in zip(below, pasts, strict=True) for p in ((q, to), *_in_asking_order(questions, q, to))]
+def _in_asking_order(questions: QuestionTree) -> list[tuple[Question, frozenset[str]]]:
+    """Each question before those below it, with all answers that may have led to it. Not recursive: chains are long."""
+    parent_of = {column: q.name for q in questions for column in q.all_columns}
+    below: dict[str, list[Question]] = {}
+    for question in questions:
+        below.setdefault(parent_of[question.after[0]] if question.after else "", []).append(question)
+    for siblings in below.values():  # questions that several answers lead to come after those of only one
+        siblings.sort(key=lambda q: len(q.after))
+    order = []
+    left = [(q, frozenset[str]()) for q in reversed(below[""])]
+    while left:
+        question, before = left.pop()
+        past = before | set(question.after)
+        order.append((question, past))
+        left += [(q, past) for q in reversed(below.get(question.name, []))]
+    return order

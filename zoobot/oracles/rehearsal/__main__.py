@@ -7,17 +7,17 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
-
+from zoobot.galaxies import cells
 from zoobot.galaxies.questions import QuestionTree, load_questions
+from zoobot.galaxies.tables import read_table
 from zoobot.oracles.rehearsal.server import PanoptesServer
 
 
 def read_truth(path: Path, questions: QuestionTree) -> dict[str, dict[str, float]]:
     """Vote fractions, or counts, of each galaxy in a CSV with id_str and a column per answer."""
-    table = pd.read_csv(path, dtype={"id_str": "string"}).set_index("id_str")
+    table = read_table(path).set_index("id_str")
     columns = [column for question in questions for column in question.columns if column in table.columns]
-    rows = table[columns].fillna(0).to_dict("index")
+    rows = table[columns].apply(cells.numbers).fillna(0).to_dict("index")
     return {str(id_str): {str(c): float(share) for c, share in row.items()} for id_str, row in rows.items()}
 
 
