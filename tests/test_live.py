@@ -182,7 +182,7 @@ def test_a_fits_image_is_uploaded_as_a_picture(server: PanoptesServer, live: Set
     table = pd.read_csv(path, dtype={"id_str": str})
     table.loc[0, "file_loc"] = "galaxy.fits"
     table.to_csv(path, index=False)
-    fits.PrimaryHDU(np.ones((3, 40, 40), np.float32)).writeto(live.image_path("galaxy.fits"))
+    fits.PrimaryHDU(np.random.default_rng(0).random((3, 40, 40), np.float32)).writeto(live.image_path("galaxy.fits"))
     project(live).request(pool(live, 1), "x_iteration_0", 52)
     assert_asked_once(server, live, pool(live, 1), 52)
     assert next(iter(server.world.subjects.values()))["mime"] == "image/png"

@@ -43,10 +43,12 @@ def colour_of(row: int) -> tuple[int, int, int]:
 
 
 def prepare(custom_survey: Custom, table: pd.DataFrame, *overrides: str) -> Settings:
-    """A survey with pictures of one colour each, and its catalogs."""
+    """A survey with pictures of one colour each, but for their edge, which is cut off; and its catalogs."""
     s = custom_survey(table, *SMALL, *overrides)
     for row, location in enumerate(table["file_loc"]):
-        Image.new("RGB", (20, 24), colour_of(row)).save(s.image_path(location))
+        picture = Image.new("RGB", (20, 24), colour_of(row))
+        picture.paste((0, 0, 0), (0, 0, 20, 2))
+        picture.save(s.image_path(location))
     master_catalog.run(s)
     catalogs.run(s)
     return s

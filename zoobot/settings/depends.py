@@ -11,6 +11,7 @@ ORACLE_FIXED = ("kind", "votes_per_galaxy", "control_per_iteration", "control_vo
                 "anonymous_fraction", "endpoint", "project_id", "workflow_ids", "last_classification_id")  # fmt: skip
 # The shape of an encoder depends on these settings, and on the size of the stored images.
 ENCODER_SHAPE = ("architecture", "blocks", "hidden", "colour", "final_size_px")
+PICTURES = ("survey.bands", "survey.zero_point", "survey.stretch")  # how a FITS image is shown
 # What each stage's output depends on, besides its inputs. The user's own folders are left out, so that data can be
 # moved.
 _DEPENDS_ON = {
@@ -19,10 +20,10 @@ _DEPENDS_ON = {
     "master_catalog": ("survey.kind", "survey.name", "survey.questions", "survey.samples", "survey.n_galaxies",
                        "survey.draw_size_px", "survey.draw_seed", "survey.world"),
     "catalogs": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "catalogs"),
-    "shards": ("survey.name", "task", "shards"),
+    "shards": ("survey.name", *PICTURES, "survey.max_pixels", "task", "shards"),
     "pretrain": ("survey.name", "pretrain", *(f"model.{key}" for key in ENCODER_SHAPE)),
-    "instructions": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "model", "acquisition",
-                     *(f"oracle.{key}" for key in ORACLE_FIXED), "iterate.subjects_per_iteration",
+    "instructions": ("survey.name", *PICTURES, "survey.questions", "survey.retirement_votes", "task", "model",
+                     "acquisition", *(f"oracle.{key}" for key in ORACLE_FIXED), "iterate.subjects_per_iteration",
                      "iterate.shards_per_iteration", "iterate.gate_margin", "iterate.keep_better", "seed"),
 }  # fmt: skip
 
