@@ -12,7 +12,6 @@ import struct
 import sys
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from zoobot.errors import InputError
@@ -21,6 +20,7 @@ from zoobot.galaxies.pictures import LARGE_PIXELS, Picture, Pixels, check_size, 
 PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", (b"II*\0", b"MM\0*")
 _FORMATS = ("PNG", "JPEG", "TIFF")
 _MODES = ("L", "LA", "P", "PA", "RGB", "RGBA")
+_TRANSPARENT = ("transparent parts are shown black",)
 _MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg"}
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and surveys store in 16
 # Pillow keeps the high byte of 16-bit colours. Read with the other byte order, the same file gives the low one.
@@ -34,8 +34,6 @@ _TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4
 _TAGS_OF_TAGS = {0x8769, 0x8825, 0xA005}  # EXIF, GPS and interoperability
 _MAX_TAG_BYTES = 10_000_000
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit knows nothing of survey.max_pixels, which is checked here
-
-_Levels = npt.NDArray[np.float64]  # height, width, colours
 
 
 def read(content: bytes, max_pixels: int) -> Picture:
@@ -71,7 +69,7 @@ def _decode(picture: Image.Image) -> Picture:
     if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
         if rgba.getchannel("A").getextrema()[0] != 255:
-            notes += ("transparent parts are shown black",)
+            notes += _TRANSPARENT
             upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba)
     if notes or (picture.format == "PNG" and "exif" in picture.info):
         media_type = ""  # a browser may show it otherwise
@@ -103,17 +101,19 @@ def _decode_16_bit(picture: Image.Image, content: bytes) -> Picture:
             " save the picture with 8 bits, scaled by its own range"
         )
     if kind == "I":
-        values = np.asarray(picture).astype(float)[:, :, None]
+        values = np.asarray(picture).astype(np.uint16)[:, :, None].repeat(3, axis=2)
     else:
-        values = 256.0 * np.asarray(picture) + _low_bytes(content, f"{kind};16{_OTHER_ORDER[packing[-1]]}")
+        values = np.asarray(picture).astype(np.uint16) * np.uint16(256)
+        values += _low_bytes(content, f"{kind};16{_OTHER_ORDER[packing[-1]]}")
     notes: tuple[str, ...] = ()
-    if kind == "RGBA" and values[:, :, 3].min() < 65535:
-        notes = ("transparent parts are shown black",)
     if kind == "RGBA":
-        values = values[:, :, :3] * (values[:, :, 3:] / 65535)
+        notes = _TRANSPARENT if values[:, :, 3].min() < 65535 else ()
+        for colour in range(3):
+            values[:, :, colour] = np.rint(values[:, :, colour] * (values[:, :, 3] / 65535))
+        values = values[:, :, :3]
     depth = next(bits for bits in _DEPTHS if values.max() < 2**bits)
-    notes += (f"{depth} of 16 bits are used: {2**depth - 1} is shown white",)
-    return Picture(_grey_to_rgb(np.rint(values * (255 / (2**depth - 1)))), notes)
+    eight_bit = np.rint(np.arange(2**depth) * (255 / (2**depth - 1))).astype(np.uint8)
+    return Picture(eight_bit[values], (*notes, f"{depth} of 16 bits are used: {2**depth - 1} is shown white"))
 
 
 def _low_bytes(content: bytes, raw_mode: str) -> Pixels:
@@ -123,11 +123,6 @@ def _low_bytes(content: bytes, raw_mode: str) -> Pixels:
             for tile in picture.tile  # type: ignore[attr-defined]
         ]
         return np.asarray(picture)
-
-
-def _grey_to_rgb(levels: _Levels) -> Pixels:
-    eight_bit = levels.astype(np.uint8)
-    return eight_bit if eight_bit.shape[2] == 3 else np.repeat(eight_bit, 3, axis=2)
 
 
 # ----------------------------------------------------------- what must not reach Pillow

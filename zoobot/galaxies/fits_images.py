@@ -64,7 +64,7 @@ def _read(content: bytes, survey: SurveySettings) -> Picture:
         raise pictures.too_many_bytes(survey.max_pixels)
     if not content.startswith(FITS):
         raise ValueError("it does not begin as a FITS file does")
-    fits_sizes.check_headers(content, survey.max_pixels)
+    fits_sizes.check_headers(content)
     with fits.open(io.BytesIO(content)) as units:
         numbered = enumerate(islice(units, fits_sizes.MAX_UNITS))
         images = [_Image(unit, units[0], number) for number, unit in numbered if unit.is_image and len(unit.shape) > 1]
@@ -73,7 +73,7 @@ def _read(content: bytes, survey: SurveySettings) -> Picture:
         pictures.check_size(width, height, survey.max_pixels)
         for image in {plane.image.number: plane.image for plane in planes}.values():
             if isinstance(image.unit, fits.CompImageHDU):
-                fits_sizes.check_tiles(content, image.number)
+                fits_sizes.check_compressed(content, image.unit, image.number, survey.max_pixels)
         with one_at_a_time(width * height > LARGE_PIXELS):
             pixels = _pixels(planes, survey)
     grey = len(planes) == 1 < len(_wanted(survey))
@@ -82,14 +82,12 @@ def _read(content: bytes, survey: SurveySettings) -> Picture:
 
 def _pixels(planes: Sequence[_Plane], survey: SurveySettings) -> Pixels:
     """RGB pixels of one plane, or of three, blue to red."""
+    own = survey.stretch == "noise"
     noise = fluxes.BAND_NOISE if len(planes) == 3 else fluxes.BAND_NOISE[1:2]
-    bands: list[fluxes.Band] = []
-    for plane in planes:
-        image = plane.image
-        scale = 1.0 if survey.stretch == "noise" else fluxes.nanomaggies_per_value(image.header, survey.zero_point)
-        values = image.unit.data.reshape(-1, *image.unit.shape[-2:])[plane.number].astype(float)
-        bands.append(fluxes.in_noise(values) * noise[len(bands)] if survey.stretch == "noise" else values * scale)
-    return fluxes.grz_to_rgb(bands, [plane.band for plane in planes], noise)
+    units = [1.0 if own else fluxes.nanomaggies_per_value(p.image.header, survey.zero_point) for p in planes]
+    bands = (plane.values() for plane in planes)  # one at a time, because a large one is many bytes
+    shown = (fluxes.in_noise(band) if own else band * unit for band, unit in zip(bands, units, strict=True))
+    return fluxes.grz_to_rgb(shown, [plane.band for plane in planes], (1.0,) * len(planes) if own else noise)
 
 
 # ----------------------------------------------------------- which image
@@ -134,6 +132,11 @@ class _Plane:
     band: str
     image: _Image
     number: int
+
+    def values(self) -> fluxes.Band:
+        shape = self.image.unit.shape[-2:]
+        plane: fluxes.Band = self.image.unit.data.reshape(-1, *shape)[self.number].astype(float)
+        return plane
 
 
 def _choose(images: Sequence[_Image], survey: SurveySettings) -> list[_Plane]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,7 +110,7 @@ def _positive(header: Header, key: str) -> bool:
 # ----------------------------------------------------------- stretches
 
 
-def grz_to_rgb(bands: Sequence[Band], names: Sequence[str] = "grz", noise: Sequence[float] = BAND_NOISE) -> Pixels:
+def grz_to_rgb(bands: Iterable[Band], names: Sequence[str] = "grz", noise: Sequence[float] = BAND_NOISE) -> Pixels:
     """Images in nanomaggies, blue to red (3 × height × width), as RGB with an arcsinh stretch (Lupton et al. 2004).
 
     ``noise``: the sky noise of each, in nanomaggies. A single image becomes grey. Raises InputError if more than a
@@ -121,8 +121,11 @@ def grz_to_rgb(bands: Sequence[Band], names: Sequence[str] = "grz", noise: Seque
     levels = []
     for band, name, unit in zip(bands, names, noise, strict=True):
         _check_missing(band, name)
-        stretched = (np.arcsinh(np.where(np.isfinite(band), band, 0) / unit) - low) / (high - low)
-        levels.append(np.rint(255 * np.clip(stretched[::-1], 0, 1)).astype(np.uint8))  # FITS rows start at the bottom
+        level = np.arcsinh(np.where(np.isfinite(band), band, 0) / unit)
+        level -= low  # in place: a large picture is many bytes
+        level /= high - low
+        level = 255 * np.clip(level, 0, 1, out=level)
+        levels.append(np.rint(level[::-1], out=level[::-1]).astype(np.uint8))  # FITS rows start at the bottom
     rgb: Pixels = np.stack(levels[::-1] if len(levels) == 3 else levels * 3, axis=2)
     white = float((rgb == 255).all(axis=2).mean())
     if white > _MAX_WHITE_FRACTION:
