@@ -63,7 +63,7 @@ def _read(content: bytes, survey: SurveySettings) -> Picture:
     if len(content) > BYTES_PER_PIXEL * survey.max_pixels:
         raise pictures.too_many_bytes(survey.max_pixels)
     if not content.startswith(FITS):
-        raise ValueError("it does not begin as a FITS file does")
+        raise ValueError("gzip holds gzip" if content.startswith(GZIP) else "gzip holds no FITS file")
     fits_sizes.check_headers(content)
     with fits.open(io.BytesIO(content)) as units:
         numbered = enumerate(islice(units, fits_sizes.MAX_UNITS))

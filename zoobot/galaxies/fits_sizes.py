@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import math
 import re
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,7 +73,8 @@ def check_compressed(content: bytes, unit: Any, number: int, max_pixels: int) ->
 def _unpacked_size(packed: bytes, most: int) -> int:
     """How many bytes a tile unpacks into, counted up to one more than ``most``."""
     if packed.startswith(_GZIP):
-        return len(zlib.decompressobj(wbits=31).decompress(packed, most + 1))
+        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+            return len(file.read(most + 1))
     if packed.startswith(_HCOMPRESS):
         return 8 * int.from_bytes(packed[2:6], "big") * int.from_bytes(packed[6:10], "big")
     return 0
