@@ -84,8 +84,10 @@ def _pixels(planes: Sequence[_Plane], survey: SurveySettings) -> Pixels:
     """RGB pixels of one plane, or of three, blue to red."""
     own = survey.stretch == "noise"
     noise = fluxes.BAND_NOISE if len(planes) == 3 else fluxes.BAND_NOISE[1:2]
-    units = [1.0 if own else fluxes.nanomaggies_per_value(p.image.header, survey.zero_point) for p in planes]
+    images = {} if own else {plane.image.number: plane.image for plane in planes}
+    in_nanomaggies = {n: fluxes.nanomaggies_per_value(i.header, survey.zero_point) for n, i in images.items()}
     bands = (plane.values() for plane in planes)  # one at a time, because a large one is many bytes
+    units = (in_nanomaggies.get(plane.image.number, 1.0) for plane in planes)
     shown = (fluxes.in_noise(band) if own else band * unit for band, unit in zip(bands, units, strict=True))
     return fluxes.grz_to_rgb(shown, [plane.band for plane in planes], (1.0,) * len(planes) if own else noise)
 
@@ -103,7 +105,9 @@ class _Image:
 
     @property
     def header(self) -> fluxes.Header:
-        return ChainMap(self.unit.header, self.primary.header)
+        own, file = self.unit.header, self.primary.header
+        header: fluxes.Header = own if own is file else ChainMap(own, file)
+        return header
 
     @property
     def words(self) -> set[str]:

@@ -65,6 +65,11 @@ def check_content(pixels: Pixels) -> None:
 
 
 def _fraction_different(pixels: Pixels) -> float:
-    """How many of the pixels differ from the most common level of a colour."""
-    levels = pixels.reshape(-1, 3).astype(np.int16)
-    return float((np.abs(levels - np.median(levels, axis=0)) > _BLANK_LEVELS).any(axis=1).mean())
+    """The fraction of pixels that differ from the most common level, in the colour in which most do."""
+    fractions = []
+    for colour in range(3):
+        levels = np.ascontiguousarray(pixels[:, :, colour])
+        common = int(np.bincount(levels.ravel(), minlength=256).argmax())
+        low, high = max(common - _BLANK_LEVELS, 0), min(common + _BLANK_LEVELS, 255)
+        fractions.append(1 - np.count_nonzero((levels >= low) & (levels <= high)) / levels.size)
+    return max(fractions)
