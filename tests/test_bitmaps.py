@@ -157,7 +157,8 @@ def test_16_bit_tiff(tmp_path: Path, order: str, packed: bool, colours: int, row
 
 def test_16_bits_of_other_kinds_are_refused_with_what_to_do(tmp_path: Path) -> None:
     values = in_16_bits(spiral(), 16)
-    for content in (png_16(values[:, :, :2]), png_16(values, chunk(b"tRNS", bytes(6)))):
+    inverted = tiff_16(values[:, :, :1], "<", 40, packed=False, photometric=0)
+    for content in (png_16(values[:, :, :2]), png_16(values, chunk(b"tRNS", bytes(6))), inverted):
         with pytest.raises(
             InputError, match=r"16-bit pixels of type .*: save the picture with 8 bits, scaled by its own"
         ):

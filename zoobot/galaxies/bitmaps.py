@@ -12,7 +12,7 @@ import struct
 import sys
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zoobot.errors import InputError
 from zoobot.galaxies.pictures import LARGE_PIXELS, Picture, Pixels, check_size, one_at_a_time
@@ -26,6 +26,7 @@ _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and surveys store in 16
 # Pillow keeps the high byte of 16-bit colours. Read with the other byte order, the same file gives the low one.
 _NATIVE, _OTHER = ("L", "B") if sys.byteorder == "little" else ("B", "L")
 _MORE_BITS = re.compile(";1[26]")
+_READ_16_BIT = re.compile("I;12|I;16[BLN]?|RGBA?;16[BLN]")
 _OTHER_ORDER = {"B": "L", "L": "B", "N": _OTHER}
 _METADATA = {*range(0xE1, 0xF0), 0xFE} - {0xEE}  # segments of a JPEG; 0xEE says which colours are meant
 _MAX_SCANS = 100  # of a progressive JPEG; each passes over the whole picture
@@ -52,6 +53,8 @@ def read(content: bytes, max_pixels: int) -> Picture:
                 return _decode_16_bit(picture, content) if _MORE_BITS.search(_raw_mode(picture)) else _decode(picture)
     except InputError:
         raise
+    except UnidentifiedImageError as error:  # whose text is about our buffer
+        raise InputError("not a readable picture: damaged, or of a rare kind. Save it again as PNG") from error
     except Exception as error:  # Pillow raises nearly anything on damaged bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"not a readable picture: {reason}") from error
@@ -95,10 +98,11 @@ def _raw_mode(picture: Image.Image) -> str:
 def _decode_16_bit(picture: Image.Image, content: bytes) -> Picture:
     """The bits that are used become 8: of a 12-bit picture 4095 becomes 255."""
     kind, _, packing = _raw_mode(picture).partition(";")
-    if "transparency" in picture.info or kind not in ("I", "RGB", "RGBA"):
+    inverted = getattr(picture, "tag_v2", {}).get(262) == 0  # a TIFF in which 0 is white; Pillow leaves it so
+    if inverted or "transparency" in picture.info or not _READ_16_BIT.fullmatch(_raw_mode(picture)):
         raise InputError(
-            f"16-bit pixels of type {_raw_mode(picture)}, of which only grey, RGB and RGBA are read:"
-            " save the picture with 8 bits, scaled by its own range"
+            f"16-bit pixels of type {_raw_mode(picture)}{' in which 0 is white' * inverted}, of which only grey, RGB"
+            " and RGBA are read: save the picture with 8 bits, scaled by its own range"
         )
     if kind == "I":
         values = np.asarray(picture).astype(np.uint16)[:, :, None].repeat(3, axis=2)
