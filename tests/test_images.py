@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import re
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from zoobot.errors import InputError
-from zoobot.galaxies.images import Pixels, grz_to_rgb, read_image, resize
+from zoobot.galaxies.fluxes import grz_to_rgb
+from zoobot.galaxies.images import read_image, resize
+from zoobot.galaxies.pictures import Pixels
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_real_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data is not at {SHARED}")
@@ -46,10 +46,10 @@ def fits_bytes(bands: npt.NDArray[np.float32], *, compressed: bool = False) -> b
 # --------------------------------------------------------------- PNG and JPEG
 
 
-@pytest.mark.parametrize("name", ["a.png", "A.PNG", "J085828.59+000124.5.png", "a.bmp", "no_suffix"])
+@pytest.mark.parametrize("name", ["a.png", "A.PNG", "J085828.59+000124.5.png", "a.jpg", "a.fits", "no_suffix"])
 def test_lossless_colour_comes_back_exactly(tmp_path: Path, name: str) -> None:
     pixels = colours()
-    Image.fromarray(pixels).save(tmp_path / name, "bmp" if name.endswith("bmp") else "png")
+    Image.fromarray(pixels).save(tmp_path / name, "png")  # the content says what it is, not the name
     read = read_image(tmp_path / name)
     assert read.dtype == np.uint8 and np.array_equal(read, pixels)
 
@@ -70,23 +70,6 @@ def test_jpeg_comes_back_nearly(tmp_path: Path) -> None:
     read = read_image(tmp_path / "a.jpg")
     assert read.shape == (32, 40, 3)
     assert np.abs(read.astype(int) - pixels).mean() < 2
-
-
-def png_of_16_bit_colour(path: Path) -> None:
-    rows = b"".join(b"\0" + struct.pack(">3H", 0x9C40, 0x4E20, 0x0064) * 8 for _ in range(8))
-    chunks = ((b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    content = b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
-
-
-def test_16_bit_colour_keeps_its_high_bytes_and_16_bit_grey_is_refused(tmp_path: Path) -> None:
-    png_of_16_bit_colour(tmp_path / "colour.png")
-    assert np.array_equal(read_image(tmp_path / "colour.png"), np.full((8, 8, 3), [0x9C, 0x4E, 0], dtype=np.uint8))
-    Image.fromarray(np.full((8, 8), 40000, dtype=np.uint16)).save(tmp_path / "grey.png")
-    with pytest.raises(InputError, match=r"^pixels of type I;16: 8-bit grey or colour is needed$"):
-        read_image(tmp_path / "grey.png")
 
 
 def test_modes_that_mean_something_else_are_refused(tmp_path: Path) -> None:
@@ -174,17 +157,16 @@ def test_fits_that_is_nan_everywhere(tmp_path: Path) -> None:
         read_image(tmp_path / "a.fits")
 
 
-@pytest.mark.parametrize("shape", [(20, 24), (1, 20, 24), (4, 20, 24), (20, 24, 3)])
+@pytest.mark.parametrize("shape", [(20, 24, 3), (2, 3, 20, 24)])
 def test_fits_of_another_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
     (tmp_path / "a.fits").write_bytes(fits_bytes(np.ones(shape, dtype="float32")))
-    message = f"expected an image of 3 bands (g, r, z) × height × width, got {shape}"
-    with pytest.raises(InputError, match=re.escape(message)):
+    with pytest.raises(InputError, match=re.escape(f"the shape {shape}: bands × height × width is needed")):
         read_image(tmp_path / "a.fits")
 
 
 def test_fits_without_an_image(tmp_path: Path) -> None:
     fits.PrimaryHDU().writeto(tmp_path / "a.fits")
-    with pytest.raises(InputError, match="got nothing"):
+    with pytest.raises(InputError, match="no image in the file"):
         read_image(tmp_path / "a.fits")
 
 

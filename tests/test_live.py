@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from PIL import Image
 from zoobot import folders
 from zoobot.errors import InputError, ServiceError, SettingsError
 from zoobot.galaxies import database, tfrecords
+from zoobot.galaxies.images import read_image
 from zoobot.galaxies.questions import load_questions
 from zoobot.oracles.protocol import Asked
 from zoobot.oracles.rehearsal.__main__ import read_truth
@@ -195,10 +198,13 @@ def test_a_fits_image_is_uploaded_as_a_picture(server: PanoptesServer, live: Set
     table = pd.read_csv(path, dtype={"id_str": str})
     table.loc[0, "file_loc"] = "galaxy.fits"
     table.to_csv(path, index=False)
-    fits.PrimaryHDU(np.ones((3, 40, 40), np.float32)).writeto(live.image_path("galaxy.fits"))
+    fits.PrimaryHDU(np.random.default_rng(0).random((3, 40, 40), np.float32)).writeto(live.image_path("galaxy.fits"))
     project(live).request(pool(live, 1), "x_iteration_0", 52)
     assert_asked_once(server, live, pool(live, 1), 52)
     assert next(iter(server.world.subjects.values()))["mime"] == "image/png"
+    stored = base64.b64decode(next(iter(server.world.media.values())))
+    with Image.open(io.BytesIO(stored)) as picture:  # volunteers see what the network is trained on
+        assert np.array_equal(np.asarray(picture), read_image(live.image_path("galaxy.fits"), live.survey))
 
 
 def test_rows_of_others_do_not_count_and_the_true_last_id_is_kept(server: PanoptesServer, live: Settings) -> None:
@@ -438,9 +444,6 @@ def check_no_secret(folder: Path, server: PanoptesServer) -> None:
 
 
 def test_pictures_are_the_surveys_own(server: PanoptesServer, live: Settings) -> None:
-    import base64
-    import io
-
     project(live).request(pool(live, 1), "x_iteration_0", 52)
     stored = base64.b64decode(next(iter(server.world.media.values())))
     with Image.open(io.BytesIO(stored)) as picture:

@@ -43,10 +43,12 @@ def colour_of(row: int) -> tuple[int, int, int]:
 
 
 def prepare(custom_survey: Custom, table: pd.DataFrame, *overrides: str) -> Settings:
-    """A survey with pictures of one colour each, and its catalogs."""
+    """A survey with pictures of one colour each, but for their edge, which is cut off; and its catalogs."""
     s = custom_survey(table, *SMALL, *overrides)
     for row, location in enumerate(table["file_loc"]):
-        Image.new("RGB", (20, 24), colour_of(row)).save(s.image_path(location))
+        picture = Image.new("RGB", (20, 24), colour_of(row))
+        picture.paste((0, 0, 0), (0, 0, 20, 2))
+        picture.save(s.image_path(location))
     master_catalog.run(s)
     catalogs.run(s)
     return s
@@ -207,6 +209,30 @@ def test_bad_pictures_are_dropped_with_a_reason(custom_survey: Custom, caplog: p
         dropped
     )
     assert all(f"dropped {i}: {reason}" in caplog.text for i, reason in dropped.items())
+
+
+def test_what_was_changed_in_pictures_is_said_once(custom_survey: Custom, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    table = galaxies(20)
+    s = prepare(custom_survey, table, "max_dropped_fraction=0.1")
+    for location in table["file_loc"][3:6]:
+        Image.effect_noise((20, 24), 60).convert("LA").save(s.image_path(location))
+        with Image.open(s.image_path(location)) as picture:
+            picture.putalpha(100)
+            picture.save(s.image_path(location))
+    Image.new("RGB", (20, 24), "grey").save(s.image_path(table["file_loc"][9]))
+    folder = shards.run(s)
+    assert caplog.text.count("3 pictures: transparent parts are shown black") == 1
+    (dropped,) = tfrecords.load_config(folder).dropped
+    assert dropped.id_str == table["id_str"][9] and dropped.reason.startswith("the picture is blank")
+
+
+@pytest.mark.parametrize("other", ["survey.bands=[r]", "survey.zero_point=27", "survey.stretch=noise"])
+def test_shards_depend_on_how_fits_is_shown(custom_survey: Custom, other: str) -> None:
+    table = galaxies(14)
+    shards.run(prepare(custom_survey, table))
+    with pytest.raises(FolderError, match=rf"{other.partition('=')[0]}: .* there, .* now"):
+        shards.run(custom_survey(table, *SMALL, other))
 
 
 def test_too_many_bad_pictures_stop_the_work_at_once(custom_survey: Custom) -> None:

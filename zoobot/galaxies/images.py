@@ -1,46 +1,84 @@
-"""Read a galaxy's picture from PNG, JPEG or FITS, and resize it for the shards."""
+"""Read a galaxy's picture, and resize it for the shards.
+
+The first bytes of a file say whether it is PNG, JPEG, TIFF (bitmaps.py) or FITS (fits_images.py), not its name.
+"""
 
 from __future__ import annotations
 
-import gzip
+import hashlib
 import io
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from zoobot.errors import InputError
+from zoobot.galaxies import bitmaps, fits_images, pictures
+from zoobot.galaxies.pictures import BYTES_PER_PIXEL, LARGE_BYTES, Picture, Pixels
+from zoobot.settings.schema import SurveySettings
 
-Pixels = npt.NDArray[np.uint8]  # height, width, 3
-_PICTURE_MODES = ("L", "LA", "P", "RGB", "RGBA")
-_FITS_SUFFIXES = (".fits", ".fit", ".fz")
-_FITS_BLOCK_BYTES = 2880
-# Sky noise of the DECam Legacy Survey in nanomaggies for g, r, z, and the limits of the stretch in units of it: the
-# values that the survey's public viewer used for its DR2 pictures, which are what volunteers saw.
-_BAND_NOISE = np.array([0.008, 0.014, 0.019])
-_STRETCH_LIMITS = (-0.5, 300.0)
-_MAX_MISSING_FRACTION = 0.2  # of the pixels of one band (DECaLS: fits_filled)
+_DEFAULT = SurveySettings()
 
 
-def read_image(path: Path) -> Pixels:
+def read_image(path: Path, survey: SurveySettings = _DEFAULT) -> Pixels:
     """The picture at ``path`` as uint8 RGB, height × width × 3. Raises InputError, with the reason, if the
     picture cannot be used.
     """
+    return read_picture(path, survey).pixels
+
+
+def read_picture(path: Path, survey: SurveySettings = _DEFAULT) -> Picture:
+    """The picture at ``path``, with what was changed. Raises InputError, with the reason, if it cannot be used."""
     if not path.is_file():
         raise InputError("no such file")
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and (suffixes[-1] in _FITS_SUFFIXES or suffixes[-2:] == [".fits", ".gz"]):
-        return _read_fits(path)
+    n_bytes = path.stat().st_size
+    if n_bytes > BYTES_PER_PIXEL * survey.max_pixels:
+        raise pictures.too_many_bytes(survey.max_pixels)
+    with pictures.one_at_a_time(n_bytes > LARGE_BYTES):
+        picture = _read(_content(path), survey)
+    pictures.check_content(picture.pixels)
+    return picture
+
+
+def _content(path: Path) -> bytes:
     try:
-        with Image.open(path) as picture:
-            if picture.mode not in _PICTURE_MODES:
-                raise InputError(f"pixels of type {picture.mode}: 8-bit grey or colour is needed")
-            return np.asarray(picture.convert("RGB"))
-    except InputError:
-        raise
-    except Exception as error:  # Pillow raises nearly anything on damaged bytes
-        raise InputError(f"not a readable picture: {_reason(error).replace(str(path), path.name)}") from error
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"not a readable picture: {error.strerror}") from error
+
+
+def _read(content: bytes, survey: SurveySettings) -> Picture:
+    if content.startswith((bitmaps.PNG, bitmaps.JPEG, *bitmaps.TIFF)):
+        return bitmaps.read(content, survey.max_pixels)
+    if content.startswith((fits_images.FITS, fits_images.GZIP)):
+        return fits_images.read(content, survey)
+    start = content[:12].decode("ascii", "backslashreplace") or "nothing"
+    raise InputError(f"not a readable picture: not PNG, JPEG, TIFF or FITS, but a file that begins with {start}")
+
+
+def for_browsers(path: Path, survey: SurveySettings = _DEFAULT) -> tuple[bytes, str]:
+    """A file that browsers show with the pixels of ``read_image``, and its media type: the galaxy's own, or a PNG."""
+    picture = read_picture(path, survey)
+    if picture.media_type:
+        return path.read_bytes(), picture.media_type
+    content = io.BytesIO()
+    Image.fromarray(picture.pixels).save(content, "PNG")
+    return content.getvalue(), "image/png"
+
+
+def same_pictures(paths: Iterable[Path]) -> list[list[Path]]:
+    """The files that are the same to the byte, each group in the order given. Only files of equal size are read."""
+    by_size, by_digest = defaultdict(list), defaultdict(list)
+    for path in dict.fromkeys(paths):
+        if path.is_file():
+            by_size[path.stat().st_size].append(path)
+    for n_bytes, alike in by_size.items():
+        for path in alike if len(alike) > 1 else ():
+            with path.open("rb") as file:
+                by_digest[n_bytes, hashlib.file_digest(file, "sha256").digest()].append(path)
+    return [same for same in by_digest.values() if len(same) > 1]
 
 
 def resize(pixels: Pixels, size_px: int, channels: int, crop: float = 1.0) -> Pixels:
@@ -56,46 +94,3 @@ def resize(pixels: Pixels, size_px: int, channels: int, crop: float = 1.0) -> Pi
     if channels == 1:
         square = np.rint(square.mean(axis=2, keepdims=True)).astype(np.uint8)
     return square
-
-
-def _read_fits(path: Path) -> Pixels:
-    from astropy.io import fits
-
-    try:
-        content = path.read_bytes()  # astropy would leave a damaged file open
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-        if content.startswith(b"SIMPLE") and len(content) % _FITS_BLOCK_BYTES:  # astropy would only warn
-            raise ValueError("the end of the file is missing")
-        with fits.open(io.BytesIO(content)) as units:
-            images = [unit.data for unit in units if getattr(unit, "data", None) is not None]
-    except Exception as error:  # astropy raises nearly anything on damaged bytes
-        raise InputError(f"not a readable FITS file: {_reason(error)}") from error
-    if not images or images[0].ndim != 3 or images[0].shape[0] != 3:
-        shape = images[0].shape if images else "nothing"
-        raise InputError(f"expected an image of 3 bands (g, r, z) × height × width, got {shape}")
-    return grz_to_rgb(images[0].astype(float))
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def grz_to_rgb(bands: npt.NDArray[np.float64]) -> Pixels:
-    """g, r, z images in nanomaggies (3 × height × width) as RGB with an arcsinh stretch (Lupton et al. 2004).
-
-    Raises InputError if more than a fifth of a band's pixels are missing (not finite, or exactly 0); fewer are shown
-    as empty sky.
-    """
-    for band, pixels in zip("grz", bands, strict=True):
-        missing = float(np.mean(~np.isfinite(pixels) | (pixels == 0)))
-        if missing > _MAX_MISSING_FRACTION:
-            raise InputError(
-                f"{missing:.0%} of the pixels of band {band} are missing; at most {_MAX_MISSING_FRACTION:.0%} may be"
-            )
-    low, high = np.arcsinh(_STRETCH_LIMITS)
-    signal_to_noise = np.where(np.isfinite(bands), bands, 0) / _BAND_NOISE[:, None, None]
-    stretched = (np.arcsinh(signal_to_noise) - low) / (high - low)
-    rgb = np.moveaxis(stretched[::-1], 0, 2)  # z is red; FITS rows start at the bottom
-    eight_bit: Pixels = np.rint(255 * np.clip(rgb[::-1], 0, 1)).astype(np.uint8)
-    return eight_bit

@@ -2,8 +2,9 @@
 
 A request is a subject set named after the experiment, iteration and stream. Each galaxy's subject is created inside
 that set and carries ``id_str``. After a crash, listing the set shows what was done, and running again adds only what is
-missing. Volunteers see the survey's own picture (a FITS image becomes a PNG of the same size), not the small one in the
-shards. If a galaxy has no readable picture, nothing is sent.
+missing. Volunteers see the survey's own picture, not the small one in the shards. What browsers would show with other
+pixels than the network sees (FITS, TIFF, 16 bits, transparent parts) becomes a PNG of the same size. If a galaxy has no
+readable picture, nothing is sent.
 
 A galaxy whose subject is already retired is uploaded anew: a retired subject is shown to nobody, and to make it active
 again would change what others see.
@@ -11,7 +12,6 @@ again would change what others see.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import math
@@ -19,14 +19,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image
 
 from zoobot import votes
 from zoobot.engine.progress import track
 from zoobot.errors import InputError, ServiceError
 from zoobot.galaxies import cells
 from zoobot.galaxies.ids import whole_number, zooniverse_id
-from zoobot.galaxies.images import read_image
+from zoobot.galaxies.images import for_browsers, read_image
 from zoobot.galaxies.questions import QuestionTree
 from zoobot.galaxies.surveys import read_subjects
 from zoobot.galaxies.tables import read_table
@@ -42,7 +41,6 @@ log = logging.getLogger("zoobot")
 PUBLIC_NUMBERS = ("ra", "dec")  # with id_str, all that a subject says about its galaxy: never a vote
 RETIREMENT_LIMIT = "#retirement_limit"  # the project's retirement rule reads it; the # hides it from volunteers
 PRIORITY = "#priority"
-_MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 
 
 class LiveProject:
@@ -91,7 +89,7 @@ class LiveProject:
         problems = []
         for id_str in ids:
             try:
-                read_image(self._path(id_str))
+                read_image(self._path(id_str), self._settings.survey)
             except InputError as error:
                 problems.append(f"{self._path(id_str)}: {error}")
         if problems:
@@ -197,12 +195,7 @@ class LiveProject:
         return self._settings.image_path(str(self._galaxies.at[id_str, "file_loc"]))
 
     def _picture(self, id_str: str) -> tuple[bytes, str]:
-        path = self._path(id_str)
-        if path.suffix.lower() in _MEDIA_TYPES:
-            return path.read_bytes(), _MEDIA_TYPES[path.suffix.lower()]
-        content = io.BytesIO()
-        Image.fromarray(read_image(path)).save(content, "PNG")  # browsers cannot show FITS
-        return content.getvalue(), "image/png"
+        return for_browsers(self._path(id_str), self._settings.survey)
 
     def _metadata(self, id_str: str) -> Json:
         names = [name for name in PUBLIC_NUMBERS if name in self._galaxies.columns]

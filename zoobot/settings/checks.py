@@ -19,6 +19,7 @@ TRAINED = ("all", "head")
 SHARD_SOURCES = ("mock", "real")
 INPUT_CHECKS = ("sizes", "digests")
 IF_SAME = ("warn", "error")
+STRETCHES = ("nanomaggies", "noise")
 
 
 def quick(s: Settings) -> Settings:
@@ -55,7 +56,7 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
     own = {
         "model.train": TRAINED, "model.orientations": (1, 8), "reduce.anonymous_repeats": ANONYMOUS_REPEATS,
         "tracking.mode": TRACKING_MODES, "verify_inputs": INPUT_CHECKS, "shards.source": SHARD_SOURCES,
-        "shards.channels": (1, 3), "survey.same_galaxy": IF_SAME,
+        "shards.channels": (1, 3), "survey.same_galaxy": IF_SAME, "survey.stretch": STRETCHES,
     }  # fmt: skip
     problems = [
         f"{key}={flat[key]}: choose one of {', '.join(map(str, allowed))}"
@@ -64,6 +65,7 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
     ]
     at_least = {
         "seed": 0, "survey.retirement_votes": 0, "survey.draw_size_px": 16, "survey.draw_seed": 0, "catalogs.seed": 0,
+        "survey.max_pixels": 64,
         "catalogs.mock_labelled": 3, "catalogs.max_galaxies": 0,
         "shards.image_size_px": 8, "shards.shard_size": 1, "shards.eval_size": 1,
         "shards.test_size": 1, "model.hidden": 1, "model.final_size_px": 8, "model.batch_size": 1,
@@ -85,7 +87,7 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
         "stop.next_100_labels_buy": (0, math.inf),
         "acquisition.coldness": (1e-6, 1e6), "acquisition.skip_confident": (0, 1), "acquisition.random_share": (0, 1),
         "oracle.late_fraction": (0, 1), "oracle.anonymous_fraction": (0, 1), "oracle.retire_confident": (0, 1),
-        "reduce.max_age_days": (0, math.inf),
+        "reduce.max_age_days": (0, math.inf), "survey.zero_point": (-20, 60),
         "oracle.timeout_s": (0.01, 3600), "oracle.retry_wait_s": (0, 600),
     }  # fmt: skip
     problems += [
@@ -111,6 +113,12 @@ def _misfits(s: Settings) -> list[str]:
     ):
         problems.append(
             f"survey.catalog: survey {s.survey.name} needs its source table, e.g. survey.catalog=catalog.csv"
+        )
+    shown = [band.strip().lower() for band in s.survey.bands if band != "skip"]
+    if len(shown) not in (1, 3) or len(set(shown)) < len(shown):
+        problems.append(
+            f"survey.bands={s.survey.bands}: list three bands for a colour picture, or one for a grey one, each once;"
+            " skip stands for a plane that is not shown"
         )
     if s.shards.source == "mock" and s.catalogs.mock_labelled <= s.shards.eval_size + s.shards.test_size:
         problems.append(

@@ -15,6 +15,7 @@ ORACLE_FIXED = ("kind", "votes_per_galaxy", "control_per_iteration", "control_vo
 ENCODER_SHAPE = ("architecture", "blocks", "hidden", "colour", "final_size_px")
 # Which classifications count, in files and in live work.
 _COUNTED = ("reduce.anonymous_repeats", "reduce.before_launch", "reduce.gold_standard")
+PICTURES = ("survey.bands", "survey.zero_point", "survey.stretch")  # how a FITS image is shown
 # What each stage's output depends on, besides its inputs. The user's own folders are left out, so that data can be
 # moved.
 _DEPENDS_ON = {
@@ -24,10 +25,10 @@ _DEPENDS_ON = {
                        "survey.path_prefix"),
     "catalogs": ("survey.name", "survey.questions", "survey.retirement_votes", "survey.same_within_arcsec", "task",
                  "catalogs"),
-    "shards": ("survey.name", "task", "shards"),
+    "shards": ("survey.name", *PICTURES, "survey.max_pixels", "task", "shards"),
     "pretrain": ("survey.name", "pretrain", *(f"model.{key}" for key in ENCODER_SHAPE)),
-    "instructions": ("survey.name", "survey.questions", "survey.retirement_votes", "task", "model", "acquisition",
-                     *(f"oracle.{key}" for key in ORACLE_FIXED), "iterate.subjects_per_iteration",
+    "instructions": ("survey.name", *PICTURES, "survey.questions", "survey.retirement_votes", "task", "model",
+                     "acquisition", *(f"oracle.{key}" for key in ORACLE_FIXED), "iterate.subjects_per_iteration",
                      "iterate.shards_per_iteration", "iterate.gate_margin", "iterate.keep_better", "seed",
                      *_COUNTED),
 }  # fmt: skip

@@ -29,6 +29,12 @@ class SurveySettings:
     questions: str = MISSING  # a question set in configs/questions, or the path of a YAML file
     same_within_arcsec: float = 1.0  # galaxies no farther apart than this are the same one; 0: do not look at positions
     same_galaxy: str = "warn"  # if a galaxy is there under two ids: warn (both stay in one split) or error
+    bands: list[str] = field(
+        default_factory=lambda: ["g", "r", "z"]
+    )  # FITS: the bands to show, and the order of the planes where the header names none; skip: a plane not shown
+    zero_point: float = 0.0  # FITS: AB magnitude of a pixel value of 1, whatever the header says; 0: as it says
+    stretch: str = "nanomaggies"  # FITS: brightness in nanomaggies, or for any unit in units of each picture's noise
+    max_pixels: int = 10_000_000  # drop larger pictures, and files of more than 16 bytes for each of these pixels
     retirement_votes: int = 36  # a galaxy is retired with MORE votes than this for the first question
     samples: list[str] = field(default_factory=list)  # gz2: keep rows with these values in `sample`; empty: all
     n_galaxies: int = 0  # demo: how many galaxies to draw

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,7 +24,8 @@ from zoobot.engine.progress import track
 from zoobot.errors import InputError
 from zoobot.folders import disk
 from zoobot.galaxies import database, picture_paths, same_galaxy, tfrecords
-from zoobot.galaxies.images import Pixels, read_image, resize
+from zoobot.galaxies.images import read_picture, resize
+from zoobot.galaxies.pictures import Pixels
 from zoobot.galaxies.questions import load_questions
 from zoobot.galaxies.tables import read_table
 from zoobot.galaxies.tasks import LABEL, TOTAL_VOTES, build_task
@@ -49,10 +51,11 @@ class _Part:
 
 @dataclass
 class _Tally:
-    """How many galaxies were dropped so far, and how many there are in total."""
+    """What was found in the pictures so far, and how many there are in total."""
 
     total: int
     so_far: int = 0
+    notes: Counter[str] = field(default_factory=Counter)  # how many pictures were changed, by what was changed
 
     def check(self, new: list[Dropped], settings: Settings) -> None:
         """Count more dropped galaxies. Raises an error as soon as there are too many, not after hours of work."""
@@ -90,6 +93,8 @@ def run(settings: Settings) -> Path:
         config = _config(settings, task.name, parts)
         for entry in config.dropped:
             log.warning("dropped %s: %s", entry.id_str, entry.reason)
+        for note, count in sorted(tally.notes.items()):
+            log.info("%d pictures: %s", count, note)
         listed = {staging / name for names in config.splits.values() for name in names}
         for path in set(staging.rglob("*.tfrecord")) - listed:
             path.unlink()  # left by a stopped run; its pictures are gone now
@@ -168,7 +173,7 @@ def _write_split(
         log.info("%s: %d %s shards already exist", settings.shard_dir, len(parts), split)
     left = galaxies.iloc[sum(part.taken for part in parts) :]
     part, records = _Part(_name(split, len(parts))), list[bytes]()
-    for row, pixels in track(_read_images(left, settings), f"writing {split} shards", len(left)):
+    for row, pixels in track(_read_images(left, settings, tally.notes), f"writing {split} shards", len(left)):
         part.taken += 1
         if isinstance(pixels, str):
             part.dropped.append(Dropped(row["id_str"], pixels))
@@ -221,21 +226,28 @@ def _write_index(path: Path, parts: Mapping[str, list[_Part]]) -> None:
             database.add_labels(connection, part.votes, database.INITIAL)
 
 
-def _read_images(galaxies: pd.DataFrame, settings: Settings) -> Iterator[tuple[dict[str, Any], Pixels | str]]:
-    """Each galaxy in order, with its pixels, or with the reason why it has none."""
+def _read_images(
+    galaxies: pd.DataFrame, settings: Settings, notes: Counter[str]
+) -> Iterator[tuple[dict[str, Any], Pixels | str]]:
+    """Each galaxy in order, with its pixels, or with the reason why it has none. What was changed in them is counted
+    in ``notes``.
+    """
 
-    def read(row: dict[str, Any]) -> tuple[dict[str, Any], Pixels | str]:
+    def read(row: dict[str, Any]) -> tuple[dict[str, Any], Pixels | str, tuple[str, ...]]:
         try:
-            pixels = read_image(settings.image_path(str(row["file_loc"])))
+            picture = read_picture(settings.image_path(str(row["file_loc"])), settings.survey)
         except InputError as error:
-            return row, str(error)
+            return row, str(error), ()
         stored = settings.shards
-        return row, resize(pixels, stored.image_size_px, stored.channels, stored.crop)
+        pixels = resize(picture.pixels, stored.image_size_px, stored.channels, stored.crop)
+        return row, pixels, picture.notes
 
     rows = [dict(zip(galaxies.columns, row, strict=True)) for row in galaxies.itertuples(index=False)]
     with ThreadPoolExecutor(READ_THREADS) as pool:
         for start in range(0, len(rows), 256):  # limits the number of pictures in memory
-            yield from pool.map(read, rows[start : start + 256])
+            for row, pixels, changes in pool.map(read, rows[start : start + 256]):
+                notes.update(changes)
+                yield row, pixels
 
 
 def _check_images_exist(splits: Mapping[str, pd.DataFrame], settings: Settings) -> None:
