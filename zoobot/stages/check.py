@@ -69,15 +69,15 @@ def run(settings: Settings) -> Path:
 
 
 def _with_questions_that_fit(settings: Settings) -> Settings:
-    """The settings, with the question set of the survey's folder if only that one fits the table."""
-    given, *others = settings.survey.questions, *sorted(map(str, settings.source_dir.glob("*.y*ml")))
-    for name in (given, *others):
-        try:
-            questions = load_questions(name)
-            columns = read_survey(settings, questions).rows.columns
-        except InputError:
-            continue
-        if set(questions.root.columns) <= set(columns):
+    """The settings, with the question file of the survey's folder if there is one that fits the table.
+
+    A file that ``survey.questions`` names by its path comes first.
+    """
+    given = settings.survey.questions
+    found = [given] if given.endswith((".yaml", ".yml")) else sorted(map(str, settings.source_dir.glob("*.y*ml")))
+    for name in found:
+        questions = load_questions(name)
+        if set(questions.root.columns) <= set(read_survey(settings, questions).rows.columns):
             return replace(settings, survey=replace(settings.survey, questions=name))
     return settings
 
@@ -92,7 +92,7 @@ def _read(settings: Settings) -> Survey:
     sizes, unreadable = Counter[tuple[int, int]](), []
     for loc in track(list(there.iloc[order]), "reading pictures", len(order)):
         try:
-            height, width, _ = read_image(settings.image_path(str(loc))).shape
+            height, width, _ = read_image(settings.image_path(str(loc)), settings.survey).shape
             sizes[height, width] += 1
         except InputError as error:
             unreadable.append(f"{loc}: {error}")
@@ -134,7 +134,7 @@ def _described(survey: Survey, settings: Settings) -> list[str]:
         f"votes: {len(totals)} galaxies have votes for {survey.questions.root.name}{spread}",
         f"questions with votes: {', '.join(answered)}; without: {len(survey.questions) - len(answered)}",
         f"pictures: {len(survey.missing)} missing; in a sample: {pictures or 0}; unusable: {len(survey.unreadable)}",
-        *(f"  {each}" for each in survey.unreadable[:3]),
+        *(f"  {each}" for each in survey.unreadable[:3] if not survey.problems),
     ]
 
 
