@@ -52,7 +52,9 @@ def commands(printed: str) -> list[str]:
 
 
 def test_the_printed_commands_run(settings: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = survey(tmp_path / "in")
+    folder = survey(
+        tmp_path / "in", questions="smooth-or-featured: {answers: {smooth: , featured-or-disk: , artifact: }}\n"
+    )
     printed = checked(settings, folder, capsys, f"check.output={tmp_path / 'conf'}")
     assert "90 galaxies from 90 rows, 0 rows dropped" in printed and "90 of 24 x 24 px" in printed
     simulate, report, file = commands(printed)
