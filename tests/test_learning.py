@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.records import another_manifest
 from zoobot import acquisition, folders
 from zoobot.engine import process
 from zoobot.errors import FolderError, InputError, SettingsError
@@ -116,9 +117,8 @@ def test_kept_features_are_those_of_the_encoder(frozen: Settings) -> None:
 def test_another_encoder_than_the_instructions_name_is_refused(frozen: Settings) -> None:
     manifest = frozen.encoders_dir / "galaxies" / "manifest.json"
     content = manifest.read_text()
-    manifest.chmod(0o644)
     try:
-        manifest.write_text(json.dumps(json.loads(content) | {"digest": "0" * 64}))
+        another_manifest(manifest.parent, digest="0" * 64)
         with pytest.raises(FolderError, match="no longer holds the encoder"):
             iterate.run(frozen)
     finally:

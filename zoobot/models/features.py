@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Features on disk, named by the digests of the encoder's weights and of the TFRecord file. The encoder passes each
-    file once, for any number of samples and acquisition functions. A file is complete or absent, and may be deleted.
+    """Features on disk, named by the digests of the encoder's weights, of the TFRecord file and of the features. The
+    encoder passes each file once, for any number of samples and acquisition functions. A file is complete or absent,
+    may be deleted, and is made again if it was changed.
     """
 
     folder: Path
@@ -39,13 +40,27 @@ class FeatureCache:
 
     def of(self, path: Path) -> Floats32:
         """The features N × H of the galaxies in a TFRecord file, mapped into memory."""
-        kept = self.folder / f"{self.weights_sha256[:16]}_{self.orientations}" / f"{folders.digest_in(path)[:16]}.npy"
-        if not kept.is_file():
+        folder = self.folder / f"{self.weights_sha256[:16]}_{self.orientations}"
+        name = folders.digest_in(path)[:16]
+        kept = next((file for file in sorted(folder.glob(f"{name}_*.npy")) if _is_whole(file)), None)
+        if kept is None:
             content = io.BytesIO()
             np.save(content, self.encode(path))
+            for damaged in folder.glob(f"{name}*.npy"):
+                if not _is_whole(damaged):
+                    damaged.unlink(missing_ok=True)
+            kept = folder / f"{name}_{hashlib.sha256(content.getvalue()).hexdigest()[:16]}.npy"
             folders.publish_file(kept, content.getvalue())
         features: Floats32 = np.load(kept, mmap_mode="r")
         return features
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file of the cache has the content that its name says: a flipped byte would change what is asked."""
+    try:
+        return folders.digest_file(file)[:16] == file.stem.partition("_")[2]
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)
