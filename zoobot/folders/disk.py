@@ -33,6 +33,7 @@ _FIX = {
     errno.EPERM: "Run it as the user whose files these are, or ask them to remove what is unfinished",
     errno.ENAMETOOLONG: "Choose shorter names (data_dir, experiment_name)",
 }
+_NOT_USABLE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 _NO_INODES = "The disk can hold no more files, whatever space is left (df -i shows it): remove files"
 # SQLite gives a text instead of a number. HDF5 (an OSError or a RuntimeError) and shutil hide the number in a text.
 _SQLITE = {"database or disk is full": errno.ENOSPC, "disk I/O error": errno.EIO, "readonly database": errno.EROFS}
@@ -77,7 +78,10 @@ def remove(path: Path) -> None:
     """Remove a folder and its content, even if it is already read-only."""
     if path.is_dir():
         make_writable(path)
-        shutil.rmtree(path)
+        try:
+            shutil.rmtree(path)
+        except OSError as error:  # it names a file without its folder
+            raise OSError(error.errno, error.strerror, str(path / (error.filename or ""))) from error
 
 
 def empty(path: Path) -> None:
@@ -215,9 +219,19 @@ def clear_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def of_the_user(error: OSError) -> FolderError | None:
+    """What is said of a path that a setting names and that cannot be used; None: it is another kind of error."""
+    if error.filename is None or (error.errno not in _FIX and error.errno not in _NOT_USABLE):
+        return None
+    fix = _NO_INODES if error.errno == errno.ENOSPC and _has_no_inodes(Path(error.filename)) else _FIX.get(error.errno)
+    todo = fix or "Check the settings that name this path"
+    return FolderError(f"{error.filename} cannot be used: {error.strerror}. {todo}, then run the same command again.")
+
+
 def _has_no_inodes(path: Path) -> bool:
     """Whether the disk is full because it can hold no more files."""
-    while not path.exists():
+    path = path.absolute()
+    while not os.path.lexists(path):
         path = path.parent
     found = os.statvfs(path)
     return found.f_files > 0 and found.f_favail == 0

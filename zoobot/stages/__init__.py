@@ -14,6 +14,7 @@ from pathlib import Path
 
 from zoobot.acquisition import ACQUISITIONS
 from zoobot.errors import SettingsError
+from zoobot.folders import disk
 from zoobot.galaxies.demo import WORLDS
 from zoobot.galaxies.surveys import SURVEYS
 from zoobot.galaxies.tfrecords import ENCODINGS
@@ -74,5 +75,8 @@ def load_extensions(settings: Settings) -> None:
 def run(settings: Settings) -> Path:
     """Run the stage in the settings. Returns the folder or file that it made."""
     load_extensions(settings)
-    path: Path = importlib.import_module(f"{__name__}.{settings.stage}").run(settings)
+    try:
+        path: Path = importlib.import_module(f"{__name__}.{settings.stage}").run(settings)
+    except OSError as error:
+        raise disk.of_the_user(error) or error from error
     return path

@@ -29,7 +29,7 @@ def run(settings: Settings) -> Path:
     problems += [problem for folder in chain for problem in folders.verify(folder)]
     problems += [f"{folder}: has no {folders.MANIFEST}" for folder in lost]
     if problems:
-        raise ChangedError("\n".join(problems))
+        raise ChangedError("\n".join(dict.fromkeys(problems)))  # a folder may be met twice
     log.info("%s: %d folders verified, inputs included; nothing has changed", path, len(chain))
     return path
 
