@@ -104,7 +104,7 @@ def test_what_another_user_left_is_removed_or_named(shared: Path, tmp_path: Path
 
     assert as_user(FIRST, lambda: leave(0o555), out) == ""
     said = as_user(SECOND, lambda: make(shared / "one"), out)
-    assert "FolderError" in said and "half.txt" in said and "then run the same command again" in said
+    assert "Permission denied" in said and "half.txt" in said and "then run the same command again" in said
     assert as_user(FIRST, lambda: leave(0o775), out) == ""
     assert as_user(SECOND, lambda: make(shared / "one"), out) == ""
 

@@ -3,8 +3,4 @@
 # Before TensorFlow: otherwise its own SQLite, of another version, is used and writes different bytes.
 import sqlite3  # noqa: F401
 
-from zoobot.engine import quiet
-
 __version__ = "0.1.0"
-
-quiet.tensorflow()

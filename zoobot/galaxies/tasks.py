@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from zoobot.errors import InputError, SettingsError
+from zoobot.galaxies import filters
 from zoobot.galaxies.questions import QuestionTree
 from zoobot.settings import TaskSettings
 
@@ -82,9 +83,11 @@ class Task:
     def apply_filters(self, catalog: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
         """The galaxies that meet every filter, and how many each filter removed."""
         lost = {}
+        if refused := filters.problems(self.filters):
+            raise SettingsError("\n  ".join(refused))
         for expression in self.filters:
             try:
-                keep = catalog.eval(expression, engine="python")
+                keep = catalog.eval(expression, engine="python", local_dict={}, global_dict={})
             except Exception as error:  # the user wrote the expression: pandas may raise anything
                 raise SettingsError(f"task.filters: cannot evaluate {expression!r} on the catalog: {error}") from error
             if not isinstance(keep, pd.Series) or not pd.api.types.is_bool_dtype(keep):

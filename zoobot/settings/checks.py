@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from zoobot.errors import InputError
 from zoobot.settings.depends import flatten
 from zoobot.settings.schema import Settings
 
@@ -98,6 +99,11 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
 def _misfits(s: Settings) -> list[str]:
     """Settings that are valid alone but not together."""
     problems = []
+    for key, name in (("catalog", s.survey.catalog), ("classifications", s.survey.classifications)):
+        try:
+            _ = name and not Path(name).is_absolute() and s.inside(name)  # an absolute path was meant
+        except InputError as error:
+            problems.append(f"survey.{key}={name}: {error}")
     if s.survey.kind == "demo" and s.survey.n_galaxies < 1:
         problems.append(f"survey.n_galaxies={s.survey.n_galaxies}: the demo survey needs at least 1")
     if (

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zoobot.errors import InputError
+
 MISSING: Any = "???"  # how OmegaConf marks a value that the config must give
 
 
@@ -22,6 +24,7 @@ class SurveySettings:
     kind: str = MISSING  # how its tables are read: demo, gz2, decals or custom
     folder: str = ""  # holds the source table and the images; empty: {data_dir}/{survey.name}
     catalog: str = ""  # source table, CSV or FITS, relative to `folder`
+    allow_links: bool = False  # read tables and pictures through links that lead out of `folder`
     classifications: str = ""  # decals: reduced votes to join, relative to `folder`; empty: from stage=reduce, if any
     questions: str = MISSING  # a question set in configs/questions, or the path of a YAML file
     retirement_votes: int = 36  # a galaxy is retired with MORE votes than this for the first question
@@ -41,7 +44,7 @@ class TaskSettings:
     label: list[str] = field(
         default_factory=list
     )  # for a single question: the answers counted as k of N; empty: learn all `questions` as a tree
-    filters: list[str] = field(default_factory=list)  # pandas expressions that a labelled galaxy must meet
+    filters: list[str] = field(default_factory=list)  # what a labelled galaxy must meet: comparisons of its columns
 
 
 @dataclass(frozen=True)
@@ -272,8 +275,26 @@ class Settings:
         return Path(self.survey.folder) if self.survey.folder else self.survey_dir
 
     def image_path(self, file_loc: str) -> Path:
-        """The path of a galaxy's picture: always below ``source_dir``, even if the table has an absolute path."""
-        return self.source_dir / file_loc.lstrip("/")
+        """The path of a galaxy's picture: always below ``source_dir``, even if the table has an absolute path.
+
+        InputError: it leads elsewhere, by ``..`` or a link. A picture from there would go into shards, and be sent.
+        """
+        return self.inside(file_loc.lstrip("/"))
+
+    def inside(self, name: str) -> Path:
+        """A file of the survey. InputError: ``name`` leads out of ``source_dir``, which may itself be a link."""
+        folder = os.path.realpath(self.source_dir)
+        try:
+            found = os.path.join(folder, name)  # noqa: PTH118  # many thousand times: pathlib is slower
+            found = os.path.normpath(found) if self.survey.allow_links else os.path.realpath(found)
+        except ValueError as error:  # a zero byte
+            raise InputError(f"{name!r} is not the name of a file") from error
+        if not found.startswith(folder + os.sep):
+            raise InputError(
+                f"{name} leads to {found}, out of {folder}: only what lies in survey.folder is read. Put the file"
+                " there, or (for links) set survey.allow_links=true"
+            )
+        return self.source_dir / name
 
     @property
     def catalog_dir(self) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 from zoobot.acquisition import ACQUISITIONS
 from zoobot.errors import SettingsError
 from zoobot.folders import disk
+from zoobot.galaxies import filters
 from zoobot.galaxies.demo import WORLDS
 from zoobot.galaxies.surveys import SURVEYS
 from zoobot.galaxies.tfrecords import ENCODINGS
@@ -43,7 +44,7 @@ def check(settings: Settings) -> Settings:
     problems = checks.problems(settings, CHOICES)
     if settings.model.architecture in architectures.ARCHITECTURES:
         problems += architectures.problems(settings)
-    problems += build.problems(settings)
+    problems += build.problems(settings) + filters.problems(settings.task.filters)
     if problems:
         raise SettingsError("\n  ".join([f"{len(problems)} setting(s) cannot be used:", *problems]))
     return settings
