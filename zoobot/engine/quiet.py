@@ -1,6 +1,8 @@
-"""TensorFlow writes to the terminal while it is imported, whatever TF_CPP_MIN_LOG_LEVEL says. This keeps it silent.
+"""What libraries do while they are imported, and should not.
 
-Only its messages are held back: no setting of TensorFlow changes, so neither does any result.
+TensorFlow writes to the terminal, whatever TF_CPP_MIN_LOG_LEVEL says. Only its messages are held back: no setting of
+TensorFlow changes, so neither does any result. urllib3, which both TensorFlow and W&B import, opens a
+socket to try out IPv6.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import importlib.machinery
 import os
 import re
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -21,13 +24,13 @@ NOISE = re.compile(
 
 
 class _Finder(MetaPathFinder):
-    """Finds tensorflow as Python does, and has it loaded in silence."""
+    """Finds these modules as Python does, and has them loaded in silence."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """The usual place of tensorflow; of all other modules nothing."""
-        if name != "tensorflow":
+        """The usual place of these modules; of all others nothing."""
+        if name not in _WHILE_IMPORTED:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec and spec.loader:
@@ -49,7 +52,7 @@ class _Quiet(Loader):
         """As the module's own loader."""
         if module.__spec__:
             module.__spec__.loader = self._loader
-        with without_noise():
+        with _WHILE_IMPORTED[module.__name__]():
             self._loader.exec_module(module)
 
 
@@ -70,7 +73,22 @@ def without_noise() -> Iterator[None]:
             os.write(2, NOISE.sub(b"", file.read()))
 
 
-def tensorflow() -> None:
-    """Have TensorFlow imported in silence, whoever imports it, in this process."""
+@contextmanager
+def without_ipv6() -> Iterator[None]:
+    """Let urllib3 not try out IPv6; it then asks the system for the addresses of a host when it connects."""
+    before = socket.has_ipv6
+    socket.has_ipv6 = False
+    try:
+        yield
+    finally:
+        socket.has_ipv6 = before
+        sys.modules["urllib3.util.connection"].HAS_IPV6 = before  # type: ignore[attr-defined]
+
+
+_WHILE_IMPORTED = {"tensorflow": without_noise, "urllib3.util.connection": without_ipv6}
+
+
+def imports() -> None:
+    """Have these modules imported in silence, whoever imports them, in this process."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

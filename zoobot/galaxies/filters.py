@@ -34,7 +34,7 @@ def _problems(expression: str) -> Iterator[str]:
         yield f"is longer than {LONGEST} characters. Split it: a galaxy must meet every filter."
         return
     try:
-        tree = ast.parse(_TEXT_OR_COLUMN.sub(lambda found: found[1] or "column", expression).strip(), mode="eval")
+        tree = ast.parse(_TEXT_OR_COLUMN.sub(lambda found: found[1] or " column ", expression).strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         yield f"cannot be read: {getattr(error, 'msg', None) or error}."
         return

@@ -5,4 +5,4 @@ Models work on images, counts and groups of answers. They know nothing about ite
 
 from zoobot.engine import quiet
 
-quiet.tensorflow()
+quiet.imports()

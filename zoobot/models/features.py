@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoobot import folders
-from zoobot.errors import SettingsError
 from zoobot.galaxies import tfrecords
 from zoobot.galaxies.tfrecords import ShardConfig
+from zoobot.models import shapes
 from zoobot.models.architectures import ARCHITECTURES, Floats32
 from zoobot.settings import ModelSettings, Settings
 
@@ -85,12 +85,14 @@ def encode(frozen: FrozenEncoder, path: Path) -> Floats32:
 def digest(frozen: FrozenEncoder) -> str:
     """SHA-256 over the weights; for an encoder without weights, over what its features depend on."""
     if not ARCHITECTURES[frozen.model.architecture].fixed:
-        from zoobot.models import encoders
-
-        record = encoders.read_record(frozen.weights) if frozen.weights else None
+        record = shapes.read_record(frozen.weights) if frozen.weights else None
         if frozen.weights and record:
-            _check_shape(frozen, record)
-        return record.weights_sha256 if record else encoders.digest(_built(frozen)[0])
+            wanted = shapes.shape_of(frozen.model, frozen.config.image_size_px, frozen.config.channels)
+            shapes.refuse_another(frozen.weights, record, wanted)
+            return record.weights_sha256
+        from zoobot.models import encoders  # late: only a network needs TensorFlow
+
+        return encoders.digest(_built(frozen)[0])
     shape = (frozen.model.architecture, frozen.model.final_size_px, frozen.model.colour, frozen.config.image_size_px)
     return hashlib.sha256(repr(shape).encode()).hexdigest()
 
@@ -119,14 +121,3 @@ def _built(frozen: FrozenEncoder) -> tuple[object, encoders.Pass]:
         of_records = encoders.forward_records(encoder, frozen.config, frozen.model.orientations)
         _last_built[:] = [(frozen, (encoder, of_records))]
     return _last_built[0][1]
-
-
-def _check_shape(frozen: FrozenEncoder, record: encoders.EncoderRecord) -> None:
-    from zoobot.models.encoders import shape_of
-
-    wanted = vars(shape_of(frozen.model, frozen.config.image_size_px, frozen.config.channels))
-    differences = folders.differing_keys({key: value for key, value in vars(record).items() if key in wanted}, wanted)
-    if differences:
-        raise SettingsError(
-            "\n  ".join([f"the encoder in {frozen.weights} does not have the shape in the settings:", *differences])
-        )

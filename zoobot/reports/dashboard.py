@@ -11,11 +11,11 @@ import functools
 import hashlib
 import logging
 import os
-import socket
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from zoobot.engine import quiet
 from zoobot.folders import disk, once
 from zoobot.iterations.files import ExperimentFolder, IterationFolder
 from zoobot.settings import Settings
@@ -70,20 +70,12 @@ def _log(settings: Settings, iterations: Sequence[IterationFolder], id_: str) ->
 
 
 def _client(mode: str) -> Any:
-    """The client. Offline it opens no socket to anywhere: what it would report of itself is switched off, and urllib3
-    does not try out IPv6 when it is imported.
-    """
-    if mode != "offline":
-        import wandb
+    """The client. Offline it opens no socket to anywhere: what it would report of itself is switched off."""
+    quiet.imports()
+    if mode == "offline":
+        os.environ |= {"WANDB_ERROR_REPORTING": "false", "WANDB_DISABLE_GIT": "true"}
+    import wandb
 
-        return wandb
-    os.environ |= {"WANDB_ERROR_REPORTING": "false", "WANDB_DISABLE_GIT": "true"}
-    before = socket.has_ipv6
-    socket.has_ipv6 = False
-    try:
-        import wandb
-    finally:
-        socket.has_ipv6 = before
     return wandb
 
 
