@@ -46,9 +46,8 @@ def refuse_another(path: Path, record: EncoderRecord, wanted: Shape) -> None:
     there = {key: value for key, value in vars(record).items() if key in vars(wanted)}
     differences = folders.differing_keys(there, vars(wanted))
     if differences:
+        opening = f"model.weights: the encoder in {path} does not have the shape in the settings:"
         raise SettingsError(
-            "\n  ".join(
-                [f"model.weights: the encoder in {path} does not have the shape in the settings:", *differences]
-            )
+            "\n  ".join([opening, *differences])
             + "\nUse those settings (model.…; image_size_px and channels are of shards), or another encoder."
         )

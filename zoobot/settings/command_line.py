@@ -139,7 +139,7 @@ def _unfit(key: str, value: Any, groups: dict[str, list[str]]) -> Iterator[str]:
 
 
 def _options(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list) else [value]
+    return list(value) if isinstance(value, list) and value else [value]
 
 
 def _not_an_option(group: str, value: Any, groups: dict[str, list[str]]) -> str:
