@@ -143,7 +143,7 @@ def _options(value: Any) -> list[Any]:
 
 
 def _not_an_option(group: str, value: Any, groups: dict[str, list[str]]) -> str:
-    close = difflib.get_close_matches(str(value), groups[group], 1)
+    close = difflib.get_close_matches(str(value), groups[group], 1, 0.5)
     meant = f" Did you mean {group}={close[0]}?" if close else ""
     return f"{group}={_shown(value)}: there is no such option.{meant} Options: {', '.join(groups[group])}"
 

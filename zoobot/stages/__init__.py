@@ -56,6 +56,10 @@ def load_extensions(settings: Settings) -> None:
     Raises SettingsError if a file does not exist or cannot be run.
     """
     for name in settings.extensions:
+        if not isinstance(name, str) or "\0" in name:
+            raise SettingsError(
+                f"extensions={settings.extensions}: each of its parts must be the path of a Python file."
+            )
         path = Path(name).resolve()
         module = f"zoobot_extension:{path}"
         if module in sys.modules:
