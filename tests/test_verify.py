@@ -135,5 +135,5 @@ def test_a_json_file_of_the_same_size_is_not_obeyed(tmp_path: Path) -> None:
     path = tmp_path / "made" / "instructions.json"
     path.chmod(0o644)
     path.write_text(path.read_text().replace("badge", "lcmdx"))
-    with pytest.raises(FolderError, match="instructions.json: its content has changed"):
+    with pytest.raises(FolderError, match=r"instructions\.json: its content has changed"):
         folders.require(tmp_path / "made", "instructions")

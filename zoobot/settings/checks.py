@@ -92,7 +92,15 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
         for key, (low, high) in ranges.items()
         if not low <= flat[key] <= high
     ]
-    for key in ("survey.name", "catalogs.name", "shards.name", "pretrain.name", "experiment_name"):
+    for key in (
+        "task.name",
+        "model.name",
+        "survey.name",
+        "catalogs.name",
+        "shards.name",
+        "pretrain.name",
+        "experiment_name",
+    ):
         if not flat[key] or "/" in flat[key] or flat[key].startswith("."):
             problems.append(f"{key}={flat[key]}: must be a folder name, without / and not starting with a dot")
         elif len(flat[key].encode(errors="replace")) > values.NAME_BYTES:

@@ -57,9 +57,7 @@ def load_extensions(settings: Settings) -> None:
     """
     for name in settings.extensions:
         if not isinstance(name, str) or "\0" in name:
-            raise SettingsError(
-                f"extensions={settings.extensions}: each of its parts must be the path of a Python file."
-            )
+            raise SettingsError(f"extensions={settings.extensions}: each part must be the path of a Python file.")
         path = Path(name).resolve()
         module = f"zoobot_extension:{path}"
         if module in sys.modules:
