@@ -23,7 +23,7 @@ LONGEST, HIGHEST_POWER = 2000, 10
 
 def problems(expressions: Sequence[str]) -> list[str]:
     """Why expressions cannot be filters; each problem names the part."""
-    return [f"task.filters: {expression!r} {why}" for expression in expressions for why in _problems(expression)]
+    return [f"task.filters: {expression!r} {why}" for expression in expressions for why in _problems(str(expression))]
 
 
 def _problems(expression: str) -> Iterator[str]:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from zoobot.settings.depends import DEFAULTS
+
 MOST, MOST_PX, MOST_ID = 10**9, 2**14, 2**63 - 1
 NAME_BYTES = 200  # of a folder that we make: hidden ones beside it have longer names, and a disk allows 255
 _NUMBERS_OF_THEIR_OWN = ("seed", "survey.draw_seed", "catalogs.seed", "pretrain.seed", "oracle.last_classification_id")
@@ -39,6 +41,8 @@ def _problems(key: str, value: object) -> Iterator[str]:
         most = MOST_ID if key in _NUMBERS_OF_THEIR_OWN else MOST_PX if key.endswith("_px") else MOST
         if value > most:
             yield f"must be at most {most:,}"
+    if key not in DEFAULTS:  # a part of a value that is a dictionary
+        yield f"{key.rpartition('.')[0]} is no group of settings"
     if key in _TEXTS and not isinstance(value, str | list):
         yield "must be a path, or several: [a.csv,b.csv]"
     if isinstance(value, str):
