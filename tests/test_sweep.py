@@ -99,4 +99,4 @@ def test_a_sweep_says_how_many_jobs_finished(tmp_path: Path) -> None:
     subprocess.run(made, cwd=ROOT, check=True, capture_output=True)
     done = subprocess.run([*command, f"data_dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "1 of 3 finished, 2 failed:\n  2: task=gz2_tree: Task gz2_tree does not fit the survey" in done.stderr
+    assert "2 of 3 finished, 1 failed:\n  2: task=gz2_tree: Task gz2_tree does not fit the survey" in done.stderr
