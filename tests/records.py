@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from zoobot import folders
+from zoobot.folders import manifest
 from zoobot.galaxies.tfrecords import ShardConfig
 from zoobot.iterations.files import Instructions, Source, Summary
 from zoobot.settings import AcquisitionSettings, ModelSettings, TaskSettings
@@ -45,3 +48,11 @@ def some_instructions(**values: Any) -> Instructions:
             "catalog_seed": 0, "last_classification_id": 0, **values,
         }
     )  # fmt: skip
+
+
+def another_manifest(folder: Path, **values: Any) -> None:
+    """Give a folder a manifest with other values and the seal that fits: that of another folder, under its name."""
+    content = folders.read_json(folder / folders.MANIFEST) | values
+    del content["seal"]
+    (folder / folders.MANIFEST).chmod(0o644)
+    folders.write_json(folder / folders.MANIFEST, content | {"seal": manifest._sha256(content)})

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.records import another_manifest
 from zoobot import folders
 from zoobot.errors import FolderError, SettingsError
 from zoobot.galaxies import database, tfrecords
@@ -236,8 +237,7 @@ def test_equal_runs_have_equal_digests_anywhere_and_go_on_after_a_move(
 
 def test_other_shards_than_the_instructions_name_are_refused(done: Settings, tmp_path: Path) -> None:
     moved = copy_data(done, tmp_path)
-    manifest = json.loads((moved.shard_dir / "manifest.json").read_text())
-    (moved.shard_dir / "manifest.json").write_text(json.dumps(manifest | {"digest": "0" * 64}))
+    another_manifest(moved.shard_dir, digest="0" * 64)
     with pytest.raises(FolderError, match="no longer holds the shards"):
         iterate.run(moved)
 

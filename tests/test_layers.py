@@ -30,8 +30,8 @@ MAY_IMPORT = {
 EVERYTHING = {*MAY_IMPORT, "stages", "sweep"}
 MAY_IMPORT |= {"stages": EVERYTHING, "sweep": EVERYTHING, "run": EVERYTHING}
 ONLY_IMPORTERS = {
-    "hydra": {"run", "zoobot.settings.compose", "zoobot.sweep"},
-    "omegaconf": {"run", "zoobot.settings.compose", "zoobot.sweep"},
+    "hydra": {"run", "zoobot.settings.compose", "zoobot.settings.command_line", "zoobot.sweep"},
+    "omegaconf": {"run", "zoobot.settings.compose", "zoobot.settings.command_line", "zoobot.sweep"},
     "wandb": {"zoobot.reports.dashboard"},
     "panoptes_client": {"zoobot.oracles.panoptes"},
     "ray": {"zoobot.engine.map"},

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.records import another_manifest
 from zoobot import acquisition, folders
 from zoobot.engine import process
 from zoobot.errors import FolderError, InputError, SettingsError
@@ -113,12 +114,44 @@ def test_kept_features_are_those_of_the_encoder(frozen: Settings) -> None:
     assert features.frozen_features(frozen, config).of(path) == pytest.approx(mean, abs=1e-4)
 
 
+def test_features_that_were_changed_are_made_again(frozen: Settings) -> None:
+    config = tfrecords.load_config(frozen.shard_dir)
+    path = frozen.shard_dir / config.splits["pool"][0]
+    before = np.array(features.frozen_features(frozen, config).of(path))
+    for damage in (lambda content: content[:-3] + b"abc", lambda content: content[: len(content) // 2], lambda _: b""):
+        for kept in frozen.features_dir.rglob("*.npy"):
+            kept.write_bytes(damage(kept.read_bytes()))
+        assert np.array_equal(features.frozen_features(frozen, config).of(path), before)
+    name = folders.digest_in(path)[:16]
+    assert len(list(frozen.features_dir.rglob(f"{name}*.npy"))) == 1, "what was damaged is removed"
+
+
+@pytest.mark.parametrize("override", ["model.blocks=[[8],[16]]", "model.final_size_px=16", "model.colour=false",
+                                      "model.architecture=cnn"])  # fmt: skip
+@pytest.mark.parametrize("bare", [False, True])
+def test_weights_that_do_not_fit_are_refused_by_the_instructions(
+    override: str, bare: bool, frozen: Settings, compose: Compose, tmp_path: Path
+) -> None:
+    more = []
+    if bare:
+        shutil.copyfile(frozen.encoders_dir / "galaxies" / "encoder.weights.h5", tmp_path / "a.weights.h5")
+        more.append(f"model.weights={tmp_path}/a.weights.h5")
+    settings = beside(frozen, compose, f"unfit_{bare}", *HEAD, *more)
+    key = override.removeprefix("model.").split("=")[0]
+    changed = {"blocks": [[8], [16]], "final_size_px": 16, "colour": False, "architecture": "cnn"}[key]
+    other = replace(settings, model=replace(settings.model, **{key: changed}))
+    if bare and key == "final_size_px":
+        return  # the same weights: a network without a dense layer takes any size
+    with pytest.raises(SettingsError, match=rf"{key}: .* there, .* now|does not fit this network"):
+        instructions.run(other)
+    assert not other.experiment_dir.exists()
+
+
 def test_another_encoder_than_the_instructions_name_is_refused(frozen: Settings) -> None:
     manifest = frozen.encoders_dir / "galaxies" / "manifest.json"
     content = manifest.read_text()
-    manifest.chmod(0o644)
     try:
-        manifest.write_text(json.dumps(json.loads(content) | {"digest": "0" * 64}))
+        another_manifest(manifest.parent, digest="0" * 64)
         with pytest.raises(FolderError, match="no longer holds the encoder"):
             iterate.run(frozen)
     finally:

@@ -74,3 +74,29 @@ def test_a_killed_sweep_goes_on_to_the_same_files(tmp_path: Path, settings: Call
     other = replace(finished, iterate=replace(finished.iterate, subjects_per_iteration=3))
     with pytest.raises(FolderError, match=r"iterate\.subjects_per_iteration: 8 there, 3 now"):
         sweep.run_job(other, 0, str(ROOT))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["stop.labels=20,1000"], "_seed${seed}_labels${stop.labels}"),
+        (["simulate.iterations=1,2", "seed=0,1"], "_iterations${simulate.iterations}"),
+        (["shards.crop=0.5,1"], "shards.name="),
+        (["seed=0,0"], "are the same experiment"),
+        (["seed=0,-1", "model.n_samples=0,5"], "model.n_samples=0: must be at least 1 (in 2 of 4 jobs"),
+    ],
+)  # fmt: skip
+def test_a_sweep_that_cannot_run_is_refused_before_it_starts(overrides: list[str], said: str, tmp_path: Path) -> None:
+    command = [sys.executable, "run.py", "-m", "stage=simulate", "model=pixels", *overrides, f"data_dir={tmp_path}/d"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("The sweep cannot start") and said in done.stderr
+    assert not (tmp_path / "d").exists() and "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_sweep_says_how_many_jobs_finished(tmp_path: Path) -> None:
+    command = [sys.executable, "run.py", "-m", "stage=catalogs", "task=smooth,gz2_tree,bar", "quick=true"]
+    made = [sys.executable, "run.py", "stage=master_catalog", "quick=true", f"data_dir={tmp_path}"]
+    subprocess.run(made, cwd=ROOT, check=True, capture_output=True)
+    done = subprocess.run([*command, f"data_dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "2 of 3 finished, 1 failed:\n  2: task=gz2_tree: Task gz2_tree does not fit the survey" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -179,3 +180,25 @@ def test_a_damaged_shard_is_an_error_naming_the_file(tmp_path: Path) -> None:
     path.write_bytes(bytes(content))
     with pytest.raises(FolderError, match=r"train_00000\.tfrecord is damaged"):
         list(tfrecords.read(path))
+
+
+@pytest.mark.parametrize("length", [2**20, 2**40, 2**62, 2**63 + 5, 2**64 - 1])
+def test_a_length_beyond_the_file_is_refused_before_memory_is_asked_for(length: int, tmp_path: Path) -> None:
+    """TensorFlow itself ends the process for some of these."""
+    path = write(tmp_path, 2)
+    header = struct.pack("<Q", length)
+    content = path.read_bytes()
+    path.write_bytes(content + header + tfrecords._checksum(header) + b"x" * 100)
+    for read in (
+        tfrecords.read_ids,
+        lambda p: datasets.batches(p, 2),
+        lambda p: datasets.dataset([p], 2, SMOOTH, config(), 2),
+    ):
+        with pytest.raises(FolderError, match=rf"a record of {length} bytes is longer than what is left"):
+            read(path)
+
+
+def test_a_record_that_is_no_galaxy_is_refused() -> None:
+    for record in (b"", b"\x0a", b"\x0a\x05abc", b"\xff" * 30, tfrecords._field(1, tfrecords._field(1, b"x"))):
+        with pytest.raises(FolderError, match="not a galaxy"):
+            tfrecords.decode(record, "raw")

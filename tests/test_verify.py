@@ -101,3 +101,39 @@ def test_what_differs_is_told_by_a_process_of_a_sweep(settings: Fixture, tmp_pat
     (second / "a.txt").write_text("seconx")
     with pytest.raises(ChangedError, match=r"second/a\.txt: its content has changed"):
         process.call(stages.run, settings("stage=verify", f"verify.path={second}"), "verify")
+
+
+def test_an_edited_manifest_is_not_obeyed(settings: Fixture, tmp_path: Path) -> None:
+    first, second = make_chain(tmp_path / "data")
+    manifest = json.loads((first / "manifest.json").read_text())
+    folders.write_json(first / "manifest.json", manifest | {"settings": {"acquisition.name": "random"}})
+    for read in (folders.read_manifest, folders.digest_of, lambda path: folders.require(path, "shards")):
+        with pytest.raises(FolderError, match="its seal does not fit its content"):
+            read(first)
+    with pytest.raises(FolderError, match="its seal does not fit"):
+        folders.exists_with(first, {"acquisition.name": "random"}, None)
+    (second / "a.txt").write_text("other")
+    problems = listed(settings, tmp_path / "data")
+    assert f"{first}/manifest.json: its content has changed" in problems
+    assert f"{second}/a.txt: 5 bytes, should be 6" in problems and len(problems) == 3
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"[" * 100_000, b'{"format_version": 2, "inputs": {"a": {"path": "\\u0000"}}}']
+)
+def test_no_manifest_hides_another_finding(content: bytes, settings: Fixture, tmp_path: Path) -> None:
+    first, second = make_chain(tmp_path / "data")
+    (first / "manifest.json").write_bytes(content)
+    (second / "a.txt").write_text("seconx")
+    problems = "\n".join(listed(settings, tmp_path / "data"))
+    assert f"{second}/a.txt: its content has changed" in problems and f"{first}/manifest.json" in problems
+
+
+def test_a_json_file_of_the_same_size_is_not_obeyed(tmp_path: Path) -> None:
+    with folders.create(tmp_path / "made", {}, {}) as staging:
+        folders.write_json(staging / "instructions.json", {"acquisition": "badge"})
+    path = tmp_path / "made" / "instructions.json"
+    path.chmod(0o644)
+    path.write_text(path.read_text().replace("badge", "lcmdx"))
+    with pytest.raises(FolderError, match=r"instructions\.json: its content has changed"):
+        folders.require(tmp_path / "made", "instructions")

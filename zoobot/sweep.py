@@ -1,47 +1,171 @@
 """The simulations of a sweep, each in its own process. A finished simulation is not repeated.
 
-``python run.py -m …`` runs all combinations of its overrides. After an interruption, the same command continues.
+``python run.py -m …`` runs all combinations of its overrides. All of them are checked before the first begins. After an
+interruption, the same command continues.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import logging
-import math
 import multiprocessing
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from zoobot.engine import process
-from zoobot.settings import Settings
+from zoobot.errors import SettingsError, ZoobotError
+from zoobot.folders import publish_file, read_json, to_text
+from zoobot.settings import Settings, command_line, compose, flatten, stage_settings
 
 log = logging.getLogger("zoobot")
 _COUNT = "ZOOBOT_SWEEP_JOBS"  # passes the number to processes that a launcher starts
+_OUTCOME = "outcome.json"  # in the folder of a job's logs: how it ended
+_started: list[tuple[Path, list[str]]] = []  # by this process: the folder of the sweep's logs, and its jobs
+SHOWN_JOBS = 5
+
+
+class Refused(SystemExit):
+    """A sweep that cannot start. Not an Exception, because Hydra turns those of a callback into warnings."""
 
 
 class PrepareJobs(Callback):
-    """Passes the number of jobs and the folder of the logs to each job of a sweep, wherever a launcher runs it."""
+    """Checks all jobs of a sweep, and passes their number and the folder of the logs to each, wherever it runs."""
 
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Add both to the overrides of every job."""
+    def on_multirun_start(self, config: DictConfig, **more: Any) -> None:
+        """Refuse the sweep, or add both to the overrides of every job."""
         logs = Path(config.hydra.sweep.dir).absolute()
+        jobs = _jobs(config)
         with read_write(config):  # as overrides: Ray's workers have neither our environment nor our working folder
             config.hydra.overrides.hydra += [
-                f"+hydra.job.env_set.{_COUNT}='{self._count(config)}'",
+                f"+hydra.job.env_set.{_COUNT}='{len(jobs)}'",
                 f"hydra.sweep.dir={QuotedString(str(logs), Quote.single).with_quotes()}",
             ]
+        if more.get("config_name"):
+            written: Any = OmegaConf.to_container(config)
+            refuse_what_cannot_run(jobs, more["config_name"], flatten(written))
+        _started.append((logs, list(jobs)))
 
-    def _count(self, config: DictConfig) -> int:
-        swept = dict(config.hydra.sweeper.params or {})
-        texts = [f"{key}={value}" for key, value in swept.items()] + list(config.hydra.overrides.task)
-        overrides = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(texts)}
-        counts = [len(list(o.sweep_string_iterator())) for o in overrides.values() if o.is_sweep_override()]
-        return math.prod(counts)
+
+def _jobs(config: DictConfig) -> dict[str, list[Override]]:
+    """The overrides of each job, as Hydra's own sweeper combines them, by the part of them that is swept."""
+    swept = dict(config.hydra.sweeper.params or {})
+    texts = [f"{key}={value}" for key, value in swept.items()] + list(config.hydra.overrides.task)
+    parser = OverridesParser.create()
+    of_key: dict[str, list[str]] = {}
+    for each in parser.parse_overrides(texts):
+        key = each.get_key_element()
+        values = list(each.sweep_string_iterator()) if each.is_sweep_override() else [each.get_value_element_as_str()]
+        of_key[key] = [f"{key}={value}" for value in values]
+    jobs: dict[str, list[Override]] = {}
+    for job in itertools.product(*of_key.values()):
+        name = " ".join(text for text, values in zip(job, of_key.values(), strict=True) if len(values) > 1) or "the job"
+        while name in jobs:
+            name += " (again)"
+        jobs[name] = parser.parse_overrides(list(job))
+    return jobs
+
+
+# --------------------------------------------------------------- checked before the first begins
+
+
+def refuse_what_cannot_run(
+    jobs: Mapping[str, Sequence[Override]], config_name: str, written: Mapping[str, object]
+) -> None:
+    """Compose and check all jobs. Refused: the problems of all of them, and those whose folders would be the same.
+
+    ``written`` are the settings as they are written, with ``${…}``.
+    """
+    from zoobot import stages  # late: it loads all packages
+
+    bases: dict[tuple[str, ...], DictConfig] = {}
+    found: dict[str, list[str]] = {}
+    checked: dict[str, Settings] = {}
+    for name, job in jobs.items():
+        try:
+            checked[name] = stages.check_settings(compose.from_config(_compose(job, config_name, bases)))
+        except SettingsError as error:
+            for problem in str(error).splitlines()[1:] or [str(error)]:
+                found.setdefault(problem.strip(), []).append(name)
+        except (HydraException, OmegaConfBaseException) as error:
+            found.setdefault(f"{error} {error.__cause__ or ''}".splitlines()[0], []).append(name)
+    problems = [f"{problem} ({_in_jobs(names, len(jobs))})" for problem, names in found.items()]
+    problems += _shared_folders(checked, written)
+    if problems:
+        raise Refused("\n  ".join([f"The sweep cannot start, {len(problems)} problem(s):", *problems]))
+
+
+def _compose(job: Sequence[Override], config_name: str, bases: dict[tuple[str, ...], DictConfig]) -> DictConfig:
+    """The config of a job. What Hydra composes slowly, the choices of groups, is composed once for all jobs alike."""
+    groups = tuple(o.input_line or "" for o in job if not command_line.is_plain(o))
+    if groups not in bases:
+        bases[groups] = hydra.compose(config_name, list(groups))
+    config = bases[groups].copy()
+    for each in job:
+        if command_line.is_plain(each):
+            OmegaConf.update(config, each.key_or_group, each.value(), merge=True)
+    return config
+
+
+def _in_jobs(names: Sequence[str], total: int) -> str:
+    if len(names) == total:
+        return "in every job"
+    return f"in {len(names)} of {total} jobs: {', '.join(names[:SHOWN_JOBS])}{', …' if len(names) > SHOWN_JOBS else ''}"
+
+
+def _shared_folders(jobs: Mapping[str, Settings], written: Mapping[str, object]) -> list[str]:
+    """Two jobs that would write the same folder with different settings, or the same experiment at all."""
+    first: dict[Path, tuple[str, dict[str, object]]] = {}
+    problems: dict[tuple[str, ...], str] = {}
+    for name, settings in jobs.items():
+        for key, path, used in _writes(settings):
+            before, there = first.setdefault(path, (name, used))
+            differing = [each for each in used if used[each] != there.get(each) and not each.endswith(".name")]
+            about = (key, *differing)
+            if name == before or about in problems or not (differing or key == "experiment_name"):
+                continue
+            if not differing:
+                problems[about] = f"{before} and {name} are the same experiment, {path}: leave one of them out"
+            else:
+                problems[about] = (
+                    f"{before} and {name} would both write {path}, though {', '.join(differing)} differ(s). Put what is"
+                    f" swept into the name: {_named(key, written.get(key), differing)}"
+                )
+    return list(problems.values())
+
+
+def _named(key: str, name: object, differing: Sequence[str]) -> str:
+    """The setting that gives each job a name of its own, for the command line."""
+    return f"'{key}={name}" + "".join(f"_{each.rpartition('.')[2]}${{{each}}}" for each in differing[:3]) + "'"
+
+
+def _writes(settings: Settings) -> Iterator[tuple[str, Path, dict[str, object]]]:
+    """The folders that a job makes, the setting that names each, and what its content depends on."""
+    stage = settings.stage
+    if stage in ("master_catalog", "simulate"):
+        yield "survey.name", settings.survey_dir, stage_settings(settings, "master_catalog")
+    if stage in ("catalogs", "simulate"):
+        yield "catalogs.name", settings.catalog_dir, stage_settings(settings, "catalogs")
+    if stage in ("shards", "simulate"):
+        yield "shards.name", settings.shard_dir, stage_settings(settings, "shards")
+    if stage == "pretrain" or (stage == "simulate" and settings.model.weights == settings.pretrain.name):
+        yield "pretrain.name", settings.encoders_dir / settings.pretrain.name, stage_settings(settings, "pretrain")
+    if stage in ("instructions", "iterate", "simulate"):
+        yield "experiment_name", settings.experiment_dir, flatten(dataclasses.asdict(settings))
+
+
+# --------------------------------------------------------------- one job
 
 
 def run_job(settings: Settings, number: int, folder: str) -> None:
@@ -60,3 +184,36 @@ def _run_stage(settings: Settings) -> None:
     from zoobot import stages  # late: it loads all packages
 
     stages.run(settings)
+
+
+# --------------------------------------------------------------- how all jobs ended
+
+
+@contextmanager
+def recorded(folder: Path) -> Iterator[None]:
+    """Keep how a job ends beside its log, for the process that started the sweep."""
+    try:
+        yield
+    except Exception as error:
+        kind = "" if isinstance(error, ZoobotError) else f"{type(error).__name__}: "
+        publish_file(folder / _OUTCOME, to_text({"error": kind + (str(error).splitlines() or [""])[0]}).encode())
+        raise
+    publish_file(folder / _OUTCOME, to_text({"error": None}).encode())
+
+
+def summary() -> str | None:
+    """How many jobs of the sweep that this process started have finished, and what became of the others."""
+    if not _started:
+        return None
+    logs, jobs = _started.pop()
+    failed, stopped = [], []
+    for number, name in enumerate(jobs):
+        path = logs / str(number) / _OUTCOME
+        if not path.is_file():
+            stopped.append(f"  {number + 1}: {name}: it did not end")
+        elif error := read_json(path)["error"]:
+            failed.append(f"  {number + 1}: {name}: {error}")
+    text = f"{len(jobs) - len(failed) - len(stopped)} of {len(jobs)} finished"
+    text += f", {len(failed)} failed" if failed else ""
+    text += f", {len(stopped)} stopped" if stopped else ""
+    return "\n".join([text + (":" if failed or stopped else ""), *failed, *stopped])

@@ -9,8 +9,8 @@ import queue
 import signal
 import threading
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -29,7 +29,8 @@ def call(function: Callable[[Any], object], argument: Any, what: str) -> None:
     ours, theirs = context.Pipe(duplex=False)
     level = logging.getLogger().level
     process = context.Process(target=_work, args=(theirs, level, function, argument))
-    process.start()
+    with _without_interrupts():
+        process.start()
     theirs.close()  # so that recv() sees the end of the pipe when the process dies
     failure: Exception | None = None
     try:
@@ -51,6 +52,16 @@ def call(function: Callable[[Any], object], argument: Any, what: str) -> None:
             f"The process working on {what} was killed ({_describe(process.exitcode)}), by hand or because memory ran"
             " out. Nothing incomplete was published. Run the same command again to continue."
         )
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """A process that starts here never sees Ctrl-C: its parent does, says so once, and ends it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(pipe: Connection, level: int, function: Callable[[Any], object], argument: Any) -> None:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import platform
 import re
 import shutil
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from zoobot.errors import FolderError, ZoobotError
 
@@ -28,7 +30,11 @@ _FIX = {
     errno.EIO: "Check the health of the disk (dmesg)",
     errno.EROFS: "Make the file system writable",
     errno.EACCES: "Make the folder writable",
+    errno.EPERM: "Run it as the user whose files these are, or ask them to remove what is unfinished",
+    errno.ENAMETOOLONG: "Choose shorter names (data_dir, experiment_name)",
 }
+_NOT_USABLE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+_NO_INODES = "The disk can hold no more files, whatever space is left (df -i shows it): remove files"
 # SQLite gives a text instead of a number. HDF5 (an OSError or a RuntimeError) and shutil hide the number in a text.
 _SQLITE = {"database or disk is full": errno.ENOSPC, "disk I/O error": errno.EIO, "readonly database": errno.EROFS}
 _IN_TEXT = re.compile(r"(?:\berrno = |\[Errno )(\d+)")
@@ -72,7 +78,10 @@ def remove(path: Path) -> None:
     """Remove a folder and its content, even if it is already read-only."""
     if path.is_dir():
         make_writable(path)
-        shutil.rmtree(path)
+        try:
+            shutil.rmtree(path)
+        except OSError as error:  # it names a file without its folder
+            raise OSError(error.errno, error.strerror, str(path / (error.filename or ""))) from error
 
 
 def empty(path: Path) -> None:
@@ -93,11 +102,30 @@ def make_read_only(path: Path) -> None:
 
 
 def make_writable(path: Path) -> None:
-    """Give the write permission back to the owner."""
+    """Give the write permission back to the owner. What belongs to another user stays as it is."""
     for folder, _, names in os.walk(path):
-        Path(folder).chmod(0o755)
-        for name in names:
-            Path(folder, name).chmod(0o644)
+        for entry, more in ((Path(folder), 0o700), *((Path(folder, name), 0o600) for name in names)):
+            with suppress(PermissionError):
+                entry.chmod(stat.S_IMODE(entry.stat().st_mode) | more)
+
+
+def rename_folder(source: Path, target: Path) -> None:
+    """Give a complete folder its name, at once.
+
+    An overlay file system (a container's) does not rename a folder that came with its image: such a folder is copied
+    first, and the copy is renamed.
+    """
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copy = source.with_name(f"{source.stem}.copy.staging")
+        remove(copy)
+        shutil.copytree(source, copy)
+        flush_tree(copy)
+        copy.rename(target)
+        remove(source)
 
 
 # --------------------------------------------------------------- lock
@@ -109,7 +137,7 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
 
     FolderError: another process holds it (the message says which), unless ``wait``; or the file system has no locks.
     """
-    with clear_errors(path), path.with_name(f".{path.name}.lock").open("a+", encoding="utf-8") as file:
+    with clear_errors(path), _open_lock(path.with_name(f".{path.name}.lock")) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -122,23 +150,34 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
                 f"{path.parent} is on a file system without locks ({error.strerror}), so two runs could write there at"
                 " the same time. Set data_dir to a folder on a local disk, or on NFS 4."
             ) from error
-        _write_holder(file, f"process {os.getpid()} on {platform.node()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z")
+        with suppress(io.UnsupportedOperation):  # opened for reading only
+            _write_holder(
+                file, f"process {os.getpid()} on {platform.node()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z"
+            )
         try:
             yield
         finally:
-            with suppress(OSError):
+            with suppress(OSError):  # the unsupported operation is one, too
                 _write_holder(file, "")
 
 
-def is_alive(process: int) -> bool:
-    """Whether a process with this number exists on this machine."""
+def try_lock(file: IO[Any], *, wait: bool = False) -> bool:
+    """Lock an open file until it is closed. False: another process holds it, or the file system has no locks."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
-        return True  # it belongs to another user
+        return False
     return True
+
+
+def _open_lock(path: Path) -> IO[str]:
+    """The file that is locked. Another user of the folder may have made it: then it is only read, which is enough."""
+    try:
+        return path.open("a+", encoding="utf-8")
+    except PermissionError:
+        if not path.is_file():
+            raise
+        return path.open(encoding="utf-8")
 
 
 def _write_holder(file: IO[str], text: str) -> None:
@@ -151,7 +190,11 @@ def _write_holder(file: IO[str], text: str) -> None:
 def _holder(file: IO[str]) -> str:
     time.sleep(0.05)  # the other process locks first, then writes its name
     file.seek(0)
-    return file.read() or "another process"
+    holder = file.read() or "another process"
+    number = re.match(rf"process (\d+) on {re.escape(platform.node())},", holder)
+    if number and not Path("/proc", number[1]).exists() and Path("/proc/self").exists():
+        holder += " (in another container; the number is the one it has there)"
+    return holder
 
 
 # --------------------------------------------------------------- what goes wrong
@@ -169,10 +212,29 @@ def clear_errors(path: Path) -> Iterator[None]:
         number = _disk_error(error, path.absolute().parent)
         if number is None:
             raise
+        fix = _NO_INODES if number == errno.ENOSPC and _has_no_inodes(path) else _FIX[number]
         raise FolderError(
             f"{path} cannot be written: {os.strerror(number)} ({error}). Nothing was published, and finished steps are"
-            f" kept. {_FIX[number]}, then run the same command again."
+            f" kept. {fix}, then run the same command again."
         ) from error
+
+
+def of_the_user(error: OSError) -> FolderError | None:
+    """What is said of a path that a setting names and that cannot be used; None: it is another kind of error."""
+    if error.filename is None or (error.errno not in _FIX and error.errno not in _NOT_USABLE):
+        return None
+    fix = _NO_INODES if error.errno == errno.ENOSPC and _has_no_inodes(Path(error.filename)) else _FIX.get(error.errno)
+    todo = fix or "Check the settings that name this path"
+    return FolderError(f"{error.filename} cannot be used: {error.strerror}. {todo}, then run the same command again.")
+
+
+def _has_no_inodes(path: Path) -> bool:
+    """Whether the disk is full because it can hold no more files."""
+    path = path.absolute()
+    while not os.path.lexists(path):
+        path = path.parent
+    found = os.statvfs(path)
+    return found.f_files > 0 and found.f_favail == 0
 
 
 def _disk_error(error: BaseException | None, folder: Path) -> int | None:

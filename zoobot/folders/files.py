@@ -6,8 +6,12 @@ import dataclasses
 import functools
 import json
 import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from zoobot.errors import FolderError
 from zoobot.folders import disk
@@ -43,8 +47,10 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FolderError(f"{path} is missing: its folder was not finished, or files were removed.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FolderError(f"{path} is not valid JSON ({error}): it was edited or damaged.") from error
+    except OSError as error:
+        raise FolderError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -91,19 +97,31 @@ def publish_file(path: Path, content: bytes) -> None:
     with disk.clear_errors(path):
         disk.make_folder(path.parent)
         _remove_leftovers(path)
-        staged = path.with_name(f".{path.name}.{os.getpid()}")
-        with staged.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
+        with _staged(path) as staged:
+            staged.write(content)
+            staged.flush()
+            os.fsync(staged.fileno())
+            Path(staged.name).replace(path)
         disk.flush_folder(path.parent)
 
 
+@contextmanager
+def _staged(path: Path) -> Iterator[IO[bytes]]:
+    """A new file beside ``path``, locked: so that others know it is being written, in whatever container they are."""
+    while True:
+        name = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+        with name.open("xb") as file:
+            disk.try_lock(file, wait=True)
+            if os.fstat(file.fileno()).st_nlink:  # otherwise another process removed it before it was locked
+                yield file
+                return
+
+
 def _remove_leftovers(path: Path) -> None:
-    """Remove what dead processes staged for a file."""
-    prefix = f".{path.name}."
-    for staged in path.parent.iterdir():
-        process = staged.name.removeprefix(prefix)
-        if staged.name.startswith(prefix) and process.isdecimal() and not disk.is_alive(int(process)):
-            staged.unlink(missing_ok=True)
+    """Remove what dead processes staged for a file: nobody holds its lock."""
+    staged = re.compile(rf"\.{re.escape(path.name)}\.\d+(-[0-9a-f]{{8}})?")
+    for leftover in path.parent.iterdir():
+        if staged.fullmatch(leftover.name):
+            with suppress(FileNotFoundError, PermissionError), leftover.open("rb") as file:
+                if disk.try_lock(file):
+                    leftover.unlink(missing_ok=True)

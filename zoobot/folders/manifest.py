@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import stat
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -72,7 +73,7 @@ def build(
     varying: Sequence[str],
 ) -> dict[str, object]:
     """The manifest of a staged folder that will become ``path``; ``read`` has the digests of the inputs."""
-    names = _list_files(staging)
+    names = sorted(_list_files(staging)[0])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         listed = pool.map(_describe, (staging / name for name in names))
         files = {name: asdict(entry) for name, entry in zip(names, listed, strict=True)}
@@ -94,7 +95,7 @@ def _sha256(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _is_sealed(path: Path) -> bool:
+def is_sealed(path: Path) -> bool:
     """Whether every byte of the manifest is what it was when it was written; the seal covers all values but itself."""
     content = read_json(path / MANIFEST)
     same_text = (path / MANIFEST).read_bytes() == to_text(content).encode()  # white space, too
@@ -102,25 +103,32 @@ def _is_sealed(path: Path) -> bool:
 
 
 def compare(path: Path, manifest: Manifest, *, digests: bool) -> list[str]:
-    """How a folder differs from its manifest: in the size of files; with ``digests`` also in content and seal."""
-    present = set(_list_files(path)) - {MANIFEST}
-    problems = {name: "missing" for name in manifest.files if name not in present}
-    for name in present & set(manifest.files):
-        size = (path / name).stat().st_size
-        if size != manifest.files[name].bytes:
-            problems[name] = f"{size} bytes, should be {manifest.files[name].bytes}"
-    if digests:
-        left = [name for name in manifest.files if name not in problems]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = pool.map(_digest_or_problem, (path / name for name in left))
-            digest_of_file = dict(zip(left, found, strict=True))
-        for name, digest in digest_of_file.items():
+    """How the files of a folder differ from its manifest: in size, the JSON files in content; all with ``digests``."""
+    present, problems = _list_files(path)
+    unreadable = tuple(f"{name}/" for name in problems)
+    present.discard(MANIFEST)
+    for name, listed in manifest.files.items():
+        if name.startswith(unreadable):
+            continue
+        problem = _size_problem(path / name, listed) if name in present else "missing"
+        problems |= {name: problem} if problem else {}
+    left = [name for name in manifest.files if name in present and name not in problems]
+    left = [name for name in left if digests or name.endswith(".json")]  # which steer a run, and are small
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(_digest_or_problem, (path / name for name in left))
+        for name, digest in zip(left, found, strict=True):
             if digest != manifest.files[name].sha256:
                 problems[name] = "its content has changed" if " " not in digest else digest
     problems |= dict.fromkeys(sorted(present - set(manifest.files)), "not in the manifest")
-    if digests and not _is_sealed(path):
-        problems[MANIFEST] = "its content has changed"
     return [f"{path / name}: {problem}" for name, problem in problems.items()]
+
+
+def _size_problem(path: Path, listed: Listed) -> str | None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None if size == listed.bytes else f"{size} bytes, should be {listed.bytes}"
 
 
 def _digest_or_problem(path: Path) -> str:
@@ -130,15 +138,26 @@ def _digest_or_problem(path: Path) -> str:
         return f"cannot be read: {error.strerror}"
 
 
-def _list_files(path: Path) -> list[str]:
-    files = []
-    for folder, folders, names in os.walk(path):
+def _list_files(path: Path) -> tuple[set[str], dict[str, str]]:
+    """The files below a folder; and the folders below it that cannot be read, with the reason."""
+    files: set[str] = set()
+    unreadable: dict[str, str] = {}
+
+    def note(error: OSError) -> None:
+        unreadable[Path(str(error.filename)).relative_to(path).as_posix()] = f"cannot be read: {error.strerror}"
+
+    for folder, folders, names in os.walk(path, onerror=note):
         for entry in (Path(folder, name) for name in (*folders, *names)):
-            if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
-                kind = "a symbolic link" if entry.is_symlink() else "not a plain file"
+            try:
+                mode = entry.lstat().st_mode
+            except OSError as error:
+                note(error)
+                continue
+            if stat.S_ISLNK(mode) or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a plain file"
                 raise InputError(f"{entry} is {kind}; a folder with a manifest holds only its own files.")
-        files += [Path(folder, name).relative_to(path).as_posix() for name in names]
-    return sorted(files)
+        files |= {Path(folder, name).relative_to(path).as_posix() for name in names}
+    return files, unreadable
 
 
 def _describe(path: Path) -> Listed:

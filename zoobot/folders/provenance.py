@@ -49,7 +49,9 @@ def provenance() -> Provenance:
 @cache
 def _git_state() -> Git | None:
     def git(*args: str) -> str:
-        done = subprocess.run(["git", *args], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", "--no-optional-locks", *args], cwd=REPOSITORY, check=True, capture_output=True, text=True
+        )
         return done.stdout.strip()
 
     try:

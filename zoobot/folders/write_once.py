@@ -16,13 +16,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from zoobot.errors import FolderError, InputError
+from zoobot.errors import FolderError, ZoobotError
 from zoobot.folders import disk, manifest
 from zoobot.folders.files import publish_file, read_json, read_record, to_text, write_json
 from zoobot.folders.manifest import MANIFEST, Manifest, digest_file
 from zoobot.settings import DEFAULTS
 
 BEGUN = "begun.json"
+# What a damaged manifest, or a folder of another user, can raise: each becomes one finding, and the next one is looked
+# for.
+_NO_FINDING_IS_LOST = (ZoobotError, OSError, ValueError, RecursionError)
 log = logging.getLogger("zoobot")
 
 
@@ -65,7 +68,7 @@ def create(
         write_json(staging / MANIFEST, manifest.build(staging, path, settings, inputs, read, varying))
         disk.make_read_only(staging)
         disk.flush_tree(staging)
-        staging.rename(path)
+        disk.rename_folder(staging, path)
         disk.flush_folder(path.parent)
         remove_unfinished(path)
 
@@ -90,7 +93,7 @@ def step(path: Path) -> Iterator[Path]:
     disk.make_folder(staging)
     yield staging
     disk.flush_tree(staging)
-    staging.rename(path)
+    disk.rename_folder(staging, path)
     disk.flush_folder(path.parent)
 
 
@@ -163,7 +166,18 @@ def differing_keys(there: Mapping[str, object], now: Mapping[str, object]) -> li
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a finished folder."""
+    """The manifest of a finished folder. FolderError: there is none, or it is not as it was written."""
+    found = _read_unsealed(path)
+    if not manifest.is_sealed(path):
+        raise FolderError(
+            f"{path / MANIFEST} is not as it was written: its seal does not fit its content. Restore it from a copy, or"
+            " move the folder away and make it again."
+        )
+    return found
+
+
+def _read_unsealed(path: Path) -> Manifest:
+    """A manifest, even if it was edited."""
     if not path.is_dir():
         raise FolderError(f"{path} does not exist.")
     if not (path / MANIFEST).is_file():
@@ -220,18 +234,23 @@ def verify(path: Path) -> list[str]:
     """
     path = Path(path)
     try:
-        content = read_manifest(path)
-        problems = manifest.compare(path, content, digests=True)
-    except (FolderError, InputError) as error:
-        return [str(error)]
+        content = _read_unsealed(path)
+        problems = [] if manifest.is_sealed(path) else [f"{path / MANIFEST}: its content has changed"]
+        problems = manifest.compare(path, content, digests=True) + problems
+    except _NO_FINDING_IS_LOST as error:
+        return [_finding(path, error)]
     for name, entry in content.inputs.items():
         try:
             same = digest_of(path / entry.path) == entry.digest
-        except FolderError as error:
-            problems.append(f"{path}: its input {name} cannot be checked: {error}")
+        except _NO_FINDING_IS_LOST as error:
+            problems.append(f"{path}: its input {name} cannot be checked: {_finding(path / entry.path, error)}")
         else:
             problems += [] if same else [f"{path}: its input {name} ({entry.path}) is not the one that was read"]
     return problems
+
+
+def _finding(path: Path, error: Exception) -> str:
+    return str(error) if isinstance(error, ZoobotError) else f"{path}: cannot be checked: {error}"
 
 
 def with_inputs(paths: Sequence[Path]) -> list[Path]:
@@ -242,10 +261,10 @@ def with_inputs(paths: Sequence[Path]) -> list[Path]:
     left = [path.resolve() for path in paths]
     while left:
         path = left.pop(0)
-        if path not in found and (path / MANIFEST).is_file():
-            found[path] = None
-            with suppress(FolderError):  # `verify` reports it
-                left += [(path / entry.path).resolve() for entry in read_manifest(path).inputs.values()]
+        with suppress(*_NO_FINDING_IS_LOST):  # `verify` reports it
+            if path not in found and (path / MANIFEST).is_file():
+                found[path] = None
+                left += [(path / entry.path).resolve() for entry in _read_unsealed(path).inputs.values()]
     return list(found)
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from zoobot.errors import InputError, SettingsError
-from zoobot.galaxies import cells
+from zoobot.galaxies import cells, filters
 from zoobot.galaxies.questions import QuestionTree
 from zoobot.settings import TaskSettings
 
@@ -84,9 +84,12 @@ class Task:
     def apply_filters(self, catalog: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
         """The galaxies that meet every filter, and how many each filter removed."""
         lost = {}
+        if refused := filters.problems(self.filters):
+            raise SettingsError("\n  ".join(refused))
         for expression in self.filters:
             try:
-                keep = _with_numbers(catalog, expression).eval(expression, engine="python")
+                numbers = _with_numbers(catalog, expression)
+                keep = numbers.eval(expression, engine="python", local_dict={}, global_dict={})
             except Exception as error:  # the user wrote the expression: pandas may raise anything
                 raise SettingsError(
                     f"task.filters: cannot evaluate {expression!r} on the catalog: {error}"

@@ -8,11 +8,12 @@ lib/io/record_writer.h). The content is an Example, a map from names to lists of
 from __future__ import annotations
 
 import io
+import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import google_crc32c
 import numpy as np
@@ -125,14 +126,42 @@ def read(path: Path) -> Iterator[bytes]:
     """The records of one file, in order. FolderError: it cannot be read, or a checksum does not match."""
     try:
         with path.open("rb") as file:
-            while header := file.read(12):
-                (length,) = struct.unpack("<Q", header[:8]) if _checksum(header[:8]) == header[8:] else (-1,)
-                record = file.read(length) if length >= 0 else b""
-                if len(record) != length or file.read(4) != _checksum(record):
+            for at, length in _lengths(path, file):
+                file.seek(at)
+                record = file.read(length)
+                if file.read(4) != _checksum(record):
                     raise FolderError(f"{path} is damaged: the checksums of its records do not match.")
                 yield record
     except OSError as error:
         raise FolderError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def check_lengths(path: Path) -> None:
+    """Refuse a file whose records do not end where it does. TensorFlow would ask for the memory that a damaged length
+    says, and end the process.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            for _ in _lengths(path, file):
+                pass
+    except OSError as error:
+        raise FolderError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _lengths(path: Path, file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Where the content of each record begins, and how many bytes it has; never more than the file has."""
+    at, size = 0, os.fstat(file.fileno()).st_size
+    while at < size:
+        file.seek(at)
+        header = file.read(12)
+        at += 12
+        if _checksum(header[:8]) != header[8:]:
+            raise FolderError(f"{path} is damaged: the checksums of its records do not match.")
+        (length,) = struct.unpack("<Q", header[:8])
+        if length > size - at - 4:
+            raise FolderError(f"{path} is damaged: a record of {length} bytes is longer than what is left of the file.")
+        yield at, length
+        at += length + 4
 
 
 def _checksum(content: bytes) -> bytes:
@@ -162,15 +191,18 @@ def _from_example(record: bytes) -> tuple[dict[str, bytes], dict[str, int]]:
     """The first value of each list: texts and numbers."""
     texts: dict[str, bytes] = {}
     numbers: dict[str, int] = {}
-    ((_, features),) = _fields(record)
-    for _, entry in _fields(features):
-        parts = dict(_fields(entry))
-        ((kind, content),) = _fields(parts[2])
-        _, first = next(_fields(content))
-        if kind == _BYTES_LIST:
-            texts[parts[1].decode()] = first
-        else:
-            numbers[parts[1].decode()] = _signed(_from_varint(first, 0)[0])
+    try:
+        ((_, features),) = _fields(record)
+        for _, entry in _fields(features):
+            parts = dict(_fields(entry))
+            ((kind, content),) = _fields(parts[2])
+            _, first = next(_fields(content))
+            if kind == _BYTES_LIST:
+                texts[parts[1].decode()] = first
+            else:
+                numbers[parts[1].decode()] = _signed(_from_varint(first, 0)[0])
+    except (ValueError, IndexError, KeyError, StopIteration) as error:
+        raise FolderError("A record of a TFRecord file is not a galaxy as stage=shards writes it.") from error
     return texts, numbers
 
 

@@ -2,3 +2,7 @@
 
 Models work on images, counts and groups of answers. They know nothing about iterations, pools or oracles.
 """
+
+from zoobot.engine import quiet
+
+quiet.imports()

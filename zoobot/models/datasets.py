@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
+from zoobot.galaxies import tfrecords
 from zoobot.galaxies.tasks import Task
 from zoobot.galaxies.tfrecords import ShardConfig
 
@@ -30,6 +31,8 @@ def dataset(
     come in the order of ``paths``. With ``shuffle_seed`` they are shuffled again for each epoch, in the same way in
     each run, and repeated ``passes`` times.
     """
+    for path in paths:
+        tfrecords.check_lengths(path)
     names = [str(path) for path in paths]
     if shuffle_seed is None:
         records = tf.data.TFRecordDataset(names)
@@ -57,6 +60,7 @@ def dataset(
 
 def batches(path: Path, batch_size: int) -> tf.data.Dataset:
     """Batches of the serialised galaxies in one file, in order."""
+    tfrecords.check_lengths(path)
     return tf.data.TFRecordDataset(str(path)).batch(batch_size).prefetch(2)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import h5py
@@ -22,40 +23,10 @@ from zoobot.errors import SettingsError
 from zoobot.galaxies.tfrecords import ShardConfig
 from zoobot.models import datasets, saved
 from zoobot.models.architectures import ARCHITECTURES, OFFSET, SCALE, Floats32, Tensor
+from zoobot.models.shapes import read_record, shape_of
 from zoobot.settings import ENCODER_SHAPE, ModelSettings
 
 Pass = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Everything that the shape of an encoder depends on, as in encoder.json."""
-
-    architecture: str
-    blocks: list[list[int]]
-    hidden: int
-    colour: bool
-    final_size_px: int
-    image_size_px: int
-    channels: int
-
-
-@dataclass(frozen=True)
-class EncoderRecord(Shape):
-    """The content of encoder.json, the file beside the weights."""
-
-    weights_sha256: str
-
-
-def shape_of(model: ModelSettings, image_size_px: int, channels: int) -> Shape:
-    """The shape of the encoder in these settings."""
-    return Shape(**{key: getattr(model, key) for key in ENCODER_SHAPE}, image_size_px=image_size_px, channels=channels)
-
-
-def read_record(folder: Path, name: str = "encoder") -> EncoderRecord | None:
-    """The record of an encoder in a folder; None if there is none, as beside a single file of weights."""
-    path = folder / f"{name}.json"
-    return folders.parse(folders.read_json(path), EncoderRecord, str(path)) if path.is_file() else None
 
 
 def build(model: ModelSettings, image_size_px: int, channels: int) -> keras.Model:
@@ -130,16 +101,29 @@ def load(encoder: keras.Model, path: Path, name: str = "encoder") -> None:
 
     Raises SettingsError if they do not exist or belong to a network of another shape.
     """
+    source, network = _source(encoder, path, name)
+    load_file(network, source)
+    record = read_record(path, name)
+    if record and record.weights_sha256 != digest(encoder):
+        raise SettingsError(f"{source} does not fit this network: the loaded weights differ from the saved ones")
+
+
+def refuse_another(model: ModelSettings, image_size_px: int, channels: int, path: Path) -> None:
+    """SettingsError: the weights at ``path`` do not exist, or belong to another encoder than that of these settings."""
+    with _refusing(path):
+        source, network = _source(build(model, image_size_px, channels), path, "encoder")
+        _check_shapes(network, source)
+
+
+def _source(encoder: keras.Model, path: Path, name: str) -> tuple[Path, keras.Model]:
+    """The file of weights at ``path``, and the part of an encoder that it belongs to."""
     source = path if path.suffix == ".h5" else path / f"{name}.weights.h5"
     if not source.is_file():
         raise SettingsError(
             f"model.weights: {source} does not exist. Give the name of an encoder from stage=pretrain, or the path of"
             " its folder, of an iteration's model folder or of a .weights.h5 file."
         )
-    load_file(encoder if path != source else _innermost(encoder), source)
-    record = read_record(path, name)
-    if record and record.weights_sha256 != digest(encoder):
-        raise SettingsError(f"{source} does not fit this network: the loaded weights differ from the saved ones")
+    return source, encoder if path != source else _innermost(encoder)
 
 
 def _innermost(encoder: keras.Model) -> keras.Model:
@@ -150,18 +134,27 @@ def _innermost(encoder: keras.Model) -> keras.Model:
 
 def load_file(network: keras.Model, source: Path) -> None:
     """Load the weights in a file. Raises SettingsError if they belong to a network of another shape."""
+    with _refusing(source), warnings.catch_warnings():
+        _check_shapes(network, source)
+        warnings.filterwarnings("ignore", "Skipping nested container", UserWarning)  # containers without weights
+        network.load_weights(source)
+
+
+@contextmanager
+def _refusing(source: Path) -> Iterator[None]:
     try:
-        there, wanted = _shapes(source), sorted(tuple(values.shape) for values in network.get_weights())
-        if there != wanted:  # Keras would silently load the first layers of a deeper network
-            raise ValueError(f"it holds {_count(there)}, the network has {_count(wanted)}")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Skipping nested container", UserWarning)  # containers without weights
-            network.load_weights(source)
+        yield
     except (OSError, ValueError) as error:
         raise SettingsError(
             f"{source} does not fit this network: {str(error).splitlines()[0]}. The shape depends on"
             f" {', '.join(f'model.{key}' for key in ENCODER_SHAPE)} and shards.image_size_px."
         ) from error
+
+
+def _check_shapes(network: keras.Model, source: Path) -> None:
+    there, wanted = _shapes(source), sorted(tuple(values.shape) for values in network.get_weights())
+    if there != wanted:  # Keras would silently load the first layers of a deeper network
+        raise ValueError(f"it holds {_count(there)}, the network has {_count(wanted)}")
 
 
 def _shapes(source: Path) -> list[tuple[int, ...]]:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoobot import folders
-from zoobot.errors import SettingsError
 from zoobot.galaxies import tfrecords
 from zoobot.galaxies.tfrecords import ShardConfig
+from zoobot.models import shapes
 from zoobot.models.architectures import ARCHITECTURES, Floats32
 from zoobot.settings import ModelSettings, Settings
 
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Features on disk, named by the digests of the encoder's weights and of the TFRecord file. The encoder passes each
-    file once, for any number of samples and acquisition functions. A file is complete or absent, and may be deleted.
+    """Features on disk, named by the digests of the encoder's weights, of the TFRecord file and of the features. The
+    encoder passes each file once, for any number of samples and acquisition functions. A file is complete or absent,
+    may be deleted, and is made again if it was changed.
     """
 
     folder: Path
@@ -39,13 +40,27 @@ class FeatureCache:
 
     def of(self, path: Path) -> Floats32:
         """The features N × H of the galaxies in a TFRecord file, mapped into memory."""
-        kept = self.folder / f"{self.weights_sha256[:16]}_{self.orientations}" / f"{folders.digest_in(path)[:16]}.npy"
-        if not kept.is_file():
+        folder = self.folder / f"{self.weights_sha256[:16]}_{self.orientations}"
+        name = folders.digest_in(path)[:16]
+        kept = next((file for file in sorted(folder.glob(f"{name}_*.npy")) if _is_whole(file)), None)
+        if kept is None:
             content = io.BytesIO()
             np.save(content, self.encode(path))
+            for damaged in folder.glob(f"{name}*.npy"):
+                if not _is_whole(damaged):
+                    damaged.unlink(missing_ok=True)
+            kept = folder / f"{name}_{hashlib.sha256(content.getvalue()).hexdigest()[:16]}.npy"
             folders.publish_file(kept, content.getvalue())
         features: Floats32 = np.load(kept, mmap_mode="r")
         return features
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file of the cache has the content that its name says: a flipped byte would change what is asked."""
+    try:
+        return folders.digest_file(file)[:16] == file.stem.partition("_")[2]
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -70,12 +85,14 @@ def encode(frozen: FrozenEncoder, path: Path) -> Floats32:
 def digest(frozen: FrozenEncoder) -> str:
     """SHA-256 over the weights; for an encoder without weights, over what its features depend on."""
     if not ARCHITECTURES[frozen.model.architecture].fixed:
-        from zoobot.models import encoders
-
-        record = encoders.read_record(frozen.weights) if frozen.weights else None
+        record = shapes.read_record(frozen.weights) if frozen.weights else None
         if frozen.weights and record:
-            _check_shape(frozen, record)
-        return record.weights_sha256 if record else encoders.digest(_built(frozen)[0])
+            wanted = shapes.shape_of(frozen.model, frozen.config.image_size_px, frozen.config.channels)
+            shapes.refuse_another(frozen.weights, record, wanted)
+            return record.weights_sha256
+        from zoobot.models import encoders  # late: only a network needs TensorFlow
+
+        return encoders.digest(_built(frozen)[0])
     shape = (frozen.model.architecture, frozen.model.final_size_px, frozen.model.colour, frozen.config.image_size_px)
     return hashlib.sha256(repr(shape).encode()).hexdigest()
 
@@ -104,14 +121,3 @@ def _built(frozen: FrozenEncoder) -> tuple[object, encoders.Pass]:
         of_records = encoders.forward_records(encoder, frozen.config, frozen.model.orientations)
         _last_built[:] = [(frozen, (encoder, of_records))]
     return _last_built[0][1]
-
-
-def _check_shape(frozen: FrozenEncoder, record: encoders.EncoderRecord) -> None:
-    from zoobot.models.encoders import shape_of
-
-    wanted = vars(shape_of(frozen.model, frozen.config.image_size_px, frozen.config.channels))
-    differences = folders.differing_keys({key: value for key, value in vars(record).items() if key in wanted}, wanted)
-    if differences:
-        raise SettingsError(
-            "\n  ".join([f"the encoder in {frozen.weights} does not have the shape in the settings:", *differences])
-        )

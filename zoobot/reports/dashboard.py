@@ -13,7 +13,9 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
+from zoobot.engine import quiet
 from zoobot.folders import disk, once
 from zoobot.iterations.files import ExperimentFolder, IterationFolder
 from zoobot.settings import Settings
@@ -42,8 +44,7 @@ def run_id(experiment_name: str, number: int) -> str:
 
 
 def _log(settings: Settings, iterations: Sequence[IterationFolder], id_: str) -> None:
-    import wandb
-
+    wandb = _client(settings.tracking.mode)
     newest, number = iterations[-1], len(iterations) - 1
     folder = settings.experiment_dir / "tracking"
     folder.mkdir(exist_ok=True)
@@ -52,7 +53,7 @@ def _log(settings: Settings, iterations: Sequence[IterationFolder], id_: str) ->
     os.environ["WANDB_DATA_DIR"] = str(folder)  # keep pictures for `wandb sync` here, not in the user's home
     instructions = asdict(ExperimentFolder(settings.experiment_dir).instructions.read())
     with wandb.init(
-        mode=settings.tracking.mode,  # type: ignore[arg-type]  # checked against TRACKING_MODES
+        mode=settings.tracking.mode,
         project=settings.tracking.project,
         entity=settings.tracking.entity or None,
         dir=folder,
@@ -66,6 +67,16 @@ def _log(settings: Settings, iterations: Sequence[IterationFolder], id_: str) ->
         for iteration in iterations:
             run.log(_values(iteration))
         run.log({"chosen": _table(newest, settings.tracking.table_galaxies)})
+
+
+def _client(mode: str) -> Any:
+    """The client. Offline it opens no socket to anywhere: what it would report of itself is switched off."""
+    quiet.imports()
+    if mode == "offline":
+        os.environ |= {"WANDB_ERROR_REPORTING": "false", "WANDB_DISABLE_GIT": "true"}
+    import wandb
+
+    return wandb
 
 
 def _values(iteration: IterationFolder) -> dict[str, object]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from zoobot.errors import InputError
+from zoobot.settings import values
 from zoobot.settings.depends import flatten
 from zoobot.settings.schema import Settings
 
@@ -58,7 +59,8 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
         "tracking.mode": TRACKING_MODES, "verify_inputs": INPUT_CHECKS, "shards.source": SHARD_SOURCES,
         "shards.channels": (1, 3), "survey.same_galaxy": IF_SAME, "survey.stretch": STRETCHES,
     }  # fmt: skip
-    problems = [
+    problems = values.problems(flat)
+    problems += [
         f"{key}={flat[key]}: choose one of {', '.join(map(str, allowed))}"
         for key, allowed in {**choices, **own}.items()
         if flat[key] not in allowed
@@ -70,7 +72,7 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
         "shards.image_size_px": 8, "shards.shard_size": 1, "shards.eval_size": 1,
         "shards.test_size": 1, "model.hidden": 1, "model.final_size_px": 8, "model.batch_size": 1,
         "model.max_epochs": 1, "model.ensemble": 1, "pretrain.epochs": 1, "pretrain.batch_size": 2,
-        "pretrain.max_galaxies": 0, "model.steps_per_epoch": 1,
+        "pretrain.max_galaxies": 0, "pretrain.seed": 0, "model.steps_per_epoch": 1,
         "model.patience": 1, "model.n_samples": 1, "model.predict_batch_size": 1, "acquisition.expected_votes": 1,
         "oracle.votes_per_galaxy": 1, "oracle.control_per_iteration": 0, "oracle.control_votes": 1,
         "oracle.last_classification_id": 0, "oracle.overlap_ids": 0, "oracle.tries": 1,
@@ -83,11 +85,11 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
         "max_dropped_fraction": (0, 1), "survey.same_within_arcsec": (0, 60), "model.dropout_rate": (0, 0.95),
         "model.zoom": (0, 0.9),
         "model.learning_rate": (1e-9, 10), "shards.crop": (0.05, 1), "pretrain.learning_rate": (1e-9, 10),
-        "pretrain.temperature": (0.01, 10), "iterate.gate_margin": (0, math.inf), "stop.minutes_per_vote": (0, 60),
-        "stop.next_100_labels_buy": (0, math.inf),
+        "pretrain.temperature": (0.01, 10), "iterate.gate_margin": (0, values.MOST), "stop.minutes_per_vote": (0, 60),
+        "stop.next_100_labels_buy": (0, values.MOST),
         "acquisition.coldness": (1e-6, 1e6), "acquisition.skip_confident": (0, 1), "acquisition.random_share": (0, 1),
         "oracle.late_fraction": (0, 1), "oracle.anonymous_fraction": (0, 1), "oracle.retire_confident": (0, 1),
-        "reduce.max_age_days": (0, math.inf), "survey.zero_point": (-20, 60),
+        "reduce.max_age_days": (0, values.MOST), "survey.zero_point": (-20, 60), "stop.eval_loss": (0, values.MOST),
         "oracle.timeout_s": (0.01, 3600), "oracle.retry_wait_s": (0, 600),
     }  # fmt: skip
     problems += [
@@ -95,15 +97,31 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
         for key, (low, high) in ranges.items()
         if not low <= flat[key] <= high
     ]
-    for key in ("survey.name", "catalogs.name", "shards.name", "pretrain.name", "experiment_name"):
+    for key in (
+        "task.name",
+        "model.name",
+        "survey.name",
+        "catalogs.name",
+        "shards.name",
+        "pretrain.name",
+        "experiment_name",
+    ):
         if not flat[key] or "/" in flat[key] or flat[key].startswith("."):
             problems.append(f"{key}={flat[key]}: must be a folder name, without / and not starting with a dot")
-    return problems + _misfits(s)
+        elif len(flat[key].encode(errors="replace")) > values.NAME_BYTES:
+            problems.append(f"{key}={flat[key][:77]}…: must be at most {values.NAME_BYTES} bytes long")
+    first = {problem.split("=")[0]: problem for problem in reversed(problems)}  # one problem of each setting
+    return [*(problem for problem in problems if first[problem.split("=")[0]] == problem), *_misfits(s)]
 
 
 def _misfits(s: Settings) -> list[str]:
     """Settings that are valid alone but not together."""
     problems = []
+    for key, name in (("catalog", s.survey.catalog), ("classifications", s.survey.classifications)):
+        try:
+            _ = name and not Path(name).is_absolute() and s.inside(name)  # an absolute path was meant
+        except InputError as error:
+            problems.append(f"survey.{key}={name}: {error}")
     if s.survey.kind == "demo" and s.survey.n_galaxies < 1:
         problems.append(f"survey.n_galaxies={s.survey.n_galaxies}: the demo survey needs at least 1")
     if (

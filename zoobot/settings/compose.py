@@ -16,9 +16,16 @@ from zoobot.settings.schema import MISSING, Settings
 
 def register() -> None:
     """Register the schema with Hydra, so that it refuses unknown keys and wrong types."""
-    schema = OmegaConf.structured(Settings)
-    _set_writable(schema)  # frozen dataclasses make read-only nodes, which Hydra cannot compose into
-    ConfigStore.instance().store(name="schema", node=schema)
+    ConfigStore.instance().store(name="schema", node=writable_schema())
+
+
+def writable_schema() -> DictConfig:
+    """The types and defaults of all settings. Frozen dataclasses make read-only nodes, which Hydra cannot compose
+    into, so these are writable.
+    """
+    schema: DictConfig = OmegaConf.structured(Settings)
+    _set_writable(schema)
+    return schema
 
 
 def _set_writable(node: DictConfig) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zoobot.errors import InputError
+
 MISSING: Any = "???"  # how OmegaConf marks a value that the config must give
 
 
@@ -25,6 +27,7 @@ class SurveySettings:
     id_str: str = ""  # custom: the column with the ids, or a template such as '{brickid}_{objid}'; empty: id_str
     file_loc: str = ""  # custom: the column with the pictures, or a template: 'png/{id_str}.png'; empty: file_loc
     path_prefix: str = ""  # beginning of the paths in the table that is removed: the folder on another machine
+    allow_links: bool = False  # read tables and pictures through links that lead out of `folder`
     classifications: str = ""  # decals, custom: votes to join, relative to `folder`; none: those of stage=reduce
     questions: str = MISSING  # a question set in configs/questions, or the path of a YAML file
     same_within_arcsec: float = 1.0  # galaxies no farther apart than this are the same one; 0: do not look at positions
@@ -52,7 +55,7 @@ class TaskSettings:
     label: list[str] = field(
         default_factory=list
     )  # for a single question: the answers counted as k of N; empty: learn all `questions` as a tree
-    filters: list[str] = field(default_factory=list)  # pandas expressions that a labelled galaxy must meet
+    filters: list[str] = field(default_factory=list)  # what a labelled galaxy must meet: comparisons of its columns
 
 
 @dataclass(frozen=True)
@@ -273,7 +276,7 @@ class Settings:
     seed: int = 0  # of the simulation: weights, dropout, data order, volunteers, random choices
     quick: bool = False  # test mode: few galaxies, tiny images, short training; output goes to {data_dir}/quick
     max_dropped_fraction: float = 0.01  # stop with an error if a larger fraction of rows or images is bad
-    verify_inputs: str = "sizes"  # what a stage checks in the folders it reads: sizes of files, or digests of all bytes
+    verify_inputs: str = "sizes"  # what a stage checks in the folders it reads: sizes (JSON: digests) or all digests
     experiment_name: str = MISSING  # name of the experiment's folder, and of the group of its W&B runs
     extensions: list[str] = field(
         default_factory=list
@@ -306,8 +309,26 @@ class Settings:
         return Path(self.survey.folder) if self.survey.folder else self.survey_dir
 
     def image_path(self, file_loc: str) -> Path:
-        """The path of a galaxy's picture: always below ``source_dir``, even if the table has an absolute path."""
-        return self.source_dir / file_loc.lstrip("/")
+        """The path of a galaxy's picture: always below ``source_dir``, even if the table has an absolute path.
+
+        InputError: it leads elsewhere, by ``..`` or a link. A picture from there would go into shards, and be sent.
+        """
+        return self.inside(file_loc.lstrip("/"))
+
+    def inside(self, name: str) -> Path:
+        """A file of the survey. InputError: ``name`` leads out of ``source_dir``, which may itself be a link."""
+        folder = os.path.realpath(self.source_dir)
+        try:
+            found = os.path.join(folder, name)  # noqa: PTH118  # many thousand times: pathlib is slower
+            found = os.path.normpath(found) if self.survey.allow_links else os.path.realpath(found)
+        except ValueError as error:  # a zero byte
+            raise InputError(f"{name!r} is not the name of a file") from error
+        if not found.startswith(folder + os.sep):
+            raise InputError(
+                f"{name} leads to {found}, out of {folder}: only what lies in survey.folder is read. Put the file"
+                " there, or (for links) set survey.allow_links=true"
+            )
+        return self.source_dir / name
 
     @property
     def catalog_dir(self) -> Path:

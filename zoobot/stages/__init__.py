@@ -14,6 +14,8 @@ from pathlib import Path
 
 from zoobot.acquisition import ACQUISITIONS
 from zoobot.errors import SettingsError
+from zoobot.folders import disk
+from zoobot.galaxies import filters
 from zoobot.galaxies.demo import WORLDS
 from zoobot.galaxies.surveys import SURVEYS
 from zoobot.galaxies.tfrecords import ENCODINGS
@@ -42,7 +44,7 @@ def check_settings(settings: Settings) -> Settings:
     problems = checks.problems(settings, CHOICES)
     if settings.model.architecture in architectures.ARCHITECTURES:
         problems += architectures.problems(settings)
-    problems += build.problems(settings)
+    problems += build.problems(settings) + filters.problems(settings.task.filters)
     if problems:
         raise SettingsError("\n  ".join([f"{len(problems)} setting(s) cannot be used:", *problems]))
     return settings
@@ -54,6 +56,8 @@ def load_extensions(settings: Settings) -> None:
     Raises SettingsError if a file does not exist or cannot be run.
     """
     for name in settings.extensions:
+        if not isinstance(name, str) or "\0" in name:
+            raise SettingsError(f"extensions={settings.extensions}: each part must be the path of a Python file.")
         path = Path(name).resolve()
         module = f"zoobot_extension:{path}"
         if module in sys.modules:
@@ -74,5 +78,8 @@ def load_extensions(settings: Settings) -> None:
 def run(settings: Settings) -> Path:
     """Run the stage in the settings. Returns the folder or file that it made."""
     load_extensions(settings)
-    path: Path = importlib.import_module(f"{__name__}.{settings.stage}").run(settings)
+    try:
+        path: Path = importlib.import_module(f"{__name__}.{settings.stage}").run(settings)
+    except OSError as error:
+        raise disk.of_the_user(error) or error from error
     return path

@@ -14,6 +14,7 @@ from zoobot.galaxies.tables import read_table
 from zoobot.galaxies.tasks import Task, build_task
 from zoobot.iterations.files import ExperimentFolder, Instructions, InstructionsFolder, Source
 from zoobot.iterations.iteration import extension_digests, fixed_settings
+from zoobot.models import shapes
 from zoobot.settings import ORACLE_FIXED, Settings
 
 log = logging.getLogger("zoobot")
@@ -32,6 +33,7 @@ def run(settings: Settings) -> Path:
     used = fixed_settings(settings)
     if folders.is_done(path, used, inputs):
         return path
+    _check_weights(settings)
     _check_expected_votes(settings, task)
     sources = {
         name: Source(os.path.relpath(source, path), folders.digest_of(source)) for name, source in inputs.items()
@@ -76,6 +78,22 @@ def _check_expected_votes(settings: Settings, task: Task) -> None:
             "the labelled galaxies have %d votes (median), but acquisition.expected_votes=%d: if new galaxies get about"
             " as many, set acquisition.expected_votes=%d", typical, expected, typical,
         )  # fmt: skip
+
+
+def _check_weights(settings: Settings) -> None:
+    """Refuse weights of a network of another shape now, not when an iteration loads them."""
+    path = settings.weights_path
+    if path is None:
+        return
+    config = tfrecords.load_config(settings.shard_dir)
+    record = shapes.read_record(path)
+    if record:
+        wanted = shapes.shape_of(settings.model, config.image_size_px, config.channels)
+        shapes.refuse_another(path, record, wanted)
+    else:
+        from zoobot.models import encoders  # late: only a file without a record needs TensorFlow
+
+        encoders.refuse_another(settings.model, config.image_size_px, config.channels, path)
 
 
 def encoder_source(settings: Settings) -> Path | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import re
 from pathlib import Path
 
 from zoobot import folders
@@ -19,15 +22,31 @@ def run(settings: Settings) -> Path:
     Raises ChangedError, with all differences, if anything has changed.
     """
     path = Path(settings.verify.path)
-    found = sorted(manifest.parent for manifest in path.rglob(folders.MANIFEST))
-    found = [folder for folder in found if not folder.name.endswith(".staging")]  # being written, or left by a crash
-    if not found:
+    found, lost, problems = _look_through(path)
+    if not found and not problems:
         raise FolderError(f"{path} holds no folder with a {folders.MANIFEST}.")
-    chain = folders.with_inputs(found)
-    problems = [problem for folder in chain for problem in folders.verify(folder)]
-    lost = {folder for folder in path.rglob(f"{ITERATION}_*") if folder.is_dir()} - set(found)
-    problems += [f"{folder}: has no {folders.MANIFEST}" for folder in sorted(lost)]
+    chain = list(dict.fromkeys([*(folder.resolve() for folder in found), *folders.with_inputs(found)]))
+    problems += [problem for folder in chain for problem in folders.verify(folder)]
+    problems += [f"{folder}: has no {folders.MANIFEST}" for folder in lost]
     if problems:
-        raise ChangedError("\n".join(problems))
+        raise ChangedError("\n".join(dict.fromkeys(problems)))  # a folder may be met twice
     log.info("%s: %d folders verified, inputs included; nothing has changed", path, len(chain))
     return path
+
+
+def _look_through(path: Path) -> tuple[list[Path], list[Path], list[str]]:
+    """The finished folders below ``path``, the iterations without a manifest, and what cannot be looked into."""
+    found, lost, unreadable = [], [], []
+
+    def note(error: OSError) -> None:
+        if not (error.errno == errno.ENOENT and Path(error.filename) == path):
+            unreadable.append(f"{error.filename}: cannot be read: {error.strerror}")
+
+    for name, names, files in os.walk(path, onerror=note):
+        folder = Path(name)
+        names[:] = [each for each in sorted(names) if not each.endswith(".staging")]  # being written, or of a crash
+        if folders.MANIFEST in files:
+            found.append(folder)
+        elif re.fullmatch(rf"{ITERATION}_\d+", folder.name) and folder != path:
+            lost.append(folder)
+    return found, lost, unreadable
