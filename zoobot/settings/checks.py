@@ -97,15 +97,8 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
         for key, (low, high) in ranges.items()
         if not low <= flat[key] <= high
     ]
-    for key in (
-        "task.name",
-        "model.name",
-        "survey.name",
-        "catalogs.name",
-        "shards.name",
-        "pretrain.name",
-        "experiment_name",
-    ):
+    names = "task.name", "model.name", "survey.name", "catalogs.name", "shards.name", "pretrain.name", "experiment_name"
+    for key in names:
         if not flat[key] or "/" in flat[key] or flat[key].startswith("."):
             problems.append(f"{key}={flat[key]}: must be a folder name, without / and not starting with a dot")
         elif len(flat[key].encode(errors="replace")) > values.NAME_BYTES:
@@ -132,7 +125,7 @@ def _misfits(s: Settings) -> list[str]:
         problems.append(
             f"survey.catalog: survey {s.survey.name} needs its source table, e.g. survey.catalog=catalog.csv"
         )
-    shown = [band.strip().lower() for band in s.survey.bands if band != "skip"]
+    shown = [str(band).strip().lower() for band in s.survey.bands if band != "skip"]
     if len(shown) not in (1, 3) or len(set(shown)) < len(shown):
         problems.append(
             f"survey.bands={s.survey.bands}: list three bands for a colour picture, or one for a grey one, each once;"
