@@ -39,7 +39,7 @@ def table(tmp_path: Path) -> pd.DataFrame:
     for galaxy in demo.survey(60, seed=0, size_px=16):
         Image.fromarray(galaxy.image).save(tmp_path / "survey" / f"{galaxy.id_str}.png")
         rows.append({"id_str": galaxy.id_str, "file_loc": f"{galaxy.id_str}.png", **galaxy.votes})
-    private = np.full((16, 16, 3), 7, np.uint8)
+    private = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
     (tmp_path / "private").mkdir()
     Image.fromarray(private).save(tmp_path / "private" / "face.png")
     return pd.DataFrame(rows)
