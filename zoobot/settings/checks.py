@@ -21,6 +21,36 @@ SHARD_SOURCES = ("mock", "real")
 INPUT_CHECKS = ("sizes", "digests")
 IF_SAME = ("warn", "error")
 STRETCHES = ("nanomaggies", "noise")
+# The least that a setting may be, and between which values it may be.
+_AT_LEAST = {
+    "seed": 0, "survey.retirement_votes": 0, "survey.draw_size_px": 16, "survey.draw_seed": 0, "catalogs.seed": 0,
+    "survey.max_pixels": 64,
+    "catalogs.mock_labelled": 3, "catalogs.max_galaxies": 0,
+    "shards.image_size_px": 8, "shards.shard_size": 1, "shards.eval_size": 1,
+    "shards.test_size": 1, "model.hidden": 1, "model.final_size_px": 8, "model.batch_size": 1,
+    "model.max_epochs": 1, "model.ensemble": 1, "pretrain.epochs": 1, "pretrain.batch_size": 2,
+    "pretrain.max_galaxies": 0, "pretrain.seed": 0, "model.steps_per_epoch": 1,
+    "model.patience": 1, "model.n_samples": 1, "model.predict_batch_size": 1, "acquisition.expected_votes": 1,
+    "oracle.votes_per_galaxy": 1, "oracle.control_per_iteration": 0, "oracle.control_votes": 1,
+    "oracle.last_classification_id": 0, "oracle.overlap_ids": 0, "oracle.tries": 1,
+    "stop.votes": 0, "stop.labels": 0, "iterate.subjects_per_iteration": 1, "iterate.shards_per_iteration": 1,
+    "iterate.waiting_iterations": 0,
+    "simulate.iterations": 1, "check.pictures": 1, "tracking.table_galaxies": 0, "report.galaxies": 0,
+}  # fmt: skip
+_RANGES = {
+    "max_dropped_fraction": (0, 1), "survey.same_within_arcsec": (0, 60), "model.dropout_rate": (0, 0.95),
+    "model.zoom": (0, 0.9),
+    "model.learning_rate": (1e-9, 10), "shards.crop": (0.05, 1), "pretrain.learning_rate": (1e-9, 10),
+    "pretrain.temperature": (0.01, 10), "iterate.gate_margin": (0, values.MOST), "stop.minutes_per_vote": (0, 60),
+    "stop.next_100_labels_buy": (0, values.MOST),
+    "acquisition.coldness": (1e-6, 1e6), "acquisition.skip_confident": (0, 1), "acquisition.random_share": (0, 1),
+    "oracle.late_fraction": (0, 1), "oracle.anonymous_fraction": (0, 1), "oracle.retire_confident": (0, 1),
+    "reduce.max_age_days": (0, values.MOST), "survey.zero_point": (-20, 60), "stop.eval_loss": (0, values.MOST),
+    "oracle.timeout_s": (0.01, 3600), "oracle.retry_wait_s": (0, 600),
+}  # fmt: skip
+_FOLDER_NAMES = (
+    "task.name", "model.name", "survey.name", "catalogs.name", "shards.name", "pretrain.name", "experiment_name",
+)  # fmt: skip
 
 
 def quick(s: Settings) -> Settings:
@@ -65,40 +95,13 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
         for key, allowed in {**choices, **own}.items()
         if flat[key] not in allowed
     ]
-    at_least = {
-        "seed": 0, "survey.retirement_votes": 0, "survey.draw_size_px": 16, "survey.draw_seed": 0, "catalogs.seed": 0,
-        "survey.max_pixels": 64,
-        "catalogs.mock_labelled": 3, "catalogs.max_galaxies": 0,
-        "shards.image_size_px": 8, "shards.shard_size": 1, "shards.eval_size": 1,
-        "shards.test_size": 1, "model.hidden": 1, "model.final_size_px": 8, "model.batch_size": 1,
-        "model.max_epochs": 1, "model.ensemble": 1, "pretrain.epochs": 1, "pretrain.batch_size": 2,
-        "pretrain.max_galaxies": 0, "pretrain.seed": 0, "model.steps_per_epoch": 1,
-        "model.patience": 1, "model.n_samples": 1, "model.predict_batch_size": 1, "acquisition.expected_votes": 1,
-        "oracle.votes_per_galaxy": 1, "oracle.control_per_iteration": 0, "oracle.control_votes": 1,
-        "oracle.last_classification_id": 0, "oracle.overlap_ids": 0, "oracle.tries": 1,
-        "stop.votes": 0, "stop.labels": 0, "iterate.subjects_per_iteration": 1, "iterate.shards_per_iteration": 1,
-        "iterate.waiting_iterations": 0,
-        "simulate.iterations": 1, "check.pictures": 1, "tracking.table_galaxies": 0, "report.galaxies": 0,
-    }  # fmt: skip
-    problems += [f"{key}={flat[key]}: must be at least {low}" for key, low in at_least.items() if flat[key] < low]
-    ranges = {
-        "max_dropped_fraction": (0, 1), "survey.same_within_arcsec": (0, 60), "model.dropout_rate": (0, 0.95),
-        "model.zoom": (0, 0.9),
-        "model.learning_rate": (1e-9, 10), "shards.crop": (0.05, 1), "pretrain.learning_rate": (1e-9, 10),
-        "pretrain.temperature": (0.01, 10), "iterate.gate_margin": (0, values.MOST), "stop.minutes_per_vote": (0, 60),
-        "stop.next_100_labels_buy": (0, values.MOST),
-        "acquisition.coldness": (1e-6, 1e6), "acquisition.skip_confident": (0, 1), "acquisition.random_share": (0, 1),
-        "oracle.late_fraction": (0, 1), "oracle.anonymous_fraction": (0, 1), "oracle.retire_confident": (0, 1),
-        "reduce.max_age_days": (0, values.MOST), "survey.zero_point": (-20, 60), "stop.eval_loss": (0, values.MOST),
-        "oracle.timeout_s": (0.01, 3600), "oracle.retry_wait_s": (0, 600),
-    }  # fmt: skip
+    problems += [f"{key}={flat[key]}: must be at least {low}" for key, low in _AT_LEAST.items() if flat[key] < low]
     problems += [
         f"{key}={flat[key]}: must be between {low} and {high}"
-        for key, (low, high) in ranges.items()
+        for key, (low, high) in _RANGES.items()
         if not low <= flat[key] <= high
     ]
-    names = "task.name", "model.name", "survey.name", "catalogs.name", "shards.name", "pretrain.name", "experiment_name"
-    for key in names:
+    for key in _FOLDER_NAMES:
         if not flat[key] or "/" in flat[key] or flat[key].startswith("."):
             problems.append(f"{key}={flat[key]}: must be a folder name, without / and not starting with a dot")
         elif len(flat[key].encode(errors="replace")) > values.NAME_BYTES:
@@ -109,6 +112,28 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
 
 def _misfits(s: Settings) -> list[str]:
     """Settings that are valid alone but not together."""
+    problems = _survey_misfits(s)
+    if s.shards.source == "mock" and s.catalogs.mock_labelled <= s.shards.eval_size + s.shards.test_size:
+        problems.append(
+            f"catalogs.mock_labelled={s.catalogs.mock_labelled}: must exceed shards.eval_size + shards.test_size"
+            f" = {s.shards.eval_size + s.shards.test_size}, otherwise no galaxy is left to train on"
+        )
+    if s.model.final_size_px > s.shards.image_size_px:
+        problems.append(
+            f"model.final_size_px={s.model.final_size_px}: larger than the stored images"
+            f" (shards.image_size_px={s.shards.image_size_px})"
+        )
+    if s.oracle.kind != "known" and s.stage != "reduce" and s.oracle.votes_per_galaxy <= s.survey.retirement_votes:
+        problems.append(
+            f"oracle.votes_per_galaxy={s.oracle.votes_per_galaxy}: must exceed survey.retirement_votes"
+            f"={s.survey.retirement_votes}, otherwise no galaxy is ever labelled"
+        )
+    if s.stage == "verify" and not s.verify.path:
+        problems.append("verify.path: name the folder to verify, e.g. verify.path=data/demo/shards/smooth")
+    return problems + (_reduce_misfits(s) if s.stage == "reduce" else [])
+
+
+def _survey_misfits(s: Settings) -> list[str]:
     problems = []
     for key, name in (("catalog", s.survey.catalog), ("classifications", s.survey.classifications)):
         try:
@@ -131,38 +156,25 @@ def _misfits(s: Settings) -> list[str]:
             f"survey.bands={s.survey.bands}: list three bands for a colour picture, or one for a grey one, each once;"
             " skip stands for a plane that is not shown"
         )
-    if s.shards.source == "mock" and s.catalogs.mock_labelled <= s.shards.eval_size + s.shards.test_size:
-        problems.append(
-            f"catalogs.mock_labelled={s.catalogs.mock_labelled}: must exceed shards.eval_size + shards.test_size"
-            f" = {s.shards.eval_size + s.shards.test_size}, otherwise no galaxy is left to train on"
-        )
-    if s.model.final_size_px > s.shards.image_size_px:
-        problems.append(
-            f"model.final_size_px={s.model.final_size_px}: larger than the stored images"
-            f" (shards.image_size_px={s.shards.image_size_px})"
-        )
-    if s.oracle.kind != "known" and s.stage != "reduce" and s.oracle.votes_per_galaxy <= s.survey.retirement_votes:
-        problems.append(
-            f"oracle.votes_per_galaxy={s.oracle.votes_per_galaxy}: must exceed survey.retirement_votes"
-            f"={s.survey.retirement_votes}, otherwise no galaxy is ever labelled"
-        )
-    if s.stage == "verify" and not s.verify.path:
-        problems.append("verify.path: name the folder to verify, e.g. verify.path=data/demo/shards/smooth")
-    problems += [
+    return problems
+
+
+def _reduce_misfits(s: Settings) -> list[str]:
+    problems = [
         f"reduce.caesar_reducers={each}: give the key and its task, e.g. [smooth-votes:T0]"
         for each in s.reduce.caesar_reducers
         if ":" not in each
     ]
     sources = (s.reduce.pull, s.reduce.export, s.reduce.api_dump, s.reduce.caesar)
-    if s.stage == "reduce" and sum(map(bool, sources)) != 1:
+    if sum(map(bool, sources)) != 1:
         problems.append(
             "reduce: give one of reduce.pull=true, reduce.export=FILE.csv, reduce.api_dump=FILE.jsonl or"
             " reduce.caesar=FILE.csv"
         )
-    if s.stage == "reduce" and s.reduce.pull and s.oracle.kind != "panoptes":
+    if s.reduce.pull and s.oracle.kind != "panoptes":
         problems.append(
             "reduce.pull=true also needs the project: oracle=panoptes oracle.project_id=… oracle.workflow_ids=[…]"
         )
-    if s.stage == "reduce" and not (s.reduce.pull or s.reduce.caesar or s.reduce.workflow_versions):
+    if not (s.reduce.pull or s.reduce.caesar or s.reduce.workflow_versions):
         problems.append("reduce.workflow_versions: name the file with the workflow's versions (docs/votes.md)")
     return problems

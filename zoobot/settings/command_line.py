@@ -252,4 +252,4 @@ def unreadable_file(error: yaml.MarkedYAMLError) -> str:
     """What is said of a YAML file that cannot be read: where, and why."""
     mark = error.problem_mark
     where = f"{mark.name}, line {mark.line + 1}" if mark else "a YAML file"
-    return f"{where}: {error.problem}. Mend the file, then run the same command again."
+    return f"{where}: {error.problem}. Fix the file, then run the same command again."
