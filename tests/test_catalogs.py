@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ Catalogs = dict[str, pd.DataFrame]
 SMOOTH, FEATURED, ARTIFACT = (f"smooth-or-featured_{a}" for a in ("smooth", "featured-or-disk", "artifact"))
 TOTAL = "smooth-or-featured_total-votes"
 NAMES = ("labelled", "unlabelled", "mock_labelled", "mock_unlabelled", "oracle")
-SMALL = ("catalogs.mock_labelled=5", "shards.eval_size=1", "shards.test_size=1")
+SMALL = ("catalogs.mock_labelled=5", "shards.eval_size=1", "shards.test_size=1", "shards.source=real")
 
 
 def galaxies(totals: list[int], **columns: list[Any]) -> pd.DataFrame:
@@ -151,6 +152,7 @@ def test_every_galaxy_is_in_one_catalog(totals: list[int], retirement: int, size
         task=task,
         survey=of.SurveySettings(name="x", retirement_votes=retirement),
         catalogs=of.CatalogsSettings("c", mock_labelled=size),
+        shards=of.ShardsSettings("s", source="real"),
     )
     master = galaxies(totals, **{TOTAL: totals}).astype(dict.fromkeys((SMOOTH, FEATURED, ARTIFACT, TOTAL), "Int64"))
     n_retired = sum(total > retirement for total in totals)
@@ -209,14 +211,23 @@ def test_a_task_that_does_not_fit(custom_survey: Custom) -> None:
         catalogs.run(s)
 
 
-def test_none_left_to_hide_is_warned_of(custom_survey: Custom, caplog: pytest.LogCaptureFixture) -> None:
-    s = custom_survey(galaxies([40] * 5), *SMALL)
-    master_catalog.run(s)
-    catalogs.run(s)
-    assert (
-        "catalogs.mock_labelled=5, but only 5 galaxies are labelled: none are left for a simulation to hide"
-        in caplog.text
-    )
+def test_sizes_that_leave_nothing_to_hide_are_refused_with_some_that_fit(custom_survey: Custom) -> None:
+    mock = "shards.source=mock"
+    few = custom_survey(galaxies([40] * 5), *SMALL, mock)
+    master_catalog.run(few)
+    with pytest.raises(
+        InputError, match=r"only 5 galaxies are labelled: none are left for a simulation to hide\. For live"
+    ):
+        catalogs.run(few)
+    assert not few.catalog_dir.exists()
+    catalogs.run(replace(few, shards=replace(few.shards, source="real")))
+    more = custom_survey(galaxies([40] * 40), "catalogs.mock_labelled=40", *SMALL[1:], mock, "survey.name=more")
+    master_catalog.run(more)
+    with pytest.raises(InputError) as caught:
+        catalogs.run(more)
+    fitting = str(caught.value).partition("These sizes fit: ")[2].partition(". ")[0].split()
+    made = make(custom_survey(galaxies([40] * 40), *fitting, "survey.name=more"))
+    assert len(made["oracle"]) == 40 - catalogs.sizes_that_fit(40)["catalogs.mock_labelled"] > 10
 
 
 def test_a_column_of_the_survey_that_the_task_writes_is_reported(

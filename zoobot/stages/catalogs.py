@@ -80,20 +80,12 @@ def split(
     labelled = task.add_label(labelled)
     size, most = settings.catalogs.mock_labelled, settings.catalogs.max_galaxies
     if len(labelled) < 2:
-        raise InputError(
-            f"{len(labelled)} galaxies are labelled for task {task.name}, too few: {int(retired.sum())} of"
-            f" {len(master)} have more than survey.retirement_votes={settings.survey.retirement_votes} votes for"
-            f" {questions.root.name} (half of all galaxies have {votes.median():g} or more),"
-            f" and filters removed {sum(lost.values())} of them.{_advice(votes, settings)}"
-        )
+        raise _too_few(len(labelled), votes, task, sum(lost.values()), settings)
     labelled, unlabelled = _first(most, labelled, "labelled"), _first(most, unlabelled, "unlabelled")
     starts = same_galaxy.fill(same_galaxy.rows_of(labelled), [size]) == 0
     labelled = pd.concat([labelled[starts], labelled[~starts]])
-    if size >= len(labelled):
-        log.warning(
-            "catalogs.mock_labelled=%d, but only %d galaxies are labelled: none are left for a simulation to hide",
-            size, len(labelled),
-        )  # fmt: skip
+    if settings.shards.source == "mock":
+        _require_hidden(size, len(labelled))
     starting, hidden = labelled.iloc[: int(starts.sum())], labelled.iloc[int(starts.sum()) :]
     return {
         "labelled": labelled,
@@ -102,6 +94,43 @@ def split(
         "mock_unlabelled": hidden[[c for c in PUBLIC_COLUMNS if c in hidden.columns]],
         "oracle": hidden[["id_str", *columns]].sort_values("id_str"),
     }, lost
+
+
+def sizes_that_fit(n_labelled: int) -> dict[str, int]:
+    """Sizes for a simulation: a tenth of the labelled galaxies to start with, a tenth for eval, a fifth for test."""
+    parts = ((100, 10), (200, 10), (500, 5))
+    n_train, n_eval, n_test = (min(most, max(5, n_labelled // part)) for most, part in parts)
+    hidden = n_labelled - n_train - n_eval - n_test
+    return {
+        "catalogs.mock_labelled": n_train + n_eval + n_test,
+        "shards.eval_size": n_eval,
+        "shards.test_size": n_test,
+        "iterate.subjects_per_iteration": max(1, min(50, hidden // 8)),
+    }
+
+
+def _require_hidden(mock_labelled: int, n_labelled: int) -> None:
+    """InputError: a simulation would hide no galaxy."""
+    if mock_labelled < n_labelled:
+        return
+    fit = sizes_that_fit(n_labelled)
+    sizes = " ".join(f"{key}={value}" for key, value in fit.items())
+    raise InputError(
+        f"catalogs.mock_labelled={mock_labelled}, but only {n_labelled} galaxies are labelled: none are left for a"
+        " simulation to hide."
+        + (f" These sizes fit: {sizes}." if fit["catalogs.mock_labelled"] < n_labelled else "")
+        + " For live work set shards.source=real, which hides none."
+    )
+
+
+def _too_few(n_labelled: int, votes: pd.Series, task: Task, n_filtered: int, settings: Settings) -> InputError:
+    retirement = settings.survey.retirement_votes
+    return InputError(
+        f"{n_labelled} galaxies are labelled for task {task.name}, too few: {int((votes > retirement).sum())} of"
+        f" {len(votes)} have more than survey.retirement_votes={retirement} votes for the first question (half of all"
+        f" galaxies have {votes.median():g} or more), and filters removed {n_filtered} of them."
+        + _advice(votes, settings)
+    )
 
 
 def _advice(votes: pd.Series, settings: Settings) -> str:

@@ -23,6 +23,7 @@ from zoobot.galaxies.images import read_image
 from zoobot.galaxies.questions import QuestionTree, load_questions
 from zoobot.galaxies.surveys import read_survey
 from zoobot.settings import Settings
+from zoobot.stages.catalogs import sizes_that_fit
 from zoobot.stages.master_catalog import clean
 
 MIN_LABELLED = 30  # galaxies; a simulation with fewer says nothing
@@ -155,8 +156,7 @@ def _proposed(survey: Survey, settings: Settings) -> dict[str, object]:
     """Every setting that this survey needs, by its key."""
     retirement = _retirement_votes(survey.totals)
     labelled = survey.totals[survey.totals > retirement]
-    n, votes = len(labelled), int(labelled.median())
-    n_eval, n_test, n_train = (min(most, max(5, n // part)) for most, part in ((200, 10), (500, 5), (100, 10)))
+    votes = int(labelled.median())
     side = min(min(size) for size in survey.sizes)
     found: dict[str, object] = {
         "survey.name": settings.survey.name,
@@ -167,12 +167,9 @@ def _proposed(survey: Survey, settings: Settings) -> dict[str, object]:
         **_task(survey, settings),
         "acquisition.expected_votes": votes,
         "oracle.votes_per_galaxy": max(retirement + 1, votes),
-        "catalogs.mock_labelled": n_eval + n_test + n_train,
-        "shards.eval_size": n_eval,
-        "shards.test_size": n_test,
+        **sizes_that_fit(len(labelled)),
         "shards.image_size_px": min(64, max(8, side)),
         "model.final_size_px": min(32, max(8, side)),
-        "iterate.subjects_per_iteration": max(1, min(50, (n - n_eval - n_test - n_train) // 8)),
         "data_dir": settings.data_dir,
     }
     return {key: value for key, value in found.items() if value != ""}
