@@ -152,7 +152,7 @@ def test_every_galaxy_is_in_one_catalog(totals: list[int], retirement: int, size
         task=task,
         survey=of.SurveySettings(name="x", retirement_votes=retirement),
         catalogs=of.CatalogsSettings("c", mock_labelled=size),
-        shards=of.ShardsSettings("s", source="real"),
+        shards=replace(Settings().shards, source="real"),
     )
     master = galaxies(totals, **{TOTAL: totals}).astype(dict.fromkeys((SMOOTH, FEATURED, ARTIFACT, TOTAL), "Int64"))
     n_retired = sum(total > retirement for total in totals)
