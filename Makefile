@@ -34,9 +34,10 @@ docs: setup
 	.venv/bin/python -m tests.test_docs
 
 # Classifications with corrupted bytes, cells, columns and versions: nothing crashes, all totals add up, and DuckDB and
-# Python count the same. A few minutes.
+# Python count the same. And every setting with every kind of wrong value. Ten minutes.
 fuzz: setup
 	FUZZ_LINES=100000 .venv/bin/pytest tests/test_intake.py tests/test_votes_edges.py -k "mangled or random"
+	WALK_ALL=1 .venv/bin/pytest -s tests/test_any_setting.py -k walk
 
 # A simulation of a hundred iterations: its driver's memory does not grow. A quarter of an hour.
 soak: setup

@@ -26,6 +26,7 @@ from zoobot.errors import SettingsError
 from zoobot.settings import command_line, compose
 
 ROOT = Path(__file__).resolve().parents[1]
+WALK_ALL = "WALK_ALL" in os.environ  # `make fuzz`: every setting with every value; otherwise each with three
 TYPES = command_line._types()
 LEAVES = {key: kind for key, kind in TYPES.items() if kind in (int, float, bool, str, list[str], list[list[int]], Any)}
 GROUPS = command_line._groups(None)
@@ -79,8 +80,8 @@ def may_be(key: str, value: str) -> bool:
 def test_a_walk_over_all_settings_and_all_kinds_of_wrong_values(tmp_path: Path) -> None:
     base = config()
     refused = accepted = 0
-    for key in LEAVES:
-        for value in WRONG:
+    for number, key in enumerate(LEAVES):
+        for value in WRONG if WALK_ALL else WRONG[number % 8 :: 8]:
             said = said_of(base, f"{key}={value}")
             if said:
                 assert (
@@ -93,7 +94,7 @@ def test_a_walk_over_all_settings_and_all_kinds_of_wrong_values(tmp_path: Path) 
                 assert may_be(key, value), f"{key}={value} is accepted"
                 accepted += 1
     signs = 0
-    for key in [*TYPES, *GROUPS]:
+    for key in [*TYPES, *GROUPS][:: 1 if WALK_ALL else 4]:
         for text in (f"+{key}=1", f"~{key}", f"++{key}x=1", f"{key}x=1", f"+{key}x=1", f"~{key}x", f"{key}", f"{key}="):
             said = "\n".join(command_line.problems([text]))
             may = text in (f"~{key}", f"{key}=") and (key in ("world", "experiment") or TYPES.get(key) in (str, Any))
@@ -104,7 +105,7 @@ def test_a_walk_over_all_settings_and_all_kinds_of_wrong_values(tmp_path: Path) 
     print(
         f"\n{len(LEAVES)} settings x {len(WRONG)} values: {refused} refused, {accepted} right; {signs} signs and names"
     )
-    assert len(LEAVES) >= 115 and refused > 1500
+    assert len(LEAVES) >= 115 and refused > (1500 if WALK_ALL else 150)
 
 
 @pytest.mark.parametrize(

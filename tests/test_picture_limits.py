@@ -135,8 +135,8 @@ def bombs() -> dict[str, bytes]:
     }  # fmt: skip
 
 
-READ_ALL = """
-import json, resource, sys
+READ_ALL = r"""
+import json, re, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import zoobot.stages.shards
@@ -151,7 +151,8 @@ def read(path):
 
 with ThreadPoolExecutor(4) as pool:
     said = dict(pool.map(read, sorted(Path(sys.argv[1]).iterdir())))
-peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+# Not ru_maxrss, which a process takes over from the one that started it.
+peak_kb = int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
 json.dump({"said": said, "peak_mb": peak_kb / 1024}, sys.stdout)
 """
 

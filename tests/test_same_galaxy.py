@@ -23,6 +23,7 @@ from zoobot.stages import catalogs, master_catalog, shards
 Custom = Callable[..., Settings]
 SMOOTH, FEATURED, ARTIFACT = (f"smooth-or-featured_{a}" for a in ("smooth", "featured-or-disk", "artifact"))
 ARCSEC = 1 / 3600
+PIXELS = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
 
 
 def groups(ra: list[object], dec: list[object], within: float = 1.0, **columns: list[str]) -> list[int]:
@@ -92,7 +93,7 @@ def survey(n: int, tmp_path: Path) -> pd.DataFrame:
     (tmp_path / "survey").mkdir(exist_ok=True)
     rows = []
     for k in range(2 * n):
-        Image.new("RGB", (16, 16), (k, 0, 0)).save(tmp_path / "survey" / f"g{k:03d}.png")
+        Image.fromarray(np.roll(PIXELS, k)).save(tmp_path / "survey" / f"g{k:03d}.png")
         votes = {SMOOTH: 20, FEATURED: 20 if k < n or k % 5 else 3, ARTIFACT: 0}
         rows.append({"id_str": f"g{k:03d}", "file_loc": f"g{k:03d}.png", "ra": 10.0 + k % n, "dec": 1.0, **votes})
     return pd.DataFrame(rows)
@@ -118,7 +119,7 @@ def test_no_galaxy_is_in_two_splits(
     size = ("catalogs.mock_labelled=31", "shards.eval_size=7", "shards.test_size=7", "shards.image_size_px=16",
             "model.final_size_px=16", f"shards.source={source}")  # fmt: skip
     extra = pd.DataFrame([{**table.iloc[0], "id_str": "alone", "file_loc": "alone.png", "ra": 99, FEATURED: 0}])
-    Image.new("RGB", (16, 16)).save(tmp_path / "survey" / "alone.png")
+    Image.fromarray(PIXELS).save(tmp_path / "survey" / "alone.png")
     s = custom_survey(pd.concat([table, extra]), *size)
     galaxies = split_of(s)
     assert set(galaxies) == {"train", "eval", "test", "pool"}
