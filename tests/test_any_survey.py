@@ -153,7 +153,7 @@ def test_pictures_in_another_folder_or_of_another_kind(
     custom_survey: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     draw(tmp_path / "survey" / "png")
-    s = custom_survey(galaxies(), *SMALL)
+    s = custom_survey(galaxies(), *SMALL, "shards.source=mock")
     master(s)
     assert "is there: set survey.file_loc='png/{file_loc}'" in caplog.text
     catalogs.run(s)
