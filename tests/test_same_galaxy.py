@@ -33,6 +33,23 @@ def groups(ra: list[object], dec: list[object], within: float = 1.0, **columns: 
     return list(map(int, same_galaxy.groups(table, SurveySettings(same_within_arcsec=within), "t.csv")))
 
 
+def test_copies_of_a_picture_are_one_galaxy_and_placeholders_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    contents = [b"a", b"b", b"a", b"c", *[b"blank"] * 11, b"a"]
+    files = [tmp_path / f"{k}.png" for k in range(len(contents))]
+    for path, content in zip(files, contents, strict=True):
+        path.write_bytes(content)
+    files.append(tmp_path / "absent.png")
+    n = len(files)
+    table = pd.DataFrame({"id_str": [f"g{k}" for k in range(n)], "file_loc": [path.name for path in files]})
+    found = same_galaxy.groups(table, SurveySettings(), "t.csv", files).tolist()
+    assert found == [0, 1, 0, 3, *range(4, 15), 0, 16]
+    assert "11 pictures are the same file" in caplog.text
+    with pytest.raises(InputError, match=r"2 rows are a galaxy .* g0 and g2"):
+        same_galaxy.groups(table, SurveySettings(same_galaxy="error"), "t.csv", files)
+
+
 def test_positions_by_hand() -> None:
     assert groups([10, 10 + 0.9 * ARCSEC, 20, 10], [0, 0, 0, 0.9 * ARCSEC]) == [0, 0, 2, 0], "over others between"
     assert groups([10, 10 + 1.1 * ARCSEC], [0, 0]) == [0, 1]
@@ -119,7 +136,7 @@ def test_no_galaxy_is_in_two_splits(
     size = ("catalogs.mock_labelled=31", "shards.eval_size=7", "shards.test_size=7", "shards.image_size_px=16",
             "model.final_size_px=16", f"shards.source={source}")  # fmt: skip
     extra = pd.DataFrame([{**table.iloc[0], "id_str": "alone", "file_loc": "alone.png", "ra": 99, FEATURED: 0}])
-    Image.fromarray(PIXELS).save(tmp_path / "survey" / "alone.png")
+    Image.fromarray(np.roll(PIXELS, 99)).save(tmp_path / "survey" / "alone.png")
     s = custom_survey(pd.concat([table, extra]), *size)
     galaxies = split_of(s)
     assert set(galaxies) == {"train", "eval", "test", "pool"}

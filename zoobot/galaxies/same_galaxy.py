@@ -1,5 +1,7 @@
 """The same galaxy under two ids: the same picture, or nearly the same position. Such rows never go to two splits.
 
+The same picture is the same path, or a file with the same bytes. A picture encoded again is not found.
+
 Axes: N galaxies.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +17,7 @@ import pandas as pd
 
 from zoobot.errors import InputError
 from zoobot.galaxies import cells
+from zoobot.galaxies.images import same_pictures
 from zoobot.settings import SurveySettings
 
 log = logging.getLogger("zoobot")
@@ -22,13 +26,16 @@ _PLACEHOLDER = 10  # a position that more galaxies share is no position
 Ints = npt.NDArray[np.int64]
 
 
-def groups(table: pd.DataFrame, survey: SurveySettings, where: str) -> Ints:
+def groups(table: pd.DataFrame, survey: SurveySettings, where: str, files: Sequence[Path] = ()) -> Ints:
     """The galaxy of each row, N: the number of the first row with the same picture or position, directly or by others
-    between. Several rows of a galaxy are warned of, or an error, as ``survey.same_galaxy`` says.
+    between. ``files``, N, are the pictures of the rows; those that are not there are passed over.
+
+    Several rows of a galaxy are warned of, or an error, as ``survey.same_galaxy`` says.
     """
     pictures = _first_with(table["file_loc"].astype("string").str.replace(r"^(?:\./)+", "", regex=True))
     position = _same_position(table, survey.same_within_arcsec, where)
-    first_N = _connected(len(table), [np.stack([np.arange(len(table)), pictures], axis=1), position])
+    same_path = np.stack([np.arange(len(table)), pictures], axis=1)
+    first_N = _connected(len(table), [same_path, position, _same_bytes(files, where)])
     repeated_N = np.flatnonzero(first_N != np.arange(len(table)))
     if len(repeated_N):
         ids = table["id_str"].to_numpy()
@@ -36,8 +43,8 @@ def groups(table: pd.DataFrame, survey: SurveySettings, where: str) -> Ints:
         n_pictures = int((pictures != np.arange(len(table))).sum())
         text = (
             f"{where}: {len(repeated_N)} rows are a galaxy that is there already under another id ({n_pictures} by the"
-            f" same file_loc, the others within survey.same_within_arcsec={survey.same_within_arcsec:g}), for example"
-            f" {pairs}."
+            " same file_loc, the others by the same bytes of their pictures or within survey.same_within_arcsec="
+            f"{survey.same_within_arcsec:g}), for example {pairs}."
         )
         if survey.same_galaxy == "error":
             raise InputError(f"{text} Remove them, or set survey.same_galaxy=warn to keep each galaxy in one split.")
@@ -86,6 +93,19 @@ def _first_with(names: pd.Series) -> Ints:
     _, first = np.unique(codes, return_index=True)
     found: Ints = np.where(codes < 0, rows, first[codes + (1 if (codes < 0).any() else 0)])
     return found
+
+
+def _same_bytes(files: Sequence[Path], where: str) -> Ints:
+    """Pairs of rows, P × 2, whose pictures are files with the same bytes."""
+    row_of = {path: row for row, path in reversed(list(enumerate(files)))}
+    pairs = [(0, 0)]
+    for same in same_pictures(files):
+        if len(same) > _PLACEHOLDER:
+            log.warning("%s: %d pictures are the same file, for example %s: taken for placeholders",
+                        where, len(same), same[0].name)  # fmt: skip
+        else:
+            pairs += [(row_of[path], row_of[same[0]]) for path in same[1:]]
+    return np.array(pairs, dtype=np.int64)
 
 
 def _same_position(table: pd.DataFrame, within_arcsec: float, where: str) -> Ints:

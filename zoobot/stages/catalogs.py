@@ -68,7 +68,8 @@ def split(
     """
     order = stream(settings.catalogs.seed, "catalogs").permutation(len(master))
     shuffled = master.iloc[order].reset_index(drop=True)  # surveys are often sorted
-    galaxy_N = same_galaxy.groups(shuffled, settings.survey, f"{settings.survey.name}_master_catalog.csv")
+    files = [_picture(settings, str(file_loc)) for file_loc in shuffled["file_loc"]]
+    galaxy_N = same_galaxy.groups(shuffled, settings.survey, f"{settings.survey.name}_master_catalog.csv", files)
     votes = shuffled[questions.root.total].fillna(0)
     retired = (votes > settings.survey.retirement_votes).astype(bool)
     if (galaxy_N != np.arange(len(shuffled))).any():
@@ -94,6 +95,14 @@ def split(
         "mock_unlabelled": hidden[[c for c in PUBLIC_COLUMNS if c in hidden.columns]],
         "oracle": hidden[["id_str", *columns]].sort_values("id_str"),
     }, lost
+
+
+def _picture(settings: Settings, file_loc: str) -> Path:
+    """Where a picture is; the survey's folder, which is no picture, if it would be outside of it."""
+    try:
+        return settings.image_path(file_loc)
+    except InputError:
+        return settings.source_dir
 
 
 def sizes_that_fit(n_labelled: int) -> dict[str, int]:
