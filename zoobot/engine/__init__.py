@@ -1,4 +1,5 @@
-"""How work runs: separate processes, progress of long work, one random stream per purpose.
+"""How work runs: separate processes, progress of long work, one random stream per purpose, and what libraries may do
+(where they keep files, what they say).
 
 This package knows nothing about galaxies, settings or folder formats.
 """
