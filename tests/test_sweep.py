@@ -94,7 +94,7 @@ def test_a_sweep_that_cannot_run_is_refused_before_it_starts(overrides: list[str
 
 
 def test_a_sweep_says_how_many_jobs_finished(tmp_path: Path) -> None:
-    command = [sys.executable, "run.py", "-m", "stage=catalogs", "task=smooth,gz2_tree,bar", "quick=true"]
+    command = [sys.executable, "run.py", "-m", "stage=catalogs", "task=smooth,gz2_tree,demo_tree", "quick=true"]
     made = [sys.executable, "run.py", "stage=master_catalog", "quick=true", f"data_dir={tmp_path}"]
     subprocess.run(made, cwd=ROOT, check=True, capture_output=True)
     done = subprocess.run([*command, f"data_dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True)
