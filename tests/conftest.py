@@ -15,6 +15,7 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
+from zoobot.galaxies.questions import load_questions
 from zoobot.settings import Settings
 from zoobot.settings.compose import from_config, register
 from zoobot.stages import check_settings
@@ -22,6 +23,7 @@ from zoobot.stages import check_settings
 if TYPE_CHECKING:
     from launch.config import Config
     from tests.aws import World
+    from zoobot.oracles.rehearsal.server import PanoptesServer
 
 # Set before anything imports wandb or panoptes_client: a test never reaches the real services.
 os.environ |= {
@@ -70,6 +72,15 @@ def custom_survey(settings: Callable[..., Settings], tmp_path: Path) -> Callable
         return settings("survey=custom", "survey.name=mine", f"survey.folder={folder}", *stage, *overrides)
 
     return write_and_compose
+
+
+@pytest.fixture
+def server() -> Iterator[PanoptesServer]:
+    """The stand-in for Zooniverse with the questions of the demo survey, and nothing in it yet."""
+    from zoobot.oracles.rehearsal.server import PanoptesServer
+
+    with PanoptesServer(load_questions("demo"), {}) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

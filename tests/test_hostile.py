@@ -7,7 +7,7 @@ import json
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -51,12 +51,6 @@ BODIES = {
     "no text": b"\xff\xfe\x00{",
     "much of it": json.dumps({"classifications": [{"id": str(n), "links": {}} for n in range(20_000)]}).encode(),
 }  # fmt: skip
-
-
-@pytest.fixture
-def server() -> Iterator[PanoptesServer]:
-    with PanoptesServer(QUESTIONS, {}) as running:
-        yield running
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,6 @@ CHOSEN = OracleSettings(
     kind="panoptes", project_id="1", workflow_ids=["1"], timeout_s=5, tries=3, retry_wait_s=0.01, overlap_ids=0
 )
 PAGES = "/api/classifications/project"
-
-
-@pytest.fixture
-def server() -> Iterator[PanoptesServer]:
-    with PanoptesServer(QUESTIONS, {}) as running:
-        yield running
 
 
 @pytest.fixture

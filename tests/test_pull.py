@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.test_panoptes import CHOSEN, PAGES, QUESTIONS, Pages, fill, ids, login
+from tests.test_panoptes import CHOSEN, PAGES, Pages, fill, ids, login
 from tests.test_reduce import SMOOTH, result
 from zoobot import folders
 from zoobot.errors import InputError, ServiceError, ZoobotError
@@ -24,12 +24,6 @@ from zoobot.settings import OracleSettings, Settings
 from zoobot.stages import reduce
 
 VERSIONS = "/api/workflow_versions"
-
-
-@pytest.fixture
-def server() -> Iterator[PanoptesServer]:
-    with PanoptesServer(QUESTIONS, {}) as running:
-        yield running
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,6 @@ from zoobot.stages import reduce
 Build = Callable[..., Settings]
 QUESTIONS = load_questions("demo")
 SMOOTH = "smooth-or-featured_smooth"
-
-
-@pytest.fixture
-def server() -> Iterator[PanoptesServer]:
-    with PanoptesServer(QUESTIONS, {}) as running:
-        yield running
 
 
 @pytest.fixture

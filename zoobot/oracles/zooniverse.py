@@ -257,8 +257,7 @@ class LiveProject:
 
     def _check_loss(self, reduction: votes.Reduction) -> None:
         """InputError: classifications came in, and not one of their answers is a vote."""
-        for reason, n in list(reduction.rejected["reason"].value_counts().items())[:3]:
-            log.warning("%d answers rejected: %s (classifications/rejected.csv lists them all)", n, reason)
+        reduction.warn_of_rejected("classifications/rejected.csv")
         lost = reduction.answers_read and reduction.why_no_vote()
         if lost and not self._settings.reduce.allow_no_votes:
             raise InputError(

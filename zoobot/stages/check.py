@@ -21,7 +21,7 @@ from zoobot.errors import InputError
 from zoobot.folders import publish_file
 from zoobot.galaxies.images import read_image
 from zoobot.galaxies.questions import QuestionTree, load_questions
-from zoobot.galaxies.surveys import read_survey
+from zoobot.galaxies.surveys import SurveyTable, read_survey
 from zoobot.settings import Settings
 from zoobot.stages.catalogs import sizes_that_fit
 from zoobot.stages.master_catalog import clean
@@ -52,8 +52,8 @@ class Survey:
 
 def run(settings: Settings) -> Path:
     """Print what was found and the next command. InputError: no simulation can run, and why."""
-    settings = _with_questions_that_fit(settings)
-    survey = _read(settings)
+    settings, questions, table = _tables(settings)
+    survey = _read(settings, questions, table)
     print(*_described(survey, settings), sep="\n")
     if survey.problems:
         raise InputError("\n  ".join(["no simulation can run on this survey yet:", *survey.problems]))
@@ -69,23 +69,22 @@ def run(settings: Settings) -> Path:
     return settings.source_dir
 
 
-def _with_questions_that_fit(settings: Settings) -> Settings:
-    """The settings, with the question file of the survey's folder if there is one that fits the table.
+def _tables(settings: Settings) -> tuple[Settings, QuestionTree, SurveyTable]:
+    """The survey's table and its questions: those in the file of the survey's folder, if there is one that fits.
 
-    A file that ``survey.questions`` names by its path comes first.
+    A file that ``survey.questions`` names by its path comes first. The settings name what was taken.
     """
     given = settings.survey.questions
-    found = [given] if given.endswith((".yaml", ".yml")) else sorted(map(str, settings.source_dir.glob("*.y*ml")))
-    for name in found:
+    in_folder = [] if given.endswith((".yaml", ".yml")) else sorted(map(str, settings.source_dir.glob("*.y*ml")))
+    for name in (*in_folder, given):
         questions = load_questions(name)
-        if set(questions.root.columns) <= set(read_survey(settings, questions).rows.columns):
-            return replace(settings, survey=replace(settings.survey, questions=name))
-    return settings
+        table = read_survey(settings, questions)
+        if name == given or set(questions.root.columns) <= set(table.rows.columns):
+            break
+    return replace(settings, survey=replace(settings.survey, questions=name)), questions, table
 
 
-def _read(settings: Settings) -> Survey:
-    questions = load_questions(settings.survey.questions)
-    table = read_survey(settings, questions)
+def _read(settings: Settings, questions: QuestionTree, table: SurveyTable) -> Survey:
     catalog, dropped, _ = clean(table.rows, questions, str(table.sources[0]))
     missing = [str(loc) for loc in catalog["file_loc"] if not settings.image_path(str(loc)).is_file()]
     there = catalog["file_loc"][~catalog["file_loc"].isin(missing)]

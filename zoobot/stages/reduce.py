@@ -109,8 +109,7 @@ def _reduce(
     found = {"subjects": len(table), "answers_read": reduction.answers_read, "tally": reduction.tally}
     published.publish(folder / RECORD, contents, made_of, found)
     counts = ", ".join(f"{count} {what}" for what, count in sorted(reduction.tally.items()))
-    for reason, n in list(reduction.rejected["reason"].value_counts().items())[:3]:
-        log.warning("%d answers rejected: %s (rejected.csv lists them all)", n, reason)
+    reduction.warn_of_rejected("rejected.csv")
     log.info("%s: %d subjects, %d answers read (%s)", folder, len(table), reduction.answers_read, counts)
 
 

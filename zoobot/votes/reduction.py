@@ -29,6 +29,7 @@ counts as one answer. Of equal keys in a JSON object the first counts.
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections import Counter
@@ -48,6 +49,7 @@ from zoobot.votes.duckdb_reader import Intake
 from zoobot.votes.judge import REJECTED, VOTE, Counted, Judge, Judgement, Outcome
 from zoobot.votes.rows import Row
 
+log = logging.getLogger("zoobot")
 DUPLICATE = "duplicate of a classification"
 REPEAT = "repeat by the same volunteer"
 SESSION_REPEAT = "repeat in the same anonymous session"
@@ -63,6 +65,11 @@ class Reduction:
     rejected: pd.DataFrame
     tally: dict[str, int]
     answers_read: int
+
+    def warn_of_rejected(self, listed_in: str) -> None:
+        """Log the commonest reasons of rejected answers."""
+        for reason, n in list(self.rejected["reason"].value_counts().items())[:3]:
+            log.warning("%d answers rejected: %s (%s lists them all)", n, reason, listed_in)
 
     def why_no_vote(self) -> str:
         """What became of most answers, if none is a vote; "" if there are votes."""
