@@ -118,6 +118,13 @@ def test_a_survey_without_votes_is_told_of_live_work(settings: Build, tmp_path: 
         check.run(settings("stage=check", "survey=custom", "survey.name=mine", f"survey.folder={folder}"))
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    place = f"survey=custom survey.name=mine survey.folder={survey(tmp_path / 'in')} data_dir={tmp_path}"
+    pipe = f"set -o pipefail; {sys.executable} run.py stage=check {place} | true"
+    done = subprocess.run(["bash", "-c", pipe], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_it_writes_nothing(settings: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = survey(tmp_path / "in")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}

@@ -5,8 +5,10 @@ It writes nothing, but for a file of settings if ``check.output`` names a folder
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -54,19 +56,25 @@ def run(settings: Settings) -> Path:
     """Print what was found and the next command. InputError: no simulation can run, and why."""
     settings, questions, table = _tables(settings)
     survey = _read(settings, questions, table)
-    print(*_described(survey, settings), sep="\n")
+    _print(_described(survey, settings))
     if survey.problems:
         raise InputError("\n  ".join(["no simulation can run on this survey yet:", *survey.problems]))
     proposed = _proposed(survey, settings)
     options = {"stage": "simulate", "survey": settings.survey.kind}
     options |= {"oracle": "known"} if survey.totals.max() == 1 else {}
-    print("\nNext:\n", _command(options | proposed), sep="")
-    print(_command({"stage": "report", "data_dir": settings.data_dir}))
+    _print(["", "Next:", _command(options | proposed), _command({"stage": "report", "data_dir": settings.data_dir})])
     if settings.check.output:
         path = _write(settings, options, proposed)
-        print(f"The same settings are in {path}:")
-        print(f"python run.py --config-dir={shlex.quote(settings.check.output)} experiment={path.stem}")
+        command = f"python run.py --config-dir={shlex.quote(settings.check.output)} experiment={path.stem}"
+        _print([f"The same settings are in {path}:", command])
     return settings.source_dir
+
+
+def _print(lines: Sequence[str]) -> None:
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:  # who reads it, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tables(settings: Settings) -> tuple[Settings, QuestionTree, SurveyTable]:
