@@ -20,7 +20,7 @@ from zoobot import acquisition, folders
 from zoobot.engine import process
 from zoobot.errors import FolderError, InputError, SettingsError
 from zoobot.galaxies import tfrecords
-from zoobot.models import encoders, features, linear_head, losses, mc_dropout, training
+from zoobot.models import encoders, features, heads, linear_head, losses, mc_dropout, training
 from zoobot.settings import Settings
 from zoobot.stages import instructions, iterate, simulate
 
@@ -180,13 +180,13 @@ def test_the_head_learns_which_galaxies_were_drawn_at_random(
     frozen: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_random: list[Any] = []
-    fit = linear_head.fit
+    fit = heads.fit
 
-    def recorded(*given: Any) -> linear_head.LinearHead:
-        at_random.append(given[3])
+    def recorded(*given: Any) -> heads.Head:
+        at_random.append(given[4])
         return fit(*given)
 
-    monkeypatch.setattr(linear_head, "fit", recorded)
+    monkeypatch.setattr(heads, "fit", recorded)
     for name, share in (("mixture", 0.5), ("random", 1)):
         at_random.clear()
         overrides = (f"acquisition={name}", "oracle.late_fraction=0", f"acquisition.random_share={share % 1}")
@@ -328,8 +328,8 @@ def test_a_model_that_is_worse_is_flagged_and_not_used_if_the_settings_say_so(
     instructions.run(settings)
     for _ in range(2):
         iterate.run(settings)
-    fit = linear_head.fit
-    monkeypatch.setattr(linear_head, "fit", lambda features, counts, *others: fit(features, counts[:, ::-1], *others))
+    fit = heads.fit
+    monkeypatch.setattr(heads, "fit", lambda name, x, counts, *others: fit(name, x, counts[:, ::-1], *others))
     iterate.run(settings)
     second, third = (read(settings, n, "iteration.json") for n in (1, 2))
     loss = [read(settings, n, "metrics.json")["eval"]["all"]["loss"] for n in (1, 2)]

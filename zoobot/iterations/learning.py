@@ -16,7 +16,7 @@ import numpy.typing as npt
 from zoobot import folders
 from zoobot.errors import FolderError
 from zoobot.iterations.iteration import Iteration
-from zoobot.models import features, linear_head, saved
+from zoobot.models import features, heads, saved
 from zoobot.models.architectures import Floats32
 from zoobot.models.saved import Training
 
@@ -57,17 +57,15 @@ def _fit_head(it: Iteration) -> Training:
     frozen = features.frozen_features(it.settings, it.shard_config)
     labelled = it.labelled("train")
     features_N_H = np.concatenate([frozen.of(path) for path in labelled.files.values()])
-    fitted = linear_head.fit(features_N_H, labelled.counts_N_A, it.task.groups, _at_random(it, labelled.ids))
+    head = it.settings.model.head
+    at_random = _at_random(it, labelled.ids)
+    fitted = heads.fit(head, features_N_H, labelled.counts_N_A, it.task.groups, at_random)
     folder = it.folder.model
     folder.mkdir()
     fitted.save(folder / HEAD_FILE)
-    architecture = {"encoder": frozen.weights_sha256, "orientations": frozen.orientations, "head": "linear"}
+    architecture = {"encoder": frozen.weights_sha256, "orientations": frozen.orientations, "head": head}
     folders.write_json(folder / saved.ARCHITECTURE, architecture)
-    questions = {
-        group.question: {"prior_precision": q.prior_precision, "slope": q.slope, "votes_correlation": q.predicted_rho}
-        for group, q in zip(it.task.groups, fitted.questions, strict=True)
-    }
-    history = {"epochs": 0, "questions": questions, "weights_sha256": fitted.digest()}
+    history = {"epochs": 0, "questions": fitted.history(it.task.groups), "weights_sha256": fitted.digest()}
     return saved.write_training(folder, history)
 
 
@@ -89,4 +87,4 @@ def _load_head(it: Iteration, folder: Path) -> Predictor:
         raise FolderError(
             f"The head in {folder} belongs to another encoder than model.weights={it.settings.model.weights} now."
         )
-    return Predictor(frozen.of, linear_head.load(folder / HEAD_FILE).sample)
+    return Predictor(frozen.of, heads.HEADS[it.settings.model.head].load(folder / HEAD_FILE).sample)

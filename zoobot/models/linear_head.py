@@ -98,6 +98,15 @@ class LinearHead:
         """Write a ``.npz`` file; the same head gives the same bytes."""
         np.savez(path, **self.arrays())  # type: ignore[arg-type]  # allow_pickle is a bool, and no array's name
 
+    def history(self, groups: Sequence[Group]) -> dict[str, dict[str, float]]:
+        """What the fit chose for each question."""
+        return {
+            group.question: {
+                "prior_precision": q.prior_precision, "slope": q.slope, "votes_correlation": q.predicted_rho
+            }
+            for group, q in zip(groups, self.questions, strict=True)
+        }  # fmt: skip
+
     def digest(self) -> str:
         """SHA-256 over all values."""
         return saved.digest_arrays([*self.arrays().values()])
