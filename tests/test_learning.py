@@ -338,8 +338,8 @@ def test_a_model_that_is_worse_is_flagged_and_not_used_if_the_settings_say_so(
     assert loss[1] < measured - 0.1 if keep_better else loss[1] == pytest.approx(measured)
     assert "the new model is worse than that of iteration_1" in caplog.text
     assert third["kept_previous_model"] == keep_better == (third["weights_sha256"] == second["weights_sha256"])
-    heads = [(iteration(settings, n) / "model" / "head.npz").read_bytes() for n in (1, 2)]
-    assert (heads[0] == heads[1]) == keep_better
+    files = [(iteration(settings, n) / "model" / "head.npz").read_bytes() for n in (1, 2)]
+    assert (files[0] == files[1]) == keep_better
 
 
 def test_a_gate_wider_than_the_difference_flags_nothing(frozen: Settings, compose: Compose) -> None:
