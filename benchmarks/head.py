@@ -16,7 +16,7 @@ from unittest.mock import patch
 import numpy as np
 
 from zoobot.galaxies.tasks import Group
-from zoobot.models import linear_head
+from zoobot.models import head
 
 GALAXIES, FEATURES, VOTES, REPETITIONS = 100, 256, 40, 3
 
@@ -48,10 +48,10 @@ def seconds(limited: bool) -> float:
     features_N_H = random.normal(size=(GALAXIES, FEATURES))
     yes_N = random.binomial(VOTES, 1 / (1 + np.exp(-features_N_H[:, 0])))
     counts_N_A = np.stack([yes_N, VOTES - yes_N], axis=1)
-    unlimited = patch.object(linear_head, "threadpool_limits", lambda *_: nullcontext())
+    unlimited = patch.object(head, "threadpool_limits", lambda *_: nullcontext())
     with nullcontext() if limited else unlimited:
         start = time.perf_counter()
-        linear_head.fit(features_N_H, counts_N_A, (Group("q", ("yes", "no")),))
+        head.fit(features_N_H, counts_N_A, (Group("q", ("yes", "no")),))
         return time.perf_counter() - start
 
 

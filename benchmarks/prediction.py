@@ -20,7 +20,7 @@ import keras
 import numpy as np
 
 from benchmarks.networks import costs, ratio, settings_of, show_load, task_of, write_shards
-from zoobot.models import encoders, linear_head, mc_dropout
+from zoobot.models import encoders, head, mc_dropout
 from zoobot.models.features import FeatureCache
 from zoobot.settings import Settings
 
@@ -41,7 +41,7 @@ def sampler(network: mc_dropout.Network, chosen: Settings) -> Callable[[Floats, 
     if chosen.model.train != "head":
         return lambda features, n: mc_dropout.sample([network], features, n, random)
     features = random.normal(size=(500, network.encoder.output_shape[-1]))
-    fitted = linear_head.fit(features, random.integers(0, 40, (500, 2)), task_of(chosen).groups)
+    fitted = head.fit(features, random.integers(0, 40, (500, 2)), task_of(chosen).groups)
     return lambda features, n: fitted.sample(features, n, random)
 
 

@@ -20,7 +20,7 @@ from zoobot import acquisition, folders
 from zoobot.engine import process
 from zoobot.errors import FolderError, InputError, SettingsError
 from zoobot.galaxies import tfrecords
-from zoobot.models import encoders, features, heads, linear_head, losses, mc_dropout, training
+from zoobot.models import encoders, features, head, losses, mc_dropout, training
 from zoobot.settings import Settings
 from zoobot.stages import instructions, iterate, simulate
 
@@ -67,7 +67,7 @@ def test_a_head_is_fitted_to_the_features_of_the_encoder_that_is_named(frozen: S
         folder = iteration(frozen, number) / "model"
         assert {path.name for path in folder.iterdir()} == {"head.npz", "architecture.json", "training.json"}
         assert read(frozen, number, "model/architecture.json")["encoder"] == encoder["weights_sha256"]
-        fitted = linear_head.load(folder / "head.npz")
+        fitted = head.load(folder / "head.npz")
         correlation = read(frozen, number, "model/training.json")["questions"]["smooth-or-featured"][
             "votes_correlation"
         ]
@@ -180,13 +180,13 @@ def test_the_head_learns_which_galaxies_were_drawn_at_random(
     frozen: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_random: list[Any] = []
-    fit = heads.fit
+    fit = head.fit
 
-    def recorded(*given: Any) -> heads.Head:
-        at_random.append(given[4])
+    def recorded(*given: Any) -> head.Head:
+        at_random.append(given[3])
         return fit(*given)
 
-    monkeypatch.setattr(heads, "fit", recorded)
+    monkeypatch.setattr(head, "fit", recorded)
     for name, share in (("mixture", 0.5), ("random", 1)):
         at_random.clear()
         overrides = (f"acquisition={name}", "oracle.late_fraction=0", f"acquisition.random_share={share % 1}")
@@ -328,8 +328,8 @@ def test_a_model_that_is_worse_is_flagged_and_not_used_if_the_settings_say_so(
     instructions.run(settings)
     for _ in range(2):
         iterate.run(settings)
-    fit = heads.fit
-    monkeypatch.setattr(heads, "fit", lambda name, x, counts, *others: fit(name, x, counts[:, ::-1], *others))
+    fit = head.fit
+    monkeypatch.setattr(head, "fit", lambda x, counts, *others: fit(x, counts[:, ::-1], *others))
     iterate.run(settings)
     second, third = (read(settings, n, "iteration.json") for n in (1, 2))
     loss = [read(settings, n, "metrics.json")["eval"]["all"]["loss"] for n in (1, 2)]

@@ -16,11 +16,12 @@ import numpy.typing as npt
 from zoobot import folders
 from zoobot.errors import FolderError
 from zoobot.iterations.iteration import Iteration
-from zoobot.models import features, heads, saved
+from zoobot.models import features, head, saved
 from zoobot.models.architectures import Floats32
 from zoobot.models.saved import Training
 
-HEAD_FILE = "head.npz"
+HEAD_FILE, HEAD = "head.npz", "gaussian process"
+SCALED = 2000  # galaxies of the pool whose features give the head its scale
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,12 @@ def _fit_head(it: Iteration) -> Training:
     frozen = features.frozen_features(it.settings, it.shard_config)
     labelled = it.labelled("train")
     features_N_H = np.concatenate([frozen.of(path) for path in labelled.files.values()])
-    head = it.settings.model.head
-    at_random = _at_random(it, labelled.ids)
-    fitted = heads.fit(head, features_N_H, labelled.counts_N_A, it.task.groups, at_random)
+    scale = head.Scale.of(np.concatenate([frozen.of(it.shard_dir / name) for name in _first_of_pool(it)]))
+    fitted = head.fit(features_N_H, labelled.counts_N_A, it.task.groups, _at_random(it, labelled.ids), scale)
     folder = it.folder.model
     folder.mkdir()
     fitted.save(folder / HEAD_FILE)
-    architecture = {"encoder": frozen.weights_sha256, "orientations": frozen.orientations, "head": head}
+    architecture = {"encoder": frozen.weights_sha256, "orientations": frozen.orientations, "head": HEAD}
     folders.write_json(folder / saved.ARCHITECTURE, architecture)
     history = {"epochs": 0, "questions": fitted.history(it.task.groups), "weights_sha256": fitted.digest()}
     return saved.write_training(folder, history)
@@ -81,10 +81,22 @@ def _at_random(it: Iteration, ids: list[str]) -> npt.NDArray[np.bool_]:
     return np.array([row < n_first or id_ in drawn for row, id_ in enumerate(ids)])
 
 
+def _first_of_pool(it: Iteration) -> list[str]:
+    """The first pool shards that hold enough galaxies: the same ones in every iteration."""
+    names = it.shard_config.splits["pool"]
+    return names[: -(-SCALED // it.shard_config.shard_size)]
+
+
 def _load_head(it: Iteration, folder: Path) -> Predictor:
     frozen = features.frozen_features(it.settings, it.shard_config)
-    if folders.read_json(folder / saved.ARCHITECTURE)["encoder"] != frozen.weights_sha256:
+    architecture = folders.read_json(folder / saved.ARCHITECTURE)
+    if architecture["encoder"] != frozen.weights_sha256:
         raise FolderError(
             f"The head in {folder} belongs to another encoder than model.weights={it.settings.model.weights} now."
         )
-    return Predictor(frozen.of, heads.HEADS[it.settings.model.head].load(folder / HEAD_FILE).sample)
+    if architecture["head"] != HEAD:
+        raise FolderError(
+            f"The head in {folder} is a {architecture['head']} one, made by an earlier version of the program, which"
+            " can go on with it. Or start a new experiment."
+        )
+    return Predictor(frozen.of, head.load(folder / HEAD_FILE).sample)

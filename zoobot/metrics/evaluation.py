@@ -40,7 +40,7 @@ def evaluate(predicted: PredictedVotes, counts_N_A: npt.ArrayLike) -> dict[str, 
     """All metrics per question and, under "all", for the tree: ``{question: {metric: value}}``.
 
     A question's metrics are over the ``galaxies`` that have votes for it; without any, this 0 is its only entry.
-    Under "all", ``loss`` is minus the mean over galaxies of the log likelihood of all votes together, in nats.
+    Under "all", ``loss`` is the mean of ``losses`` over galaxies, in nats.
 
     Raises:
         InputError: shapes do not match, votes are not whole numbers, or samples are out of range or NaN.

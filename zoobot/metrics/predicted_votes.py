@@ -130,16 +130,18 @@ def mean_over_samples(log_likelihood_N_K: Floats) -> Floats:
 
 
 def losses(predicted: PredictedVotes, counts_N_A: npt.ArrayLike) -> Floats:
-    """Minus the log likelihood of all votes of each galaxy together: N, in nats.
+    """Minus the log likelihood of each galaxy's votes, summed over questions: N, in nats.
 
-    A sample's log likelihood is the sum over questions; a question that nobody was asked adds 0.
+    Each question's likelihood is the mean over samples, by itself: a head's questions are independent, and the mean of
+    their product over 30 samples would miss most of it. A question that nobody was asked adds 0.
     """
     samples = np.maximum(np.asarray(predicted.samples_N_K_A, dtype=np.float64), SMALLEST_VALUE)
     counts = np.asarray(counts_N_A)[:, None]
-    of_questions = (
-        log_likelihood(predicted.likelihood, samples[:, :, at], counts[:, :, at]) for at in columns(predicted.groups)
-    )
-    return -mean_over_samples(np.sum(list(of_questions), axis=0))
+    of_questions = [
+        mean_over_samples(log_likelihood(predicted.likelihood, samples[:, :, at], counts[:, :, at]))
+        for at in columns(predicted.groups)
+    ]
+    return -np.sum(of_questions, axis=0)
 
 
 def loss(predicted: PredictedVotes, counts_N_A: npt.ArrayLike) -> float:

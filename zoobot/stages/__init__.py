@@ -20,7 +20,7 @@ from zoobot.galaxies.demo import WORLDS
 from zoobot.galaxies.surveys import SURVEYS
 from zoobot.galaxies.tfrecords import ENCODINGS
 from zoobot.metrics import LIKELIHOODS
-from zoobot.models import architectures, heads
+from zoobot.models import architectures
 from zoobot.oracles import build
 from zoobot.settings import Settings, checks
 
@@ -32,7 +32,6 @@ CHOICES: dict[str, Collection[str]] = {
     "survey.world": WORLDS,
     "shards.encoding": ENCODINGS,
     "model.architecture": architectures.ARCHITECTURES,
-    "model.head": heads.HEADS,
     "model.likelihood": LIKELIHOODS,
     "acquisition.name": ACQUISITIONS,
     "oracle.kind": build.ORACLES,
