@@ -87,7 +87,7 @@ def test_a_file_of_timms_tensors_gives_timms_features(name: str, file: str, size
     encoders.load(network, tmp_path)
     found = timm_features.kept(network(timm_features.pictures(size_px), training=False))
     with np.load(FEATURES) as wanted:
-        assert timm_features.difference(found, wanted[f"{name}_{size_px}"]) < 2e-5
+        assert timm_features.difference(found, wanted[f"{name}_{size_px}"]) < 1e-4
         assert timm_features.difference(found[[1, 2, 0]], wanted[f"{name}_{size_px}"]) > 0.05
 
 

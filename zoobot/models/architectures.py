@@ -24,7 +24,7 @@ Floats32 = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 # Sky is near -1 and the brightest pixels are near 4. Training is several times faster than with pixels from 0 to 1.
 SCALE, OFFSET = 5 / 255, -1.0
-BATCH_MOMENTUM = 0.9  # Keras' default, 0.99, needs more steps than a small training set gives
+_BATCH_MOMENTUM = 0.9  # Keras' default, 0.99, needs more steps than a small training set gives
 _SMALLEST_DEEP_PX = 32
 
 
@@ -64,7 +64,7 @@ def _pooled_cnn(model: ModelSettings, values: Tensor) -> Tensor:
         for position, filters in enumerate(block):
             strides = 1 if number or position else 2  # the first block halves the size before, not after
             values = keras.layers.Conv2D(filters, 3, strides=strides, padding="same", use_bias=False)(values)
-            values = keras.layers.BatchNormalization(momentum=BATCH_MOMENTUM)(values)
+            values = keras.layers.BatchNormalization(momentum=_BATCH_MOMENTUM)(values)
             values = keras.layers.ReLU()(values)
         if number:
             values = keras.layers.MaxPooling2D(2)(values)

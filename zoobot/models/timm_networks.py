@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import keras
 
-from zoobot.models.architectures import BATCH_MOMENTUM, Tensor
-
+Tensor: TypeAlias = Any  # Keras has no types
 _EFFICIENTNET_B0 = (  # of each stage: expansion, size of the kernel, stride, filters, blocks
     (1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4),
     (6, 3, 1, 320, 1),
@@ -51,7 +51,7 @@ def _padded(values: Tensor, size: int, stride: int) -> tuple[Tensor, str]:
 
 
 def _norm(values: Tensor, name: str) -> Tensor:
-    return keras.layers.BatchNormalization(momentum=BATCH_MOMENTUM, epsilon=1e-5, name=name)(values)
+    return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(values)
 
 
 def _layer_norm(values: Tensor, name: str) -> Tensor:
