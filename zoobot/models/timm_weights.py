@@ -55,7 +55,9 @@ def refuse_another(architecture: str, path: Path) -> None:
     known = ", ".join(of_timm.values())
     timm, config = ARCHITECTURES[architecture].timm, path.with_name("config.json")
     if not timm:
-        raise SettingsError(f"model.architecture={architecture}: cannot take the weights in {path}; choose of {known}.")
+        raise SettingsError(
+            f"model.architecture={architecture}: cannot take the weights in {path}; choose one of {known}."
+        )
     if not config.is_file():
         return
     content = folders.read_json(config)
