@@ -18,6 +18,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from zoobot.errors import SettingsError
+from zoobot.models.architectures import ARCHITECTURES
 from zoobot.settings import Settings, compose, flatten, schema, stage_settings
 from zoobot.stages import CHOICES
 
@@ -29,6 +30,7 @@ NEEDS = {
     "stage=reduce": ["reduce.export=a.csv", "reduce.workflow_versions=b.json"],
     "survey=decals": ["survey.catalog=joint_catalog.fits"],
     "shards=standard": ["catalogs.mock_labelled=6000"],
+    "model=zoobot": ["shards.image_size_px=224"],
     "oracle=panoptes": ["stage=iterate", "shards.source=real", "oracle.project_id=1", "oracle.workflow_ids=[1]"],
 }
 ALL_OPTIONS = [
@@ -70,7 +72,9 @@ def test_every_member_of_a_closed_set_has_an_option() -> None:
 
     assert values("acquisition", "name") == set(CHOICES["acquisition.name"])
     assert values("world", "survey", "world") == set(CHOICES["survey.world"])
-    assert values("model", "architecture") | {Settings().model.architecture} == set(CHOICES["model.architecture"])
+    of_one_option = {name for name, one in ARCHITECTURES.items() if one.timm}  # model=zoobot, with model.architecture
+    architectures = values("model", "architecture") | {Settings().model.architecture}
+    assert architectures | of_one_option == set(CHOICES["model.architecture"]) and architectures & of_one_option
     assert values("oracle", "oracle", "kind") | values("oracle", "kind") == set(CHOICES["oracle.kind"])
     assert values("survey", "kind") == set(CHOICES["survey.kind"])
     assert values("stage", "stage") == set(CHOICES["stage"])

@@ -6,6 +6,7 @@ Axes: N galaxies, H features.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from zoobot.settings import ModelSettings, Settings
+from zoobot.settings import PUBLISHED, ModelSettings, Settings
 
 if TYPE_CHECKING:
     import keras
@@ -24,7 +25,7 @@ Pixels = npt.NDArray[np.uint8]
 # Sky is near -1 and the brightest pixels are near 4. Training is several times faster than with pixels from 0 to 1.
 SCALE, OFFSET = 5 / 255, -1.0
 _BATCH_MOMENTUM = 0.9  # Keras' default, 0.99, needs more steps than a small training set gives
-_SMALLEST_APPLICATION_PX = 32
+_SMALLEST_DEEP_PX = 32
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Architecture:
     uses_blocks: bool = False  # whether model.blocks describes its layers
     has_imagenet: bool = False  # whether Keras has ImageNet weights for it
     smallest_px: int = 1  # the smallest images it can take
+    timm: str = ""  # the name in timm of a network whose published weights it can take
 
 
 def _cnn(model: ModelSettings, values: Tensor) -> Tensor:
@@ -76,9 +78,7 @@ def _application(name: str, n_features: int) -> Architecture:
     def layers(model: ModelSettings, values: Tensor) -> Tensor:
         import keras
 
-        pixels = keras.layers.Rescaling(1 / SCALE, offset=-OFFSET / SCALE)(values)
-        if not model.colour:
-            pixels = keras.layers.Concatenate()([pixels] * 3)
+        pixels = _pixels_to(255, model, values)
         size = model.final_size_px
         network: keras.Model = getattr(keras.applications, name)(
             include_top=False,
@@ -88,7 +88,27 @@ def _application(name: str, n_features: int) -> Architecture:
         )
         return network(pixels)
 
-    return Architecture(lambda model: n_features, layers, has_imagenet=True, smallest_px=_SMALLEST_APPLICATION_PX)
+    return Architecture(lambda model: n_features, layers, has_imagenet=True, smallest_px=_SMALLEST_DEEP_PX)
+
+
+def _of_timm(name: str, n_features: int) -> Architecture:
+    """A network of timm, for the weights of Zoobot, which were trained with pixels from 0 to 1, not normalised."""
+
+    def layers(model: ModelSettings, values: Tensor) -> Tensor:
+        from zoobot.models.timm_networks import NETWORKS
+
+        return NETWORKS[name](_pixels_to(1, model, values))
+
+    return Architecture(lambda model: n_features, layers, smallest_px=_SMALLEST_DEEP_PX, timm=name)
+
+
+def _pixels_to(brightest: float, model: ModelSettings, scaled: Tensor) -> Tensor:
+    """Pixels from 0 to ``brightest`` in three colours, from what ``encoders.prepare`` gives."""
+    import keras
+
+    factor = brightest / (255 * SCALE)
+    pixels = keras.layers.Rescaling(factor, offset=-OFFSET * factor)(scaled)
+    return pixels if model.colour else keras.layers.Concatenate()([pixels] * 3)
 
 
 def _pixels(model: ModelSettings, images: Pixels) -> Floats32:
@@ -105,12 +125,17 @@ def _pixels(model: ModelSettings, images: Pixels) -> Floats32:
     return flat
 
 
+_ZOOBOT = {  # timm's names and the number of features
+    "convnext_pico": 512, "convnext_nano": 640, "convnext_tiny": 768, "convnext_small": 768, "convnext_base": 1024,
+    "convnext_large": 1536, "efficientnet_b0": 1280, "resnet18": 512, "resnet50": 2048, "resnet101": 2048,
+}  # fmt: skip
 ARCHITECTURES: dict[str, Architecture] = {
     "cnn": Architecture(lambda model: model.hidden, _cnn, uses_blocks=True),
     "pooled_cnn": Architecture(lambda model: 2 * model.blocks[-1][-1], _pooled_cnn, uses_blocks=True),
     "efficientnet_b0": _application("EfficientNetB0", 1280),
     "efficientnet_v2_b0": _application("EfficientNetV2B0", 1280),
     "convnext_tiny": _application("ConvNeXtTiny", 768),
+    **{f"zoobot_{name}": _of_timm(name, n_features) for name, n_features in _ZOOBOT.items()},
     "pixels": Architecture(lambda model: model.final_size_px**2 * (3 if model.colour else 1), fixed=_pixels),
 }
 
@@ -121,6 +146,8 @@ def problems(settings: Settings) -> list[str]:
     found = _size_problems(model, architecture)
     if model.weights == "imagenet" and not architecture.has_imagenet:
         found.append(f"model.weights=imagenet: Keras has none for model.architecture={model.architecture}")
+    if model.weights.startswith(PUBLISHED):
+        found += _published_problems(model, architecture)
     if model.colour and settings.shards.channels == 1:
         found.append("model.colour=true: the stored images are grey (shards.channels=1)")
     if model.train == "head" and architecture.layers and not model.weights:
@@ -138,6 +165,16 @@ def problems(settings: Settings) -> list[str]:
     if model.ensemble > model.n_samples:
         found.append(f"model.ensemble={model.ensemble}: each network needs a sample of model.n_samples")
     return found
+
+
+def _published_problems(model: ModelSettings, architecture: Architecture) -> list[str]:
+    name = model.weights.removeprefix(PUBLISHED)
+    if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+        return [f"model.weights={model.weights}: {name!r} is not the name of an encoder; docs/models.md lists them"]
+    if architecture.timm:
+        return []
+    known = ", ".join(name for name, one in ARCHITECTURES.items() if one.timm)
+    return [f"model.weights={model.weights}: fits none but model.architecture={known}, not {model.architecture}"]
 
 
 def _size_problems(model: ModelSettings, architecture: Architecture) -> list[str]:

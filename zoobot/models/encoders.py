@@ -21,7 +21,7 @@ import tensorflow as tf
 from zoobot import folders
 from zoobot.errors import SettingsError
 from zoobot.galaxies.tfrecords import ShardConfig
-from zoobot.models import datasets, saved
+from zoobot.models import datasets, saved, timm_weights
 from zoobot.models.architectures import ARCHITECTURES, OFFSET, SCALE, Floats32, Tensor
 from zoobot.models.shapes import read_record, shape_of
 from zoobot.settings import ENCODER_SHAPE, ModelSettings
@@ -97,10 +97,14 @@ def save(encoder: keras.Model, model: ModelSettings, folder: Path, name: str = "
 
 
 def load(encoder: keras.Model, path: Path, name: str = "encoder") -> None:
-    """Load weights from a folder of stage=pretrain, from an iteration's model, or from a ``.weights.h5`` file.
+    """Load weights from a folder of stage=pretrain, from an iteration's model, from a ``.weights.h5`` file, or from a
+    published encoder of Zoobot.
 
     Raises SettingsError if they do not exist or belong to a network of another shape.
     """
+    if published := timm_weights.find(path):
+        timm_weights.load(encoder.get_layer("convolutions"), published)
+        return
     source, network = _source(encoder, path, name)
     load_file(network, source)
     record = read_record(path, name)
@@ -110,6 +114,10 @@ def load(encoder: keras.Model, path: Path, name: str = "encoder") -> None:
 
 def refuse_another(model: ModelSettings, image_size_px: int, channels: int, path: Path) -> None:
     """SettingsError: the weights at ``path`` do not exist, or belong to another encoder than that of these settings."""
+    if published := timm_weights.find(path):
+        timm_weights.refuse_another(model.architecture, published)
+        timm_weights.match(build(model, image_size_px, channels).get_layer("convolutions"), published)
+        return
     with _refusing(path):
         source, network = _source(build(model, image_size_px, channels), path, "encoder")
         _check_shapes(network, source)
@@ -121,7 +129,8 @@ def _source(encoder: keras.Model, path: Path, name: str) -> tuple[Path, keras.Mo
     if not source.is_file():
         raise SettingsError(
             f"model.weights: {source} does not exist. Give the name of an encoder from stage=pretrain, or the path of"
-            " its folder, of an iteration's model folder or of a .weights.h5 file."
+            " its folder, of an iteration's model folder, of a .weights.h5 file, or of a published encoder of Zoobot"
+            f" ({' or '.join(timm_weights.FILES)})."
         )
     return source, encoder if path != source else _innermost(encoder)
 

@@ -6,6 +6,7 @@
 from zoobot.settings.depends import DEFAULTS, ENCODER_SHAPE, ORACLE_FIXED, flatten, stage_settings
 from zoobot.settings.schema import (
     MISSING,
+    PUBLISHED,
     AcquisitionSettings,
     CatalogsSettings,
     ModelSettings,
@@ -23,6 +24,7 @@ __all__ = [
     "ENCODER_SHAPE",
     "MISSING",
     "ORACLE_FIXED",
+    "PUBLISHED",
     "AcquisitionSettings",
     "CatalogsSettings",
     "ModelSettings",

@@ -13,6 +13,7 @@ from typing import Any
 
 from zoobot.errors import InputError
 
+PUBLISHED = "zoobot:"  # what model.weights begins with for an encoder that the Zoobot project has published
 MISSING: Any = "???"  # how OmegaConf marks a value that the config must give
 
 
@@ -88,12 +89,12 @@ class ModelSettings:
     """The network, its training and its posterior samples."""
 
     name: str = MISSING  # name of the option in configs/model
-    architecture: str = "cnn"  # encoder: cnn, pooled_cnn, efficientnet_b0, efficientnet_v2_b0, convnext_tiny
+    architecture: str = "cnn"  # encoder: cnn, pooled_cnn, efficientnet_b0, … : docs/models.md lists all
     blocks: list[list[int]] = MISSING  # (pooled_)cnn: filters of the 3x3 convolutions; each inner list halves the image
     hidden: int = 128  # cnn: units of the dense layer before the dropout
     colour: bool = False  # whether the network sees colours
     final_size_px: int = 64  # side length of the images that the network sees
-    weights: str = ""  # initial encoder weights: an encoder of stage=pretrain, imagenet or a path; empty: random
+    weights: str = ""  # initial encoder weights: of stage=pretrain, zoobot:NAME, imagenet or a path; empty: random
     train: str = "all"  # all: train encoder and head; head: a Bayesian linear head on a fixed encoder, in seconds
     orientations: int = 1  # when predicting, average features over this many flips and quarter turns: 1 or 8
     ensemble: int = 1  # number of networks, trained with different seeds; they share the posterior samples
@@ -350,10 +351,18 @@ class Settings:
         return self.survey_dir / "encoders"
 
     @property
+    def published_encoders_dir(self) -> Path:
+        """Encoders that the user has downloaded. The test mode reads them where they are."""
+        data_dir = Path(self.data_dir)
+        return (data_dir.parent if self.quick else data_dir) / "zoobot_encoders"
+
+    @property
     def weights_path(self) -> Path | None:
-        """The path of the initial encoder weights: one of the survey's encoders, or any path."""
+        """The path of the initial encoder weights: one of the survey's encoders, a published one, or any path."""
         if self.model.weights in ("", "imagenet"):
             return None
+        if self.model.weights.startswith(PUBLISHED):
+            return self.published_encoders_dir / self.model.weights.removeprefix(PUBLISHED)
         return Path(os.path.normpath(self.encoders_dir / self.model.weights))  # ".." works even if no folder exists yet
 
     @property

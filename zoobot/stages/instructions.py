@@ -14,8 +14,8 @@ from zoobot.galaxies.tables import read_table
 from zoobot.galaxies.tasks import Task, build_task
 from zoobot.iterations.files import ExperimentFolder, Instructions, InstructionsFolder, Source
 from zoobot.iterations.iteration import extension_digests, fixed_settings
-from zoobot.models import shapes
-from zoobot.settings import ORACLE_FIXED, Settings
+from zoobot.models import shapes, timm_weights
+from zoobot.settings import ORACLE_FIXED, PUBLISHED, Settings
 
 log = logging.getLogger("zoobot")
 
@@ -99,11 +99,16 @@ def _check_weights(settings: Settings) -> None:
 def encoder_source(settings: Settings) -> Path | None:
     """Where the encoder's weights come from: a folder of stage=pretrain, or a file; None for ImageNet or no weights.
 
-    Raises FolderError if it does not exist, or was changed since it was written.
+    Raises FolderError if it does not exist, or was changed since it was written; SettingsError if a published encoder
+    was not downloaded.
     """
     path = settings.weights_path
     if path is None:
         return None
+    if published := timm_weights.find(path):
+        return published
+    if settings.model.weights.startswith(PUBLISHED):
+        raise timm_weights.missing(path)
     if not (path / folders.MANIFEST).is_file():
         file = path if path.is_file() else path / "encoder.weights.h5"  # a model folder of an iteration
         if file.is_file():

@@ -23,6 +23,8 @@ log = logging.getLogger("zoobot")
 def run(settings: Settings) -> Path:
     """Bring the experiment to ``simulate.iterations`` iterations and return its folder."""
     build_task(settings.task, load_questions(settings.survey.questions))  # check the task before hours of work
+    if settings.model.weights != settings.pretrain.name:  # which this simulation makes itself, if it is missing
+        instructions.encoder_source(settings)
     disk.make_folder(settings.survey_dir)
     with disk.lock(settings.survey_dir / "stages", wait=True):  # simulations of a sweep may share these folders
         for stage in (master_catalog, catalogs, shards):
