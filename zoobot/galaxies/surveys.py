@@ -183,6 +183,8 @@ def _read_custom(s: Settings, questions: QuestionTree) -> SurveyTable:
     for column, template in (("id_str", s.survey.id_str), ("file_loc", s.survey.file_loc)):
         if template:
             table[column] = templates.made(template, table, path, f"survey.{column}")
+        elif column == "file_loc" and s.survey.features and column not in table:
+            table[column] = pd.Series(pd.NA, index=table.index, dtype="string")
         else:
             require_columns(table, [column], path, f" Or name the column that has it: survey.{column}=COLUMN.")
     table["id_str"] = table["id_str"].str.strip()

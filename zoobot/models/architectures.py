@@ -33,14 +33,16 @@ class Architecture:
 
     ``layers(model, scaled)`` takes scaled images N × H × W × C (``encoders.prepare``) and returns features;
     ``fixed(model, images)`` takes stored images N × H × W × C, uint8. ``n_features(model)`` is the number of features.
+    One that ``takes_features`` gets what the survey published (``survey.features``) instead of images.
     """
 
     n_features: Callable[[ModelSettings], int]
     layers: Callable[[ModelSettings, Tensor], Tensor] | None = None
-    fixed: Callable[[ModelSettings, Pixels], Floats32] | None = None
+    fixed: Callable[[ModelSettings, Any], Floats32] | None = None
     uses_blocks: bool = False  # whether model.blocks describes its layers
     has_imagenet: bool = False  # whether Keras has ImageNet weights for it
     smallest_px: int = 1  # the smallest images it can take
+    takes_features: bool = False
 
 
 def _cnn(model: ModelSettings, values: Tensor) -> Tensor:
@@ -105,6 +107,11 @@ def _pixels(model: ModelSettings, images: Pixels) -> Floats32:
     return flat
 
 
+def _published(model: ModelSettings, features: Floats32) -> Floats32:
+    """The survey's own features, as they are stored."""
+    return features
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "cnn": Architecture(lambda model: model.hidden, _cnn, uses_blocks=True),
     "pooled_cnn": Architecture(lambda model: 2 * model.blocks[-1][-1], _pooled_cnn, uses_blocks=True),
@@ -112,13 +119,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "efficientnet_v2_b0": _application("EfficientNetV2B0", 1280),
     "convnext_tiny": _application("ConvNeXtTiny", 768),
     "pixels": Architecture(lambda model: model.final_size_px**2 * (3 if model.colour else 1), fixed=_pixels),
+    # How many features there are, the survey says: 0 here.
+    "features": Architecture(lambda model: 0, fixed=_published, takes_features=True),
 }
 
 
 def problems(settings: Settings) -> list[str]:
     """What is wrong with a run's model (whose architecture exists); each problem with its full key."""
     model, architecture = settings.model, ARCHITECTURES[settings.model.architecture]
-    found = _size_problems(model, architecture)
+    found = _size_problems(model, architecture) + _input_problems(settings, architecture)
     if model.weights == "imagenet" and not architecture.has_imagenet:
         found.append(f"model.weights=imagenet: Keras has none for model.architecture={model.architecture}")
     if model.colour and settings.shards.channels == 1:
@@ -138,6 +147,23 @@ def problems(settings: Settings) -> list[str]:
     if model.ensemble > model.n_samples:
         found.append(f"model.ensemble={model.ensemble}: each network needs a sample of model.n_samples")
     return found
+
+
+def _input_problems(settings: Settings, architecture: Architecture) -> list[str]:
+    """What is wrong with features and pictures, for the stages that use a model."""
+    given = settings.survey.features
+    if settings.stage not in ("pretrain", "instructions", "iterate", "simulate"):
+        return []
+    if settings.stage == "pretrain" and (given or architecture.takes_features):
+        return ["stage=pretrain: learns from pictures, and survey.features has none; model=features needs no encoder"]
+    if architecture.takes_features and not given:
+        return [f"model.architecture={settings.model.architecture}: needs survey.features=FILE.parquet"]
+    if given and not architecture.takes_features:
+        return [
+            f"survey.features={given}: is stored instead of pictures, which model.architecture="
+            f"{settings.model.architecture} needs; choose model=features, or leave survey.features out"
+        ]
+    return []
 
 
 def _size_problems(model: ModelSettings, architecture: Architecture) -> list[str]:
