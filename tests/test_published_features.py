@@ -279,6 +279,24 @@ def test_check_finds_the_features_and_says_what_to_run(
     assert found.model.architecture == "features" and found.survey.features == "features.parquet"
 
 
+def test_the_proposed_command_has_the_settings_of_the_tables(
+    settings: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(tmp_path / "in")
+    table = pd.read_csv(folder / "catalog.csv", dtype=str)
+    table.rename(columns={"id_str": "tile"}).to_csv(folder / "catalog.csv", index=False)
+    more = ("survey.id_str='t {tile}'", "survey.features_column=0")
+    ids = pq.read_table(folder / "features.parquet")["id_str"]
+    columns = {str(n): pa.array(np.arange(N) % (n + 2)) for n in range(2)}
+    pq.write_table(pa.table({"tile": ids, **columns}), folder / "features.parquet")
+    checked(settings, folder, *more)
+    printed = capsys.readouterr().out
+    command = next(line for line in printed.splitlines() if line.startswith("python run.py stage=simulate"))
+    found = settings(*shlex.split(command)[2:-1]).survey
+    assert (found.id_str, found.features_column, found.catalog) == ("t {tile}", "0", "catalog.csv")
+    assert "features: 2 (0 … 1); 300 x with features" in printed
+
+
 def test_check_says_what_is_wrong_with_the_features(settings: Compose, tmp_path: Path) -> None:
     folder = write(tmp_path / "in", slice(30, None))
     with pytest.raises(InputError, match=r"no simulation can run on this survey yet:\s+30 of 300 galaxies have no"):

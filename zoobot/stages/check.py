@@ -31,6 +31,8 @@ from zoobot.stages.catalogs import sizes_that_fit
 from zoobot.stages.master_catalog import clean
 
 MIN_LABELLED = 30  # galaxies; a simulation with fewer says nothing
+_OF_TABLES = ("name", "folder", "catalog", "questions", "id_str", "file_loc", "path_prefix", "classifications",
+              "features", "features_column")  # fmt: skip
 _PLAIN = re.compile(r"[A-Za-z0-9_./\-]+")  # what neither the shell nor Hydra needs quoted
 
 
@@ -186,12 +188,7 @@ def _proposed(survey: Survey, settings: Settings) -> dict[str, object]:
     side = min((min(size) for size in survey.sizes), default=0)
     picture = {"shards.image_size_px": min(64, max(8, side)), "model.final_size_px": min(32, max(8, side))}
     found: dict[str, object] = {
-        "survey.name": settings.survey.name,
-        "survey.folder": settings.survey.folder,
-        "survey.catalog": settings.survey.catalog,
-        "survey.questions": settings.survey.questions,
-        "survey.features": settings.survey.features,
-        "survey.features_column": settings.survey.features_column,
+        **{f"survey.{key}": getattr(settings.survey, key) for key in _OF_TABLES},
         "survey.retirement_votes": retirement,
         **_task(survey, settings),
         "acquisition.expected_votes": votes,

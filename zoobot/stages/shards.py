@@ -219,10 +219,8 @@ def _write_split(split: str, galaxies: pd.DataFrame, vote_columns: list[str], wr
     if part.taken:
         parts.append(_finish(part, records, writer.folder, kept))
     if not any(part.rows for part in parts):
-        raise InputError(
-            f"No galaxy of split {split} has a readable picture, or features; for example:"
-            f" {parts[-1].dropped[-1].reason}."
-        )
+        what = "features" if settings.survey.features else "a readable picture"
+        raise InputError(f"No galaxy of split {split} has {what}; for example: {parts[-1].dropped[-1].reason}.")
     return parts
 
 
