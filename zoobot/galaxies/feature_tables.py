@@ -91,11 +91,6 @@ class Gathered:
         found: Ints = self.ids.get_indexer(pd.Index(ids, dtype=object))
         return found
 
-    def refuse_loss(self, may_lose: float) -> None:
-        """InputError: a larger fraction of the galaxies than ``may_lose`` has no features."""
-        if problem := self.problem(may_lose):
-            raise InputError(problem)
-
     def problem(self, may_lose: float) -> str:
         """What is wrong if a larger fraction than ``may_lose`` has no features; otherwise ""."""
         n_lost, n = int((self.why_N != _NONE).sum()), len(self.ids)

@@ -33,7 +33,6 @@ class Architecture:
 
     ``layers(model, scaled)`` takes scaled images N × H × W × C (``encoders.prepare``) and returns features;
     ``fixed(model, images)`` takes stored images N × H × W × C, uint8. ``n_features(model)`` is the number of features.
-    One that ``takes_features`` gets what the survey published (``survey.features``) instead of images.
     """
 
     n_features: Callable[[ModelSettings], int]
@@ -42,7 +41,7 @@ class Architecture:
     uses_blocks: bool = False  # whether model.blocks describes its layers
     has_imagenet: bool = False  # whether Keras has ImageNet weights for it
     smallest_px: int = 1  # the smallest images it can take
-    takes_features: bool = False
+    takes_features: bool = False  # whether `fixed` takes what the survey published (survey.features), not images
 
 
 def _cnn(model: ModelSettings, values: Tensor) -> Tensor:

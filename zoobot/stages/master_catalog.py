@@ -85,7 +85,7 @@ def _check_dropped(dropped: pd.DataFrame, n_rows: int, settings: Settings, sourc
 def clean(
     table: pd.DataFrame, questions: QuestionTree, where: str, needs_picture: bool = True
 ) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    """Keep the galaxies whose ids are unique, whose votes are counts and, if they need one, who have a picture.
+    """Keep the galaxies whose ids are unique, whose votes are counts and, if they need one, that have a picture.
 
     Returns the catalog (with ``{question}_total-votes``), the dropped rows (``id_str``, ``reason``), and how many
     exact duplicates were collapsed. A galaxy without any vote keeps empty vote columns.

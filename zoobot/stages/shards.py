@@ -105,14 +105,16 @@ def run(settings: Settings) -> Path:
     if not published:
         _check_images_exist(splits, settings)
     space = _bytes_needed(splits, settings, published)
-    with folders.create(settings.shard_dir, used, inputs, resumes=True, needs_bytes=space) as staging:
-        tally = _Tally(sum(map(len, splits.values())))
-        with _reader(splits, settings, published, tally) as read:
-            writer = _Writer(settings, staging, read, tally)
-            parts = {
-                split: _write_split(split, table, [] if split == "pool" else vote_columns, writer)
-                for split, table in splits.items()
-            }
+    tally = _Tally(sum(map(len, splits.values())))
+    with (
+        _reader(splits, settings, published, tally) as read,
+        folders.create(settings.shard_dir, used, inputs, resumes=True, needs_bytes=space) as staging,
+    ):
+        writer = _Writer(settings, staging, read, tally)
+        parts = {
+            split: _write_split(split, table, [] if split == "pool" else vote_columns, writer)
+            for split, table in splits.items()
+        }
         config = _config(settings, task.name, parts)
         for entry in config.dropped:
             log.warning("dropped %s: %s", entry.id_str, entry.reason)
@@ -150,11 +152,9 @@ def _encoding(settings: Settings) -> str:
 
 
 def _bytes_needed(splits: Mapping[str, pd.DataFrame], settings: Settings, published: FeatureTable | None) -> int:
-    """An upper limit for the size of the shards: their pixels, and a few numbers per galaxy. Features are there twice,
-    until the shards are written.
-    """
+    """An upper limit for the size of the shards: their pixels or features, and a few numbers per galaxy."""
     pixels = settings.shards.image_size_px**2 * settings.shards.channels
-    one = (2 * 4 * published.n_features if published else pixels) + 2000
+    one = (4 * published.n_features if published else pixels) + 2000
     return one * sum(map(len, splits.values()))
 
 
@@ -259,15 +259,16 @@ def _reader(
     splits: Mapping[str, pd.DataFrame], settings: Settings, published: FeatureTable | None, tally: _Tally
 ) -> Iterator[Read]:
     """How galaxies are read. Features lie in the order of their file, so they are first put in that of the catalogs, in
-    a temporary file. InputError: too many galaxies have none.
+    a temporary file. InputError: too many galaxies have none; nothing is begun then, so that the file may be fixed.
     """
     if published is None:
         yield partial(_read_images, settings=settings, notes=tally.notes)
         return
     log.info("%s: %d features of each galaxy (%s)", published.path, published.n_features, published.shown)
-    with tempfile.TemporaryFile(dir=folders.unfinished(settings.shard_dir)) as file:
+    with tempfile.TemporaryFile(dir=settings.survey_dir) as file:
         gathered = feature_tables.gather(published, [i for table in splits.values() for i in table["id_str"]], file)
-        gathered.refuse_loss(settings.max_dropped_fraction)
+        if problem := gathered.problem(settings.max_dropped_fraction):
+            raise InputError(problem)
         log.info("%s; %d rows of other galaxies", gathered.described(), gathered.n_other)
 
         def read(galaxies: pd.DataFrame) -> Iterator[tuple[dict[str, Any], Floats32 | str]]:
