@@ -22,6 +22,7 @@ from zoobot.errors import FolderError, InputError, SettingsError
 from zoobot.galaxies import database, feature_tables, tfrecords
 from zoobot.galaxies.tables import read_table
 from zoobot.iterations.files import IterationFolder
+from zoobot.models import features
 from zoobot.reports import dashboard
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, check, instructions, master_catalog, pretrain, report, shards, simulate, verify
@@ -34,7 +35,7 @@ RUN = ("survey=custom", "survey.name=mine", "survey.features=features.parquet", 
        "simulate.iterations=3", "iterate.subjects_per_iteration=20", "tracking=disabled")  # fmt: skip
 
 
-def write(folder: Path, rows: slice = slice(None), change: Callable[[Any], Any] = lambda features: features) -> Path:
+def write(folder: Path, rows: slice = slice(None), change: Callable[[Any], Any] = lambda vectors: vectors) -> Path:
     """A table without pictures, and features of these rows, whose logit of a smooth galaxy is linear in them."""
     random = np.random.default_rng(5)
     features_N_H = random.normal(size=(N, H)).astype(np.float32)
@@ -122,8 +123,8 @@ def test_shards_hold_the_features_of_each_galaxy(simulated: tuple[Path, set[str]
     ids: list[str] = []
     for path in [*files, acquired]:
         for record in tfrecords.read(path):
-            id_str, features, votes = tfrecords.decode(record, config.encoding)
-            assert features.dtype == np.float32 and features.tolist() == table[id_str].tolist()
+            id_str, found, votes = tfrecords.decode(record, config.encoding)
+            assert found.dtype == np.float32 and found.tolist() == table[id_str].tolist()
             assert bool(votes) == ("pool" not in path.name)
             ids.append(id_str)
     assert sorted(set(ids)) == sorted(table.index) and len(ids) > N
@@ -136,6 +137,29 @@ def test_the_report_and_the_dashboard_show_no_pictures(simulated: tuple[Path, se
     assert "<img" not in page and '<span class="none">' not in page
     table: Any = dashboard._table(IterationFolder(s.experiment_dir / "iteration_2"), 4)
     assert table.columns == ["rank", "id_str", "acquisition"] and len(table.data) == 4
+
+
+def test_published_features_give_the_experiment_of_the_encoder_that_made_them(
+    settings: Compose, tmp_path: Path
+) -> None:
+    quick = ("stage=simulate", "quick=true", "simulate.iterations=2", "tracking=disabled")
+    pictures = settings(*quick, "model=pixels")
+    simulate.run(pictures)
+    config, folder = tfrecords.load_config(pictures.shard_dir), tmp_path / "in"
+    files = [pictures.shard_dir / name for names in config.splits.values() for name in names]
+    encoder = features.FrozenEncoder(pictures.model, config, None)
+    folder.mkdir()
+    names = [id_str for path in files for id_str in tfrecords.read_ids(path)]
+    vectors = np.concatenate([features.encode(encoder, path) for path in files])
+    pq.write_table(pa.table({"id_str": names, "pixels": vectors.tolist()}), folder / "features.parquet")
+    votes = pd.read_csv(pictures.survey_dir / "galaxies" / "votes.csv", dtype=str).drop(columns="file_loc")
+    votes.to_csv(folder / "catalog.csv", index=False)
+    own = settings(*quick, *RUN[:4], f"survey.folder={folder}", "survey.questions=demo")
+    simulate.run(own)
+    for n in range(2):
+        ours, theirs = (IterationFolder(s.experiment_dir / f"iteration_{n}") for s in (own, pictures))
+        assert ours.summary().weights_sha256 == theirs.summary().weights_sha256
+        assert ours.requests().ids == theirs.requests().ids
 
 
 def test_quick_stores_few_of_them(mine: Compose) -> None:
@@ -174,14 +198,14 @@ def test_features_are_part_of_what_shards_depend_on(mine: Compose, tmp_path: Pat
     until_shards(s)
     (tmp_path / "in" / "moved.parquet").write_bytes((tmp_path / "in" / "features.parquet").read_bytes())
     shards.run(mine("stage=shards", "survey.features=moved.parquet"))  # nothing to do: the same content
-    write(tmp_path / "in", change=lambda features: (np.array(features) + 1).tolist())
+    write(tmp_path / "in", change=lambda vectors: (np.array(vectors) + 1).tolist())
     with pytest.raises(FolderError, match=r"made with other settings or inputs:\s+features: '[0-9a-f]+' there"):
         shards.run(s)
 
 
 def test_galaxies_without_features_are_dropped_with_their_reason(mine: Compose, tmp_path: Path) -> None:
-    def damage(features: list[Any]) -> list[Any]:
-        return [None, [float("nan")] * 2 + features[1][2:], features[2][1:], *features[3:]]
+    def damage(vectors: list[Any]) -> list[Any]:
+        return [None, [float("nan")] * 2 + vectors[1][2:], vectors[2][1:], *vectors[3:]]
 
     write(tmp_path / "in", slice(1, None), damage)
     said = "4 of 300 galaxies have no features, more than max_dropped_fraction=0.01: 296 x with features; 1 x"
