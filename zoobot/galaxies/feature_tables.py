@@ -235,7 +235,9 @@ def _take(found: Gathered, check_N: npt.NDArray[np.uint64], row_R: Ints, given: 
     if found.file is None:
         return
     for n in np.flatnonzero(is_new_R & (why_R == _NONE)).tolist():
-        os.pwrite(found.file.fileno(), values_R_H[n].tobytes(), int(row_R[n]) * 4 * found.table.n_features)
+        found.file.seek(int(row_R[n]) * 4 * found.table.n_features)
+        found.file.write(values_R_H[n].tobytes())
+    found.file.flush()  # it is read by its descriptor
 
 
 def _n_rows(path: Path) -> int:

@@ -108,7 +108,7 @@ def folder_files(path: Path) -> list[Path]:
     partitions = [file for file in found if any(part.startswith("Norder=") for part in file.relative_to(path).parts)]
     files = partitions or found
     if not files:
-        raise InputError(f"{path} is a folder without parquet files. Set survey.catalog to a table or such a folder.")
+        raise InputError(f"{path} is a folder without parquet files. Name a table, or a folder that has them.")
     return files
 
 

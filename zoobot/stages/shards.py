@@ -265,8 +265,10 @@ def _reader(
         yield partial(_read_images, settings=settings, notes=tally.notes)
         return
     log.info("%s: %d features of each galaxy (%s)", published.path, published.n_features, published.shown)
+    disk.require_space(settings.survey_dir, 2 * _bytes_needed(splits, settings, published))
     with tempfile.TemporaryFile(dir=settings.survey_dir) as file:
-        gathered = feature_tables.gather(published, [i for table in splits.values() for i in table["id_str"]], file)
+        with disk.clear_errors(settings.survey_dir):
+            gathered = feature_tables.gather(published, [i for table in splits.values() for i in table["id_str"]], file)
         if problem := gathered.problem(settings.max_dropped_fraction):
             raise InputError(problem)
         log.info("%s; %d rows of other galaxies", gathered.described(), gathered.n_other)
