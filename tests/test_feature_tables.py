@@ -101,7 +101,7 @@ def test_why_a_galaxy_has_no_features(tmp_path: Path) -> None:
         "good": [1.0, 2.0], "null": None, "short": [1.0], "gap": [None, 1.0], "nan": [float("nan"), 1.0], "empty": [],
         "inf": [float("inf"), 1.0], "large": [1e39, 1.0], "same": [3.0, 4.0], "different": [1.0, 2.0],
     }  # fmt: skip
-    twice = {"same": [3.0, 4.0], "different": [1.0, 2.5], "other": [0.0, 0.0]}
+    twice = {"same": [3.0, 4.0], "different": [1.0, 2.5], "nan": [float("nan"), 2.0], "other": [0.0, 0.0]}
     vectors = pa.array([*rows.values(), *twice.values(), [0.0, 0.0]], pa.list_(pa.float64()))
     write(tmp_path, {"id_str": [*rows, *twice, None], "vector": vectors})
     found, gathered = read(tmp_path, [*rows, "absent"])
