@@ -31,6 +31,7 @@ NEEDS = {
     "survey=decals": ["survey.catalog=joint_catalog.fits"],
     "shards=standard": ["catalogs.mock_labelled=6000"],
     "model=zoobot": ["shards.image_size_px=224"],
+    "model=features": ["survey.features=features.parquet"],
     "oracle=panoptes": ["stage=iterate", "shards.source=real", "oracle.project_id=1", "oracle.workflow_ids=[1]"],
 }
 ALL_OPTIONS = [
@@ -221,6 +222,12 @@ def test_settings_that_do_not_fit_each_other(compose: Compose, tmp_path: Path) -
         (["survey.zero_point=-99"], "survey.zero_point=-99.0: must be between"),
         (["survey.max_pixels=1"], "survey.max_pixels=1: must be at least 64"),
         (["stage=reduce"], "reduce.workflow_versions: name"),
+        (["model=features"], "model.architecture=features: needs survey.features=FILE.parquet"),
+        (["survey.features=a.pq"], "survey.features=a.pq: is stored instead of pictures, which model.architecture=cnn"),
+        (["survey.features=a.pq", "model=pixels"], "model.architecture=pixels needs; choose model=features"),
+        (["survey.features=../a.pq", "survey=custom", "survey.name=mine"], "survey.features=../a.pq: ../a.pq leads to"),
+        (["stage=pretrain", "survey.features=a.pq"], "stage=pretrain: learns from pictures, and survey.features has"),
+        (["stage=pretrain", "model=features"], "model=features needs no encoder"),
         (["shards=standard"], "catalogs.mock_labelled=800: must exceed"),
         (["survey.folder=${nope}"], "survey.folder cannot be used: Interpolation key 'nope' not found"),
     ],
@@ -277,7 +284,7 @@ def test_an_output_depends_on_all_but_places_and_looks(compose: Compose, tmp_pat
     free = ("report.", "tracking.", "verify.", "check.", "reduce.", "stage", "data_dir", "quick", "experiment_name")
     assert {key for key in every - used if not key.startswith(free)} == {
         "survey.folder", "survey.allow_links",
-        "survey.catalog", "survey.classifications",  # places; their content goes in by its digest
+        "survey.catalog", "survey.classifications", "survey.features",  # places; their content goes in by its digest
         "extensions", "oracle.live",  # goes in by digest; follows from oracle.kind
         "survey.same_galaxy",
         "max_dropped_fraction", "iterate.previous", "simulate.iterations", "verify_inputs", "stop.votes",  # limits

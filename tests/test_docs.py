@@ -58,6 +58,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "mine" / "questions.yaml").write_text((ROOT / "configs/questions/demo.yaml").read_text())
     rows = [{"id_str": g.id_str, "file_loc": f"{g.id_str}.jpg", **g.votes} for g in galaxies]
     pd.DataFrame(rows).to_csv(folder / "mine" / "catalog.csv", index=False)
+    features = [[float(x) for x in g.image.mean(axis=(0, 1))] for g in galaxies]
+    pd.DataFrame({"id_str": [g.id_str for g in galaxies], "embedding": features}).to_parquet(
+        folder / "mine" / "features.parquet"
+    )
     counts = {f"{old}_count": new for old, new in surveys._GZ2_VOTES.items()}
     votes = [{old: g.votes.get(new, 0) for old, new in counts.items()} for g in galaxies]
     hart = pd.DataFrame(votes).assign(dr7objid=[str(587722981746540000 + n) for n in range(120)], sample="original")
@@ -117,7 +121,7 @@ def test_commands_in_the_guides_run(folder: Path) -> None:
             more = [] if {"--help", "--cfg"} & set(words) else [*QUICK, f"data_dir={folder / 'data'}"]
             if more and not any(word.startswith(("experiment=", "stage=pretrain")) for word in words):
                 words = [word for word in words if word != "model=pretrained"]
-                more.append("model=pixels")  # the command is what is tested, not a network
+                more += [] if "model=features" in words else ["model=pixels"]  # the command is tested, not a network
             done = subprocess.run([sys.executable, *words[1:], *more], cwd=ROOT, capture_output=True, text=True)
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
             ran += 1

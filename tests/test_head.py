@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from scipy.optimize import minimize
+from scipy.optimize import minimize_scalar
 from scipy.special import expit, softmax
 
 from zoobot import metrics
@@ -36,7 +36,8 @@ def simulated(n: int, n_features: int, n_answers: int, n_votes: int, rho: float,
 
 
 def fractions(samples_N_K_A: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return samples_N_K_A / samples_N_K_A.sum(axis=-1, keepdims=True)
+    found: npt.NDArray[np.float32] = samples_N_K_A / samples_N_K_A.sum(axis=-1, keepdims=True)
+    return found
 
 
 def test_without_information_the_prediction_is_the_share_of_all_votes() -> None:
@@ -53,10 +54,7 @@ def test_one_vote_by_hand() -> None:
     (mean,), (variance,) = process.leave_one_out(np.zeros((1, 3)), Votes(np.zeros(1), np.zeros(1)))
     prior_mean = np.log(2)  # one vote of one, and one more for each of two answers
 
-    def minus_log_posterior(f: float) -> float:
-        return float((f - prior_mean) ** 2 / 4 + np.log1p(np.exp(-f)))
-
-    (best,) = minimize(lambda f: minus_log_posterior(f[0]), [0.0]).x
+    best = minimize_scalar(lambda f: (f - prior_mean) ** 2 / 4 + np.log1p(np.exp(-f)), tol=1e-9).x
     assert mean == pytest.approx(best, abs=1e-4)
     assert variance == pytest.approx(1 / (1 / 2 + expit(best) * expit(-best)), rel=1e-4)
     (without,), (prior,) = process.leave_one_out(np.zeros((1, 3)), Votes(np.ones(1), np.ones(1)))
@@ -76,12 +74,12 @@ def test_agrees_with_the_textbook_on_a_process_without_landmarks() -> None:
         return np.asarray(np.e * (np.exp(-distance / 2) + np.e * a @ b.T + 1))
 
     prior = covariance(x, x)
-    f = np.zeros(30)
+    f: Floats = np.zeros(30)
     for _ in range(100):
         chance = expit(process.prior_mean + f)
         curvature = np.diag(worth.totals_N * chance * (1 - chance))
         gradient = worth.chosen_N - worth.totals_N * chance
-        f = np.linalg.solve(np.linalg.inv(prior + 1e-9 * np.eye(30)) + curvature, curvature @ f + gradient)
+        f = np.asarray(np.linalg.solve(np.linalg.inv(prior + 1e-9 * np.eye(30)) + curvature, curvature @ f + gradient))
     cross = covariance(new, x)
     mean = process.prior_mean + cross @ gradient
     inner = np.linalg.inv(prior + np.diag(1 / np.diag(curvature)))
@@ -231,8 +229,10 @@ def test_samples_are_joint_over_galaxies_seeded_and_concentrations_say_rho() -> 
     rho = fitted.questions[0].rho
     assert twice[0].sum(axis=-1) == pytest.approx((1 - rho) / rho, rel=1e-4)
     far, near = np.full((1, 3), 8.0), np.full((1, 3), 8.01)
-    logits = fitted.questions[0].processes[0].sample(
-        fitted.scale.apply(np.concatenate([far, near])), 200, np.random.default_rng(0)
+    logits = (
+        fitted.questions[0]
+        .processes[0]
+        .sample(fitted.scale.apply(np.concatenate([far, near])), 200, np.random.default_rng(0))
     )
     assert np.corrcoef(logits)[0, 1] > 0.99, "galaxies that look alike, far from all labels, are uncertain together"
 

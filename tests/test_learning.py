@@ -71,7 +71,7 @@ def test_a_head_is_fitted_to_the_features_of_the_encoder_that_is_named(frozen: S
         correlation = read(frozen, number, "model/training.json")["questions"]["smooth-or-featured"][
             "votes_correlation"
         ]
-        assert fitted.questions[0].predicted_rho == correlation
+        assert fitted.questions[0].rho == correlation
     samples = np.stack(pd.read_parquet(iteration(frozen, 2) / "predictions.parquet")["label"].to_list())
     assert samples.shape[1] == frozen.model.n_samples and (samples > 0).all() and samples.std(axis=1).min() > 0
     assert "encoder" in json.loads((frozen.experiment_dir / "instructions" / "instructions.json").read_text())

@@ -99,11 +99,12 @@ def test_a_question_without_votes_changes_nothing() -> None:
     assert measured["all"]["coverage_predicted"] == pytest.approx([0.5] * 10)
 
 
-def test_the_loss_of_a_tree_is_joint_over_questions() -> None:
+def test_the_loss_of_a_tree_adds_up_over_questions() -> None:
+    """Each question is averaged over samples by itself: which of its samples goes with which of another says little."""
     groups = (Group("a", ("a1", "a2")), Group("b", ("b1", "b2")))
-    samples = np.array([[[0.9, 0.1, 0.1, 0.9], [0.1, 0.9, 0.9, 0.1]]])  # a1 goes with b2
+    samples = np.array([[[0.9, 0.1, 0.1, 0.9], [0.2, 0.8, 0.9, 0.1]]])
     measured = metrics.evaluate(PredictedVotes(samples, groups), [[1, 0, 0, 1]])
-    assert measured["all"]["loss"] == pytest.approx(-np.log((0.81 + 0.01) / 2))
+    assert measured["all"]["loss"] == pytest.approx(-np.log((0.9 + 0.2) / 2) - np.log((0.9 + 0.1) / 2))
 
 
 def test_a_vote_for_an_answer_of_probability_zero_stays_finite() -> None:

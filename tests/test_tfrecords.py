@@ -142,6 +142,29 @@ def test_records_are_those_of_tensorflow(id_str: str, votes: dict[str, int]) -> 
     assert record == example.SerializeToString(deterministic=True)
 
 
+@given(st.lists(st.floats(width=32), min_size=1, max_size=20), st.dictionaries(st.text(max_size=3), st.integers(0, 50)))
+def test_records_of_features_are_those_of_tensorflow(features: list[float], votes: dict[str, int]) -> None:
+    bare = tfrecords.encode("a", np.array(features, np.float32), {}, tfrecords.FEATURES)
+    record = tfrecords.add_votes(bare, votes)
+    id_str, found, found_votes = tfrecords.decode(record, tfrecords.FEATURES)
+    assert (id_str, found_votes) == ("a", votes) and np.array_equal(
+        found, np.array(features, np.float32), equal_nan=True
+    )
+    expected = {name: tf.train.Feature(int64_list=tf.train.Int64List(value=[n])) for name, n in votes.items()}
+    expected["id_str"] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"a"]))
+    expected["features"] = tf.train.Feature(float_list=tf.train.FloatList(value=features))
+    example = tf.train.Example(features=tf.train.Features(feature=expected))
+    assert record == example.SerializeToString(deterministic=True)
+
+
+def test_features_of_a_file_come_in_the_order_of_its_records(tmp_path: Path) -> None:
+    features = np.arange(12, dtype=np.float32).reshape(3, 4)
+    records = [tfrecords.encode(f"id{n}", row, {}, tfrecords.FEATURES) for n, row in enumerate(features)]
+    tfrecords.write(tmp_path / "pool_00000.tfrecord", records)
+    assert tfrecords.read_contents(tmp_path / "pool_00000.tfrecord", tfrecords.FEATURES).tolist() == features.tolist()
+    assert tfrecords.read_ids(tmp_path / "pool_00000.tfrecord") == ["id0", "id1", "id2"]
+
+
 def test_files_are_those_of_tensorflow(tmp_path: Path) -> None:
     path = write(tmp_path, 5)
     records = list(tfrecords.read(path))

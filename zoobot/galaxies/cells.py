@@ -36,6 +36,11 @@ def is_empty(column: pd.Series) -> pd.Series:
     return empty
 
 
+def no_text(column: pd.Series) -> pd.Series:
+    """Which cells are empty, where a text is expected: NA may be the name of a picture."""
+    return column.isna() | (column.astype(str).str.strip() == "")
+
+
 def is_true(column: pd.Series) -> pd.Series:
     """Which cells say true, yes or 1."""
     return column.astype("string").str.strip().str.lower().isin(("true", "t", "yes", "y", "1", "1.0"))

@@ -76,9 +76,11 @@ class SurveyTable:
 
 
 def read_survey(settings: Settings, questions: QuestionTree) -> SurveyTable:
-    """The survey's own table, with ``id_str``, ``file_loc`` and vote columns."""
+    """The survey's own table, with ``id_str``, ``file_loc`` (empty if there are features instead) and vote columns."""
     table = SURVEYS[settings.survey.kind](settings, questions)
     rows, where = table.rows, str(table.sources[0])
+    if settings.survey.features and "file_loc" not in rows:
+        rows = rows.assign(file_loc=pd.Series(pd.NA, index=rows.index, dtype="string"))
     require_columns(rows, ["id_str", "file_loc"], table.sources[0])
     rows = rows.assign(file_loc=picture_paths.below_folder(rows["file_loc"], settings.survey.path_prefix, where))
     position = next((pair for pair in _POSITIONS if set(pair) <= set(rows.columns)), None)
@@ -183,7 +185,7 @@ def _read_custom(s: Settings, questions: QuestionTree) -> SurveyTable:
     for column, template in (("id_str", s.survey.id_str), ("file_loc", s.survey.file_loc)):
         if template:
             table[column] = templates.made(template, table, path, f"survey.{column}")
-        else:
+        elif not (column == "file_loc" and s.survey.features):
             require_columns(table, [column], path, f" Or name the column that has it: survey.{column}=COLUMN.")
     table["id_str"] = table["id_str"].str.strip()
     found = SurveyTable(table, {}, [path])

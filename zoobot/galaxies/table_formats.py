@@ -93,12 +93,12 @@ def _read_ascii(content: bytes, path: Path, format_: str) -> pd.DataFrame:
 
 def read_parquet(content: bytes, path: Path) -> pd.DataFrame:
     """A parquet file."""
-    return _from_arrow([_read_arrow(io.BytesIO(content), path)], path)
+    return from_arrow([_read_arrow(io.BytesIO(content), path)], path)
 
 
 def read_folder(path: Path) -> pd.DataFrame:
     """The parquet files below a folder: any data set, or a HATS catalogue (``Norder=*/Dir=*/Npix=*``)."""
-    return _from_arrow([_read_arrow(file, file) for file in folder_files(path)], path)
+    return from_arrow([_read_arrow(file, file) for file in folder_files(path)], path)
 
 
 def folder_files(path: Path) -> list[Path]:
@@ -108,7 +108,7 @@ def folder_files(path: Path) -> list[Path]:
     partitions = [file for file in found if any(part.startswith("Norder=") for part in file.relative_to(path).parts)]
     files = partitions or found
     if not files:
-        raise InputError(f"{path} is a folder without parquet files. Set survey.catalog to a table or such a folder.")
+        raise InputError(f"{path} is a folder without parquet files. Name a table, or a folder that has them.")
     return files
 
 
@@ -123,7 +123,8 @@ def _read_arrow(source: Any, path: Path) -> Any:
         raise InputError(f"{path} is not a readable parquet file ({error}): download it again.") from error
 
 
-def _from_arrow(parts: list[Any], path: Path) -> pd.DataFrame:
+def from_arrow(parts: list[Any], path: Path) -> pd.DataFrame:
+    """Tables of pyarrow, one below the other."""
     import pyarrow as pa
 
     try:

@@ -11,7 +11,9 @@ import codecs
 import csv
 import difflib
 import gzip
+import hashlib
 import io
+import json
 import logging
 import lzma
 import re
@@ -24,6 +26,7 @@ from typing import Any
 
 import pandas as pd
 
+from zoobot import folders
 from zoobot.errors import InputError
 from zoobot.galaxies import cells, table_formats
 
@@ -55,6 +58,14 @@ def read_table(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} has no rows.")
     table.columns = pd.Index([str(name).strip() for name in table.columns])
     return _with_texts(table, path)
+
+
+def digest(source: Path) -> str:
+    """The digest of a table's file; of a folder, that of its files' digests."""
+    if not source.is_dir():
+        return folders.digest_file(source)
+    found = {str(file.relative_to(source)): folders.digest_file(file) for file in table_formats.folder_files(source)}
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def read_votes(path: Path) -> pd.DataFrame:

@@ -1,8 +1,9 @@
 """Write and read galaxies as TFRecord files of tf.train.Example, without TensorFlow.
 
 A file is a sequence of records: length, checksum of the length, content, checksum of the content (TensorFlow's
-lib/io/record_writer.h). The content is an Example, a map from names to lists of bytes or of whole numbers
-(tensorflow/core/example/feature.proto), in the protocol buffers' wire format. Axes: H W C pixels.
+lib/io/record_writer.h). The content is an Example, a map from names to lists of bytes, of floats or of whole numbers
+(tensorflow/core/example/feature.proto), in the protocol buffers' wire format. A galaxy has an image, or features that
+were published (``FEATURES``). Axes: H W C pixels; N galaxies, F features.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import google_crc32c
 import numpy as np
@@ -24,12 +25,14 @@ from zoobot import folders
 from zoobot.errors import FolderError
 
 Pixels = npt.NDArray[np.uint8]
+Floats32 = npt.NDArray[np.float32]
 ENCODINGS = ("raw", "png", "jpeg")  # of pixels
+FEATURES = "features"  # the encoding of shards with features instead of images, and the name of these in a record
 SHARD_CONFIG = "shard_config.json"
 _JPEG_QUALITY = 95
 _SHAPE = ("height", "width", "channels")  # the other numbers are votes
 _VARINT, _BYTES = 0, 2  # wire types
-_BYTES_LIST, _INT64_LIST = 1, 3  # fields of a Feature
+_BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3  # fields of a Feature
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class Dropped:
 
 @dataclass(frozen=True)
 class ShardConfig:
-    """shard_config.json: what the shards of a folder hold. File names are relative to the folder."""
+    """shard_config.json: what the shards of a folder hold. File names are relative to the folder. With ``encoding``
+    ``features`` there are no images: their size and channels are 0.
+    """
 
     FORMAT: ClassVar = ("version", 1)
     survey: str
@@ -66,22 +71,27 @@ def load_config(folder: Path) -> ShardConfig:
 # --------------------------------------------------------------- galaxies
 
 
-def encode(id_str: str, pixels: Pixels, votes: Mapping[str, int], encoding: str) -> bytes:
-    """One galaxy as a serialised Example. ``pixels`` uint8 H × W × C; ``votes`` empty for an unlabelled galaxy."""
-    height, width, channels = pixels.shape
-    shape = {"height": height, "width": width, "channels": channels}
-    return _to_example({"id_str": id_str.encode(), "image": _encode_pixels(pixels, encoding)}, {**shape, **votes})
+def encode(id_str: str, content: Pixels | Floats32, votes: Mapping[str, int], encoding: str) -> bytes:
+    """One galaxy as a serialised Example. ``content`` is its pixels, uint8 H × W × C, or its features, F; ``votes``
+    empty for an unlabelled galaxy.
+    """
+    if encoding == FEATURES:
+        return _to_example({"id_str": id_str.encode(), FEATURES: content.astype("<f4").tobytes()}, votes)
+    shape = dict(zip(_SHAPE, content.shape, strict=True))
+    return _to_example({"id_str": id_str.encode(), "image": _encode_pixels(content, encoding)}, {**shape, **votes})
 
 
 def add_votes(record: bytes, votes: Mapping[str, int]) -> bytes:
-    """The record of an unlabelled galaxy, with its votes; the pixels stay as they are."""
+    """The record of an unlabelled galaxy, with its votes; its image or features stay as they are."""
     texts, numbers = _from_example(record)
     return _to_example(texts, {**numbers, **votes})
 
 
-def decode(record: bytes, encoding: str) -> tuple[str, Pixels, dict[str, int]]:
-    """``id_str``, pixels H × W × C and votes of one record."""
+def decode(record: bytes, encoding: str) -> tuple[str, Any, dict[str, int]]:
+    """``id_str``, pixels H × W × C (or features F) and votes of one record."""
     texts, numbers = _from_example(record)
+    if encoding == FEATURES:
+        return texts["id_str"].decode(), np.frombuffer(texts[FEATURES], "<f4"), numbers
     shape = tuple(numbers[name] for name in _SHAPE)
     if encoding == "raw":
         pixels = np.frombuffer(texts["image"], np.uint8)
@@ -97,12 +107,12 @@ def read_ids(path: Path) -> list[str]:
     return [_from_example(record)[0]["id_str"].decode() for record in read(path)]
 
 
-def read_images(path: Path, encoding: str) -> Pixels:
-    """The images in one file, N × H × W × C."""
+def read_contents(path: Path, encoding: str) -> Any:
+    """The images in one file, N × H × W × C, or the features, N × F."""
     return np.stack([decode(record, encoding)[1] for record in read(path)])
 
 
-def _encode_pixels(pixels: Pixels, encoding: str) -> bytes:
+def _encode_pixels(pixels: Pixels | Floats32, encoding: str) -> bytes:
     if encoding == "raw":
         return pixels.tobytes()
     content = io.BytesIO()
@@ -177,7 +187,8 @@ def _to_example(texts: Mapping[str, bytes], numbers: Mapping[str, int]) -> bytes
     """A serialised Example, its entries sorted by name, so that equal values give equal bytes. They are the bytes of
     TensorFlow, which puts a longer name before a shorter one that it begins with.
     """
-    features = {name: _field(_BYTES_LIST, _field(1, text)) for name, text in texts.items()}
+    kinds = {name: _FLOAT_LIST if name == FEATURES else _BYTES_LIST for name in texts}
+    features = {name: _field(kinds[name], _field(1, text)) for name, text in texts.items()}
     for name, number in numbers.items():
         features[name] = _field(_INT64_LIST, _field(1, _to_varint(number & 0xFFFF_FFFF_FFFF_FFFF)))
     entries = [
@@ -188,7 +199,7 @@ def _to_example(texts: Mapping[str, bytes], numbers: Mapping[str, int]) -> bytes
 
 
 def _from_example(record: bytes) -> tuple[dict[str, bytes], dict[str, int]]:
-    """The first value of each list: texts and numbers."""
+    """The first value of each list: texts and numbers. The floats of a list stay in one text, as they are packed."""
     texts: dict[str, bytes] = {}
     numbers: dict[str, int] = {}
     try:
@@ -197,10 +208,10 @@ def _from_example(record: bytes) -> tuple[dict[str, bytes], dict[str, int]]:
             parts = dict(_fields(entry))
             ((kind, content),) = _fields(parts[2])
             _, first = next(_fields(content))
-            if kind == _BYTES_LIST:
-                texts[parts[1].decode()] = first
-            else:
+            if kind == _INT64_LIST:
                 numbers[parts[1].decode()] = _signed(_from_varint(first, 0)[0])
+            else:
+                texts[parts[1].decode()] = first
     except (ValueError, IndexError, KeyError, StopIteration) as error:
         raise FolderError("A record of a TFRecord file is not a galaxy as stage=shards writes it.") from error
     return texts, numbers

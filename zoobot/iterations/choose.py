@@ -105,7 +105,9 @@ def _choose(
 
 
 def write_pictures(it: Iteration, ids: Sequence[str]) -> None:
-    """Save the pictures of the first galaxies asked about, for people to look at."""
+    """Save the pictures of the first galaxies asked about, for people to look at; none if the shards have features."""
+    if it.shard_config.encoding == tfrecords.FEATURES:
+        return
     ranks = {id_str: rank for rank, id_str in enumerate(ids[:PICTURES])}
     it.folder.picture(0).parent.mkdir()
     with database.connect(it.folder.database) as connection:

@@ -141,7 +141,7 @@ def losses(predicted: PredictedVotes, counts_N_A: npt.ArrayLike) -> Floats:
         mean_over_samples(log_likelihood(predicted.likelihood, samples[:, :, at], counts[:, :, at]))
         for at in columns(predicted.groups)
     ]
-    return -np.sum(of_questions, axis=0)
+    return -np.asarray(np.sum(of_questions, axis=0))
 
 
 def loss(predicted: PredictedVotes, counts_N_A: npt.ArrayLike) -> float:

@@ -38,11 +38,12 @@ class Architecture:
 
     n_features: Callable[[ModelSettings], int]
     layers: Callable[[ModelSettings, Tensor], Tensor] | None = None
-    fixed: Callable[[ModelSettings, Pixels], Floats32] | None = None
+    fixed: Callable[[ModelSettings, Any], Floats32] | None = None
     uses_blocks: bool = False  # whether model.blocks describes its layers
     has_imagenet: bool = False  # whether Keras has ImageNet weights for it
     smallest_px: int = 1  # the smallest images it can take
     timm: str = ""  # the name in timm of a network whose published weights it can take
+    takes_features: bool = False  # whether `fixed` takes what the survey published (survey.features), not images
 
 
 def _cnn(model: ModelSettings, values: Tensor) -> Tensor:
@@ -125,6 +126,11 @@ def _pixels(model: ModelSettings, images: Pixels) -> Floats32:
     return flat
 
 
+def _published(model: ModelSettings, features: Floats32) -> Floats32:
+    """The survey's own features, as they are stored."""
+    return features
+
+
 _ZOOBOT = {  # timm's names and the number of features
     "convnext_pico": 512, "convnext_nano": 640, "convnext_tiny": 768, "convnext_small": 768, "convnext_base": 1024,
     "convnext_large": 1536, "efficientnet_b0": 1280, "resnet18": 512, "resnet50": 2048, "resnet101": 2048,
@@ -137,13 +143,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "convnext_tiny": _application("ConvNeXtTiny", 768),
     **{f"zoobot_{name}": _of_timm(name, n_features) for name, n_features in _ZOOBOT.items()},
     "pixels": Architecture(lambda model: model.final_size_px**2 * (3 if model.colour else 1), fixed=_pixels),
+    # How many features there are, the survey says: 0 here.
+    "features": Architecture(lambda model: 0, fixed=_published, takes_features=True),
 }
 
 
 def problems(settings: Settings) -> list[str]:
     """What is wrong with a run's model (whose architecture exists); each problem with its full key."""
     model, architecture = settings.model, ARCHITECTURES[settings.model.architecture]
-    found = _size_problems(model, architecture)
+    found = _size_problems(model, architecture) + _input_problems(settings, architecture)
     if model.weights == "imagenet" and not architecture.has_imagenet:
         found.append(f"model.weights=imagenet: Keras has none for model.architecture={model.architecture}")
     if model.weights.startswith(PUBLISHED):
@@ -175,6 +183,23 @@ def _published_problems(model: ModelSettings, architecture: Architecture) -> lis
         return []
     known = ", ".join(name for name, one in ARCHITECTURES.items() if one.timm)
     return [f"model.weights={model.weights}: fits none but model.architecture={known}, not {model.architecture}"]
+
+
+def _input_problems(settings: Settings, architecture: Architecture) -> list[str]:
+    """What is wrong with features and pictures, for the stages that use a model."""
+    given = settings.survey.features
+    if settings.stage not in ("pretrain", "instructions", "iterate", "simulate"):
+        return []
+    if settings.stage == "pretrain" and (given or architecture.takes_features):
+        return ["stage=pretrain: learns from pictures, and survey.features has none; model=features needs no encoder"]
+    if architecture.takes_features and not given:
+        return [f"model.architecture={settings.model.architecture}: needs survey.features=FILE.parquet"]
+    if given and not architecture.takes_features:
+        return [
+            f"survey.features={given}: is stored instead of pictures, which model.architecture="
+            f"{settings.model.architecture} needs; choose model=features, or leave survey.features out"
+        ]
+    return []
 
 
 def _size_problems(model: ModelSettings, architecture: Architecture) -> list[str]:

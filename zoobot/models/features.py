@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoobot import folders
+from zoobot.errors import SettingsError
 from zoobot.galaxies import tfrecords
 from zoobot.galaxies.tfrecords import ShardConfig
 from zoobot.models import shapes
@@ -76,7 +77,7 @@ def encode(frozen: FrozenEncoder, path: Path) -> Floats32:
     """The features N × H of the galaxies in a TFRecord file."""
     fixed = ARCHITECTURES[frozen.model.architecture].fixed
     if fixed:
-        return fixed(frozen.model, tfrecords.read_images(path, frozen.config.encoding))
+        return fixed(frozen.model, tfrecords.read_contents(path, frozen.config.encoding))
     from zoobot.models import encoders  # late: only a network needs TensorFlow
 
     return encoders.encode(_built(frozen)[1], path, frozen.model.predict_batch_size)
@@ -95,6 +96,17 @@ def digest(frozen: FrozenEncoder) -> str:
         return encoders.digest(_built(frozen)[0])
     shape = (frozen.model.architecture, frozen.model.final_size_px, frozen.model.colour, frozen.config.image_size_px)
     return hashlib.sha256(repr(shape).encode()).hexdigest()
+
+
+def refuse_other_shards(model: ModelSettings, config: ShardConfig, shard_dir: Path) -> None:
+    """SettingsError: the shards hold pictures and the encoder needs features, or the other way round."""
+    there, needed = config.encoding == tfrecords.FEATURES, ARCHITECTURES[model.architecture].takes_features
+    if there != needed:
+        raise SettingsError(
+            f"{shard_dir} holds {'features' if there else 'pictures'}; model.architecture={model.architecture} needs"
+            f" {'features' if needed else 'pictures'}. Choose {'model=features' if there else 'another model'}, or make"
+            f" shards {'with' if needed else 'without'} survey.features under another shards.name."
+        )
 
 
 def frozen_features(settings: Settings, config: ShardConfig) -> FeatureCache:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from zoobot.errors import SettingsError
+from zoobot.errors import InputError, SettingsError
+from zoobot.galaxies import cells
 from zoobot.galaxies.ids import zooniverse_id
 from zoobot.galaxies.questions import QuestionTree
-from zoobot.galaxies.tables import read_votes
+from zoobot.galaxies.tables import read_table, read_votes
 from zoobot.oracles import addresses
 from zoobot.oracles.protocol import LiveOracle, Oracle
 from zoobot.oracles.simulated import KnownVotes, SimulatedVolunteers
@@ -49,6 +50,22 @@ def build_oracle(settings: Settings, questions: QuestionTree, catalogs: Path, un
     if wanted := [key for key in _only_live(settings) if not isinstance(oracle, LiveOracle)]:
         raise SettingsError(f"oracle.{wanted[0]}: oracle.kind={settings.oracle.kind} cannot do it; leave it out")
     return oracle
+
+
+def require_pictures(settings: Settings) -> None:
+    """InputError: volunteers are to see galaxies of the pool that have features and no picture."""
+    if settings.oracle.kind != "panoptes" or not settings.survey.features:
+        return  # shards of pictures are made from pictures that exist
+    pool = read_table(settings.catalog("unlabelled"))
+    there = [not empty and settings.image_path(str(loc)).is_file()
+             for loc, empty in zip(pool["file_loc"], cells.no_text(pool["file_loc"]), strict=True)]  # fmt: skip
+    if not all(there):
+        first = pool["id_str"].iloc[there.index(False)]
+        raise InputError(
+            f"{settings.catalog('unlabelled')}: {there.count(False)} of {len(there)} galaxies have no picture in"
+            f" {settings.source_dir}, for example {first}. Volunteers need one: give file_loc in the survey's table, or"
+            " survey.file_loc, and put the pictures there. The model still reads survey.features alone."
+        )
 
 
 def _only_live(settings: Settings) -> list[str]:

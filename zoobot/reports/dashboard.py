@@ -109,13 +109,16 @@ def _values(iteration: IterationFolder) -> dict[str, object]:
 
 
 def _table(iteration: IterationFolder, n_galaxies: int) -> object:
-    """The galaxies chosen, with their pictures."""
+    """The galaxies chosen, with their pictures if there are any."""
     import wandb
 
-    table = wandb.Table(columns=["rank", "id_str", "acquisition", "picture"])
+    has_pictures = iteration.picture(0).is_file()
+    table = wandb.Table(columns=["rank", "id_str", "acquisition", *(["picture"] if has_pictures else [])])
     chosen = iteration.predictions(["rank", "id_str", "acquisition"], best=n_galaxies)
     for rank, id_str, score in chosen.itertuples(index=False, name=None):
         picture = iteration.picture(rank)
-        if picture.is_file():
+        if not has_pictures:
+            table.add_data(rank, id_str, score)
+        elif picture.is_file():
             table.add_data(rank, id_str, score, wandb.Image(str(picture)))
     return table

@@ -135,7 +135,8 @@ def _misfits(s: Settings) -> list[str]:
 
 def _survey_misfits(s: Settings) -> list[str]:
     problems = []
-    for key, name in (("catalog", s.survey.catalog), ("classifications", s.survey.classifications)):
+    for key in ("catalog", "classifications", "features"):
+        name = getattr(s.survey, key)
         try:
             _ = name and not Path(name).is_absolute() and s.inside(name)  # an absolute path was meant
         except InputError as error:

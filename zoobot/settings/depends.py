@@ -25,7 +25,7 @@ _DEPENDS_ON = {
                        "survey.path_prefix"),
     "catalogs": ("survey.name", "survey.questions", "survey.retirement_votes", "survey.same_within_arcsec", "task",
                  "catalogs"),
-    "shards": ("survey.name", *PICTURES, "survey.max_pixels", "task", "shards"),
+    "shards": ("survey.name", *PICTURES, "survey.max_pixels", "survey.features_column", "task", "shards"),
     "pretrain": ("survey.name", "pretrain", *(f"model.{key}" for key in ENCODER_SHAPE)),
     "instructions": ("survey.name", *PICTURES, "survey.questions", "survey.retirement_votes", "task", "model",
                      "acquisition", *(f"oracle.{key}" for key in ORACLE_FIXED), "iterate.subjects_per_iteration",

@@ -30,6 +30,8 @@ class SurveySettings:
     path_prefix: str = ""  # beginning of the paths in the table that is removed: the folder on another machine
     allow_links: bool = False  # read tables and pictures through links that lead out of `folder`
     classifications: str = ""  # decals, custom: votes to join, relative to `folder`; none: those of stage=reduce
+    features: str = ""  # parquet file or folder of published features, relative to `folder`: stored instead of pictures
+    features_column: str = ""  # their column of lists, or the first of numbered columns; empty: the only one
     questions: str = MISSING  # a question set in configs/questions, or the path of a YAML file
     same_within_arcsec: float = 1.0  # galaxies no farther apart than this are the same one; 0: do not look at positions
     same_galaxy: str = "warn"  # if a galaxy is there under two ids: warn (both stay in one split) or error

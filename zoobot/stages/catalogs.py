@@ -68,7 +68,7 @@ def split(
     """
     order = stream(settings.catalogs.seed, "catalogs").permutation(len(master))
     shuffled = master.iloc[order].reset_index(drop=True)  # surveys are often sorted
-    files = [_picture(settings, str(file_loc)) for file_loc in shuffled["file_loc"]]
+    files = _pictures(settings, shuffled["file_loc"])
     galaxy_N = same_galaxy.groups(shuffled, settings.survey, f"{settings.survey.name}_master_catalog.csv", files)
     votes = shuffled[questions.root.total].fillna(0)
     retired = (votes > settings.survey.retirement_votes).astype(bool)
@@ -97,12 +97,15 @@ def split(
     }, lost
 
 
-def _picture(settings: Settings, file_loc: str) -> Path:
-    """Where a picture is; the survey's folder, which is no picture, if it would be outside of it."""
-    try:
-        return settings.image_path(file_loc)
-    except InputError:
-        return settings.source_dir
+def _pictures(settings: Settings, locations: pd.Series) -> list[Path]:
+    """Where the pictures are; the survey's folder, which is no picture, for one outside of it and for none."""
+    folder, found = settings.source_dir, []
+    for location, is_none in zip(locations, cells.no_text(locations), strict=True):
+        try:
+            found.append(folder if is_none else settings.image_path(str(location)))
+        except InputError:
+            found.append(folder)
+    return found
 
 
 def sizes_that_fit(n_labelled: int) -> dict[str, int]:

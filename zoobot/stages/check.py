@@ -21,6 +21,8 @@ from zoobot.engine.progress import track
 from zoobot.engine.seeds import stream
 from zoobot.errors import InputError
 from zoobot.folders import publish_file
+from zoobot.galaxies import feature_tables
+from zoobot.galaxies.feature_tables import Gathered
 from zoobot.galaxies.images import read_image
 from zoobot.galaxies.questions import QuestionTree, load_questions
 from zoobot.galaxies.surveys import SurveyTable, read_survey
@@ -29,6 +31,8 @@ from zoobot.stages.catalogs import sizes_that_fit
 from zoobot.stages.master_catalog import clean
 
 MIN_LABELLED = 30  # galaxies; a simulation with fewer says nothing
+_OF_TABLES = ("name", "folder", "catalog", "questions", "id_str", "file_loc", "path_prefix", "classifications",
+              "features", "features_column")  # fmt: skip
 _PLAIN = re.compile(r"[A-Za-z0-9_./\-]+")  # what neither the shell nor Hydra needs quoted
 
 
@@ -43,6 +47,7 @@ class Survey:
     sizes: Counter[tuple[int, int]]  # height and width of the pictures of the sample
     unreadable: Sequence[str]
     missing: Sequence[str]
+    features: Gathered | None = None  # instead of pictures
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -62,6 +67,7 @@ def run(settings: Settings) -> Path:
     proposed = _proposed(survey, settings)
     options = {"stage": "simulate", "survey": settings.survey.kind}
     options |= {"oracle": "known"} if survey.totals.max() == 1 else {}
+    options |= {"model": "features"} if survey.features else {}
     _print(["", "Next:", _command(options | proposed), _command({"stage": "report", "data_dir": settings.data_dir})])
     if settings.check.output:
         path = _write(settings, options, proposed)
@@ -93,7 +99,18 @@ def _tables(settings: Settings) -> tuple[Settings, QuestionTree, SurveyTable]:
 
 
 def _read(settings: Settings, questions: QuestionTree, table: SurveyTable) -> Survey:
-    catalog, dropped, _ = clean(table.rows, questions, str(table.sources[0]))
+    catalog, dropped, _ = clean(table.rows, questions, str(table.sources[0]), not settings.survey.features)
+    if settings.survey.features:
+        gathered = feature_tables.gather(feature_tables.find(settings), list(catalog["id_str"]))
+        survey = Survey(questions, catalog, len(table.rows), dropped, Counter(), [], [], gathered)
+    else:
+        survey = _with_pictures(Survey(questions, catalog, len(table.rows), dropped, Counter(), [], []), settings)
+    survey.problems.extend(_problems(survey, settings))
+    return survey
+
+
+def _with_pictures(survey: Survey, settings: Settings) -> Survey:
+    catalog = survey.catalog
     missing = [str(loc) for loc in catalog["file_loc"] if not settings.image_path(str(loc)).is_file()]
     there = catalog["file_loc"][~catalog["file_loc"].isin(missing)]
     order = stream(settings.seed, "check").permutation(len(there))[: settings.check.pictures]
@@ -104,9 +121,7 @@ def _read(settings: Settings, questions: QuestionTree, table: SurveyTable) -> Su
             sizes[height, width] += 1
         except InputError as error:
             unreadable.append(f"{loc}: {error}")
-    survey = Survey(questions, catalog, len(table.rows), dropped, sizes, unreadable, missing)
-    survey.problems.extend(_problems(survey, settings))
-    return survey
+    return replace(survey, sizes=sizes, unreadable=unreadable, missing=missing)
 
 
 def _problems(survey: Survey, settings: Settings) -> list[str]:
@@ -116,6 +131,8 @@ def _problems(survey: Survey, settings: Settings) -> list[str]:
         reasons = survey.dropped["reason"].value_counts()
         what = "; ".join(f"{count} x {reason}" for reason, count in reasons.head(5).items())
         found.append(f"{len(survey.dropped)} of {survey.n_rows} rows cannot be used: {what}")
+    if survey.features and (problem := survey.features.problem(allowed)):
+        found.append(problem)
     if len(survey.missing) > allowed * n:
         found.append(
             f"{len(survey.missing)} of {n} pictures are not in {settings.source_dir}, for example {survey.missing[0]}"
@@ -135,13 +152,17 @@ def _described(survey: Survey, settings: Settings) -> list[str]:
     totals, answered = survey.totals, _answered(survey)
     of_all = f"{len(survey.catalog)} galaxies from {survey.n_rows} rows, {len(survey.dropped)} rows dropped"
     spread = f", {totals.min()} to {totals.max()} each, half of them {totals.median():g} or more" if len(totals) else ""
-    pictures = ", ".join(f"{n} of {width} x {height} px" for (height, width), n in survey.sizes.most_common(3))
+    sizes = ", ".join(f"{n} of {width} x {height} px" for (height, width), n in survey.sizes.most_common(3))
+    shown = f"pictures: {len(survey.missing)} missing; in a sample: {sizes or 0}; unusable: {len(survey.unreadable)}"
+    if survey.features:
+        found, of = survey.features, survey.features.table
+        shown = f"features: {of.n_features} ({of.shown}); {found.described()}; {found.n_other} rows of other galaxies"
     return [
         f"{settings.source_dir}: {of_all}",
         *(f"  dropped {row.id_str}: {row.reason}" for row in survey.dropped.head(3).itertuples()),
         f"votes: {len(totals)} galaxies have votes for {survey.questions.root.name}{spread}",
         f"questions with votes: {', '.join(answered)}; without: {len(survey.questions) - len(answered)}",
-        f"pictures: {len(survey.missing)} missing; in a sample: {pictures or 0}; unusable: {len(survey.unreadable)}",
+        shown,
         *(f"  {each}" for each in survey.unreadable[:3] if not survey.problems),
     ]
 
@@ -164,19 +185,16 @@ def _proposed(survey: Survey, settings: Settings) -> dict[str, object]:
     retirement = _retirement_votes(survey.totals)
     labelled = survey.totals[survey.totals > retirement]
     votes = int(labelled.median())
-    side = min(min(size) for size in survey.sizes)
+    side = min((min(size) for size in survey.sizes), default=0)
+    picture = {"shards.image_size_px": min(64, max(8, side)), "model.final_size_px": min(32, max(8, side))}
     found: dict[str, object] = {
-        "survey.name": settings.survey.name,
-        "survey.folder": settings.survey.folder,
-        "survey.catalog": settings.survey.catalog,
-        "survey.questions": settings.survey.questions,
+        **{f"survey.{key}": getattr(settings.survey, key) for key in _OF_TABLES},
         "survey.retirement_votes": retirement,
         **_task(survey, settings),
         "acquisition.expected_votes": votes,
         "oracle.votes_per_galaxy": max(retirement + 1, votes),
         **sizes_that_fit(len(labelled)),
-        "shards.image_size_px": min(64, max(8, side)),
-        "model.final_size_px": min(32, max(8, side)),
+        **({} if survey.features else picture),
         "data_dir": settings.data_dir,
     }
     return {key: value for key, value in found.items() if value != ""}

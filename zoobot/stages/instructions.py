@@ -14,7 +14,8 @@ from zoobot.galaxies.tables import read_table
 from zoobot.galaxies.tasks import Task, build_task
 from zoobot.iterations.files import ExperimentFolder, Instructions, InstructionsFolder, Source
 from zoobot.iterations.iteration import extension_digests, fixed_settings
-from zoobot.models import shapes, timm_weights
+from zoobot.models import features, shapes, timm_weights
+from zoobot.oracles import build
 from zoobot.settings import ORACLE_FIXED, PUBLISHED, Settings
 
 log = logging.getLogger("zoobot")
@@ -33,6 +34,8 @@ def run(settings: Settings) -> Path:
     used = fixed_settings(settings)
     if folders.is_done(path, used, inputs):
         return path
+    features.refuse_other_shards(settings.model, tfrecords.load_config(settings.shard_dir), settings.shard_dir)
+    build.require_pictures(settings)
     _check_weights(settings)
     _check_expected_votes(settings, task)
     sources = {

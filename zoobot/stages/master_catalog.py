@@ -5,19 +5,16 @@ A row that cannot be used is dropped; the JSON beside the catalog lists each dro
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from pathlib import Path
 
 import pandas as pd
 
-from zoobot import folders
 from zoobot.errors import InputError
 from zoobot.folders import published
 from zoobot.folders.published import MadeOf
-from zoobot.galaxies import cells, picture_paths, table_formats, vote_kinds
+from zoobot.galaxies import cells, picture_paths, tables, vote_kinds
 from zoobot.galaxies.questions import Question, QuestionTree, load_questions
 from zoobot.galaxies.surveys import read_survey
 from zoobot.settings import Settings, stage_settings
@@ -41,16 +38,20 @@ def run(settings: Settings) -> Path:
     for file in votes:
         _warn_of_age(file, settings.reduce.max_age_days)
     roles = dict(zip(("catalog", "votes"), survey.sources, strict=False))
-    made_of = MadeOf(used, {role: _digest(file) for role, file in roles.items()})
+    needs_picture = not settings.survey.features
+    if not needs_picture and cells.no_text(survey.rows["file_loc"]).any():
+        used["file_loc"] = "may be empty"
+    made_of = MadeOf(used, {role: tables.digest(file) for role, file in roles.items()})
     if published.is_published(path.with_suffix(".json"), made_of):
         log.info("%s exists with these settings: nothing to do", path)
         return path
     if survey.rows.empty:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in survey.excluded.items())
         raise InputError(f"{source}: all rows are left out ({reasons}).")
-    catalog, dropped, collapsed = clean(survey.rows, questions, str(source))
+    catalog, dropped, collapsed = clean(survey.rows, questions, str(source), needs_picture)
     _check_dropped(dropped, len(survey.rows), settings, source)
-    _warn_of_missing_images(settings, catalog)
+    if needs_picture:
+        _warn_of_missing_images(settings, catalog)
     found = {
         "galaxies": len(catalog),
         "rows": len(survey.rows),
@@ -70,14 +71,6 @@ def run(settings: Settings) -> Path:
     return path
 
 
-def _digest(source: Path) -> str:
-    """The digest of a table's file; of a folder, that of its files' digests."""
-    if not source.is_dir():
-        return folders.digest_file(source)
-    found = {str(file.relative_to(source)): folders.digest_file(file) for file in table_formats.folder_files(source)}
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
-
-
 def _check_dropped(dropped: pd.DataFrame, n_rows: int, settings: Settings, source: Path) -> None:
     if len(dropped) <= settings.max_dropped_fraction * n_rows:
         return
@@ -89,8 +82,10 @@ def _check_dropped(dropped: pd.DataFrame, n_rows: int, settings: Settings, sourc
     )
 
 
-def clean(table: pd.DataFrame, questions: QuestionTree, where: str) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    """Keep the galaxies whose ids are unique and whose votes are counts.
+def clean(
+    table: pd.DataFrame, questions: QuestionTree, where: str, needs_picture: bool = True
+) -> tuple[pd.DataFrame, pd.DataFrame, int]:
+    """Keep the galaxies whose ids are unique, whose votes are counts and, if they need one, that have a picture.
 
     Returns the catalog (with ``{question}_total-votes``), the dropped rows (``id_str``, ``reason``), and how many
     exact duplicates were collapsed. A galaxy without any vote keeps empty vote columns.
@@ -103,7 +98,8 @@ def clean(table: pd.DataFrame, questions: QuestionTree, where: str) -> tuple[pd.
     reason = pd.Series("", index=table.index, dtype="object")
     ids = table["id_str"].astype("string").str.strip()
     _note_ids(reason, ids)
-    _note(reason, table["file_loc"].isna() | (table["file_loc"].astype(str).str.strip() == ""), "no file_loc")
+    if needs_picture:
+        _note(reason, cells.no_text(table["file_loc"]), "no file_loc")
     unclassified = _are_empty(table, [c for q in asked for c in q.all_columns if c in table.columns])
     counts: dict[str, pd.Series] = {}
     for question in asked:

@@ -10,6 +10,7 @@ from zoobot import folders
 from zoobot.errors import InputError
 from zoobot.galaxies import tfrecords
 from zoobot.galaxies.tfrecords import ShardConfig
+from zoobot.models import features
 from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")
@@ -26,6 +27,7 @@ def run(settings: Settings) -> Path:
         return path
     folders.require(settings.shard_dir, "shards", settings.verify_inputs)
     config = tfrecords.load_config(settings.shard_dir)
+    features.refuse_other_shards(settings.model, config, settings.shard_dir)
     files, n_galaxies = _pool_files(settings, config)
     log.info("%s: training on %d pictures, %d times each", path, n_galaxies, settings.pretrain.epochs)
     import keras  # late: a run with nothing to do needs no TensorFlow

@@ -1,8 +1,9 @@
 """stage=shards: turn galaxies and their pictures into TFRecord shards with a SQLite index.
 
 train, eval and test come from the labelled galaxies, the pool from the rest. All later stages read pixels only from the
-shards. A shard's record (``_Part``) is published once its file is on disk, so a run that was stopped continues after
-the last finished shard. At the end the index is made from these records.
+shards. If the survey has published features (``survey.features``), they are stored and no picture is read. A shard's
+record (``_Part``) is published once its file is on disk, so a run that was stopped continues after the last finished
+shard. At the end the index is made from these records.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +27,20 @@ from zoobot import folders
 from zoobot.engine.progress import track
 from zoobot.errors import InputError
 from zoobot.folders import disk
-from zoobot.galaxies import database, picture_paths, same_galaxy, tfrecords
+from zoobot.galaxies import cells, database, feature_tables, picture_paths, same_galaxy, tables, tfrecords
+from zoobot.galaxies.feature_tables import FeatureTable
 from zoobot.galaxies.images import read_picture, resize
 from zoobot.galaxies.pictures import Pixels
 from zoobot.galaxies.questions import load_questions
 from zoobot.galaxies.tables import read_table
 from zoobot.galaxies.tasks import LABEL, TOTAL_VOTES, build_task
-from zoobot.galaxies.tfrecords import Dropped, ShardConfig
+from zoobot.galaxies.tfrecords import Dropped, Floats32, ShardConfig
 from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")
 READ_THREADS = 4  # decoding a picture releases Python's lock
+# Each galaxy in order, with its pixels or features, or with the reason why it has none.
+Read = Callable[[pd.DataFrame], Iterator[tuple[dict[str, Any], Pixels | Floats32 | str]]]
 
 
 @dataclass
@@ -69,11 +76,24 @@ class _Tally:
             )
 
 
+@dataclass(frozen=True)
+class _Writer:
+    """What the splits share."""
+
+    settings: Settings
+    folder: Path
+    read: Read
+    tally: _Tally
+
+
 def run(settings: Settings) -> Path:
     """Build the shards, unless they exist with the same settings and catalogs."""
     folders.require(settings.catalog_dir, "catalogs", settings.verify_inputs)
     inputs = {"catalogs": settings.catalog_dir}
     used = stage_settings(settings, "shards")
+    published = feature_tables.find(settings) if settings.survey.features else None
+    if published:  # by their digest, as questions are: they may be moved once they are in the shards
+        used["features"] = tables.digest(published.path)
     if folders.is_done(settings.shard_dir, used, inputs):
         return settings.shard_dir
     splits = split_galaxies(settings)
@@ -82,12 +102,17 @@ def run(settings: Settings) -> Path:
     label_columns = (LABEL, TOTAL_VOTES) if task.label_columns else ()
     vote_columns = [c for c in (*label_columns, *questions.columns) if c in splits["train"].columns]
     _check_unique(splits, settings.catalog_dir)
-    _check_images_exist(splits, settings)
-    space = _bytes_needed(splits, settings)
-    with folders.create(settings.shard_dir, used, inputs, resumes=True, needs_bytes=space) as staging:
-        tally = _Tally(sum(map(len, splits.values())))
+    if not published:
+        _check_images_exist(splits, settings)
+    space = _bytes_needed(splits, settings, published)
+    tally = _Tally(sum(map(len, splits.values())))
+    with (
+        _reader(splits, settings, published, tally) as read,
+        folders.create(settings.shard_dir, used, inputs, resumes=True, needs_bytes=space) as staging,
+    ):
+        writer = _Writer(settings, staging, read, tally)
         parts = {
-            split: _write_split(split, table, [] if split == "pool" else vote_columns, settings, staging, tally)
+            split: _write_split(split, table, [] if split == "pool" else vote_columns, writer)
             for split, table in splits.items()
         }
         config = _config(settings, task.name, parts)
@@ -110,9 +135,9 @@ def _config(settings: Settings, task_name: str, parts: Mapping[str, list[_Part]]
     return ShardConfig(
         survey=settings.survey.name,
         task=task_name,
-        image_size_px=settings.shards.image_size_px,
-        channels=settings.shards.channels,
-        encoding=settings.shards.encoding,
+        image_size_px=0 if settings.survey.features else settings.shards.image_size_px,
+        channels=0 if settings.survey.features else settings.shards.channels,
+        encoding=_encoding(settings),
         shard_size=settings.shards.shard_size,
         seed=settings.catalogs.seed,
         splits={split: [part.file for part in found if part.rows] for split, found in parts.items()},
@@ -122,9 +147,14 @@ def _config(settings: Settings, task_name: str, parts: Mapping[str, list[_Part]]
     )
 
 
-def _bytes_needed(splits: Mapping[str, pd.DataFrame], settings: Settings) -> int:
-    """An upper limit for the size of the shards: their pixels, and a few numbers per galaxy."""
-    one = settings.shards.image_size_px**2 * settings.shards.channels + 2000
+def _encoding(settings: Settings) -> str:
+    return tfrecords.FEATURES if settings.survey.features else settings.shards.encoding
+
+
+def _bytes_needed(splits: Mapping[str, pd.DataFrame], settings: Settings, published: FeatureTable | None) -> int:
+    """An upper limit for the size of the shards: their pixels or features, and a few numbers per galaxy."""
+    pixels = settings.shards.image_size_px**2 * settings.shards.channels
+    one = (4 * published.n_features if published else pixels) + 2000
     return one * sum(map(len, splits.values()))
 
 
@@ -163,9 +193,8 @@ def _read_pool(path: Path) -> pd.DataFrame:
         ) from error
 
 
-def _write_split(
-    split: str, galaxies: pd.DataFrame, vote_columns: list[str], settings: Settings, folder: Path, tally: _Tally
-) -> list[_Part]:
+def _write_split(split: str, galaxies: pd.DataFrame, vote_columns: list[str], writer: _Writer) -> list[_Part]:
+    settings, tally = writer.settings, writer.tally
     kept = folders.unfinished(settings.shard_dir)
     parts = _finished_parts(kept, split)
     tally.so_far += sum(len(part.dropped) for part in parts)
@@ -173,26 +202,25 @@ def _write_split(
         log.info("%s: %d %s shards already exist", settings.shard_dir, len(parts), split)
     left = galaxies.iloc[sum(part.taken for part in parts) :]
     part, records = _Part(_name(split, len(parts))), list[bytes]()
-    for row, pixels in track(_read_images(left, settings, tally.notes), f"writing {split} shards", len(left)):
+    for row, content in track(writer.read(left), f"writing {split} shards", len(left)):
         part.taken += 1
-        if isinstance(pixels, str):
-            part.dropped.append(Dropped(row["id_str"], pixels))
+        if isinstance(content, str):
+            part.dropped.append(Dropped(row["id_str"], content))
             tally.check(part.dropped, settings)
             continue
         counts = {column: int(row[column]) for column in vote_columns}
-        records.append(tfrecords.encode(row["id_str"], pixels, counts, settings.shards.encoding))
+        records.append(tfrecords.encode(row["id_str"], content, counts, _encoding(settings)))
         part.rows.append((row["id_str"], row["file_loc"], split, part.file, len(part.rows)))
         if counts:
             part.votes[row["id_str"]] = counts
         if len(records) == settings.shards.shard_size:
-            parts.append(_finish(part, records, folder, kept))
+            parts.append(_finish(part, records, writer.folder, kept))
             part, records = _Part(_name(split, len(parts))), []
     if part.taken:
-        parts.append(_finish(part, records, folder, kept))
+        parts.append(_finish(part, records, writer.folder, kept))
     if not any(part.rows for part in parts):
-        raise InputError(
-            f"No galaxy of split {split} has a readable picture; for example: {parts[-1].dropped[-1].reason}."
-        )
+        what = "features" if settings.survey.features else "a readable picture"
+        raise InputError(f"No galaxy of split {split} has {what}; for example: {parts[-1].dropped[-1].reason}.")
     return parts
 
 
@@ -226,12 +254,37 @@ def _write_index(path: Path, parts: Mapping[str, list[_Part]]) -> None:
             database.add_labels(connection, part.votes, database.INITIAL)
 
 
+@contextmanager
+def _reader(
+    splits: Mapping[str, pd.DataFrame], settings: Settings, published: FeatureTable | None, tally: _Tally
+) -> Iterator[Read]:
+    """How galaxies are read. Features lie in the order of their file, so they are first put in that of the catalogs, in
+    a temporary file. InputError: too many galaxies have none; nothing is begun then, so that the file may be fixed.
+    """
+    if published is None:
+        yield partial(_read_images, settings=settings, notes=tally.notes)
+        return
+    log.info("%s: %d features of each galaxy (%s)", published.path, published.n_features, published.shown)
+    disk.require_space(settings.survey_dir, 2 * _bytes_needed(splits, settings, published))
+    with tempfile.TemporaryFile(dir=settings.survey_dir) as file:
+        with disk.clear_errors(settings.survey_dir):
+            gathered = feature_tables.gather(published, [i for table in splits.values() for i in table["id_str"]], file)
+        if problem := gathered.problem(settings.max_dropped_fraction):
+            raise InputError(problem)
+        log.info("%s; %d rows of other galaxies", gathered.described(), gathered.n_other)
+
+        def read(galaxies: pd.DataFrame) -> Iterator[tuple[dict[str, Any], Floats32 | str]]:
+            galaxies = galaxies.assign(file_loc=galaxies["file_loc"].mask(cells.no_text(galaxies["file_loc"]), ""))
+            for row, found in zip(galaxies.itertuples(index=False), gathered.of(list(galaxies["id_str"])), strict=True):
+                yield dict(zip(galaxies.columns, row, strict=True)), found
+
+        yield read
+
+
 def _read_images(
     galaxies: pd.DataFrame, settings: Settings, notes: Counter[str]
 ) -> Iterator[tuple[dict[str, Any], Pixels | str]]:
-    """Each galaxy in order, with its pixels, or with the reason why it has none. What was changed in them is counted
-    in ``notes``.
-    """
+    """Galaxies with their pixels. What was changed in them is counted in ``notes``."""
 
     def read(row: dict[str, Any]) -> tuple[dict[str, Any], Pixels | str, tuple[str, ...]]:
         try:
