@@ -18,6 +18,7 @@ from zoobot.errors import FolderError
 from zoobot.iterations.iteration import Iteration
 from zoobot.models import features, heads, saved
 from zoobot.models.architectures import Floats32
+from zoobot.models.features import FeatureCache
 from zoobot.models.saved import Training
 
 HEAD_FILE = "head.npz"
@@ -55,11 +56,28 @@ def load(it: Iteration, folder: Path) -> Predictor:
 
 def _fit_head(it: Iteration) -> Training:
     frozen = features.frozen_features(it.settings, it.shard_config)
+    return write_head(it, frozen, *training_set(it, frozen.of))
+
+
+def training_set(it: Iteration, of: Callable[[Path], Floats32]) -> tuple[Floats32, Floats32, npt.NDArray[np.bool_]]:
+    """What a head is fitted to: features N × H, which ``of`` gives of a file, votes N × A of all labels so far, and
+    which galaxies were drawn at random (N).
+    """
     labelled = it.labelled("train")
-    features_N_H = np.concatenate([frozen.of(path) for path in labelled.files.values()])
+    features_N_H = np.concatenate([of(path) for path in labelled.files.values()])
+    return features_N_H, labelled.counts_N_A, _at_random(it, labelled.ids)
+
+
+def write_head(
+    it: Iteration,
+    frozen: FeatureCache,
+    features_N_H: Floats32,
+    counts_N_A: Floats32,
+    at_random_N: npt.NDArray[np.bool_],
+) -> Training:
+    """Fit the head, and write ``model/``."""
     head = it.settings.model.head
-    at_random = _at_random(it, labelled.ids)
-    fitted = heads.fit(head, features_N_H, labelled.counts_N_A, it.task.groups, at_random)
+    fitted = heads.fit(head, features_N_H, counts_N_A, it.task.groups, at_random_N)
     folder = it.folder.model
     folder.mkdir()
     fitted.save(folder / HEAD_FILE)
