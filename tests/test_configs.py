@@ -29,6 +29,7 @@ NEEDS = {
     "stage=reduce": ["reduce.export=a.csv", "reduce.workflow_versions=b.json"],
     "survey=decals": ["survey.catalog=joint_catalog.fits"],
     "shards=standard": ["catalogs.mock_labelled=6000"],
+    "acquisition=oracle_batch": ["model=pixels"],
     "oracle=panoptes": ["stage=iterate", "shards.source=real", "oracle.project_id=1", "oracle.workflow_ids=[1]"],
 }
 ALL_OPTIONS = [
