@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tests.records import a_summary
-from zoobot.iterations.files import ExperimentFolder, IterationFolder
-from zoobot.reports import efficiency, gains, intervals
-from zoobot.reports.experiments import CurvePoint, Experiment
+from tests.records import a_shard_config, a_summary, some_instructions
+from zoobot import folders
+from zoobot.galaxies import database
+from zoobot.iterations.files import ExperimentFolder, IterationFolder, Source
+from zoobot.reports import efficiency, encoders, gains, intervals
+from zoobot.reports.experiments import CurvePoint, Experiment, Section
 from zoobot.reports.gains import Pair
 
 LABELS = (60, 100, 140)
@@ -301,3 +303,46 @@ def test_an_interval_of_a_ratio_covers_the_truth(monkeypatch: pytest.MonkeyPatch
         assert gain is not None
         covered += gain["gap_closed"]["low"] <= 0.5 <= gain["gap_closed"]["high"]
     assert covered >= 51
+
+
+# --------------------------------------------------------------- what the encoder had seen
+
+
+def an_encoder(folder: Path, max_galaxies: int) -> tuple[Source, Path]:
+    """The record of an encoder that was trained on a pool of the galaxies 2 to 9, four to a shard; and its shards."""
+    shards, encoder = folder / "shards", folder / f"encoder{max_galaxies}"
+    if not shards.exists():
+        with folders.create(shards, {}, {}) as staging:
+            config = a_shard_config(splits={"pool": ["pool_0", "pool_1"]}, galaxies={"pool": 8})
+            folders.write_record(staging / "shard_config.json", config)
+            database.create(staging / config.database)
+            with database.connect(staging / config.database) as connection:
+                rows = [(str(n), "x.png", "pool", f"pool_{(n - 2) // 4}", (n - 2) % 4) for n in range(2, 10)]
+                database.add_galaxies(connection, rows)
+    with folders.create(encoder, {"pretrain.max_galaxies": max_galaxies}, {"shards": shards}):
+        pass
+    return Source(f"../../{encoder.name}", folders.digest_of(encoder)), shards
+
+
+def a_section(folder: Path, encoder_of: dict[int, Source | None]) -> Section:
+    """An experiment for each seed; all test the galaxies 0 to 7."""
+    line = []
+    for seed, encoder in encoder_of.items():
+        e = experiment(np.zeros((1, 8)))
+        instructions = some_instructions(seed=seed, shards=Source("", f"{seed}"), encoder=encoder)
+        line.append(replace(e, folder=Folder(folder / f"e{seed}"), instructions=instructions))
+    return Section(("survey", "task", "model"), {}, {"random": line}, [])
+
+
+def test_what_an_encoder_had_seen_of_the_test_galaxies(tmp_path: Path) -> None:
+    """Galaxies 2 to 7 of 0 to 7 are in its pool, 2 to 5 in the pool's first shard."""
+    everything, shards = an_encoder(tmp_path, 0)
+    shared = encoders.of_section(a_section(tmp_path, {0: everything, 1: everything}))
+    assert shared == {"encoders": 1, "pairs": 2, "test_pictures_seen": 6 / 8, "most_seen": 6 / 8}
+    some, _ = an_encoder(tmp_path, 3)
+    own = encoders.of_section(a_section(tmp_path, {0: everything, 1: some}))
+    assert own == {"encoders": 2, "pairs": 2, "test_pictures_seen": 5 / 8, "most_seen": 6 / 8}
+    assert encoders.of_section(a_section(tmp_path, {0: None})) is None
+    shards.rename(tmp_path / "elsewhere")
+    unknown = encoders.of_section(a_section(tmp_path, {0: everything}))
+    assert unknown is not None and unknown["test_pictures_seen"] is None and unknown["encoders"] == 1
