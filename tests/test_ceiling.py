@@ -12,7 +12,7 @@ import pytest
 
 from tests.test_layers import INTERNAL, MODULES
 from zoobot import acquisition, folders
-from zoobot.errors import SettingsError
+from zoobot.errors import InputError, SettingsError
 from zoobot.galaxies import tables, tfrecords
 from zoobot.galaxies.questions import load_questions
 from zoobot.galaxies.tasks import build_task
@@ -61,6 +61,8 @@ def test_true_votes_by_hand(started: Settings, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(true_votes, "read_votes", lambda path: hidden)
     it = an_iteration(started)
     assert true_votes.of_galaxies(it, ["b", "a"]).tolist() == [[40, 0], [20, 20]]
+    with pytest.raises(InputError, match="no votes for 1 of the requested galaxies, for example c"):
+        true_votes.of_galaxies(it, ["a", "c"])
     known = dataclasses.replace(started.oracle, kind="known")
     it = dataclasses.replace(it, settings=dataclasses.replace(started, oracle=known))
     assert true_votes.of_galaxies(it, ["a", "b"]).tolist() == [[30, 30], [1, 0]]

@@ -14,17 +14,20 @@ import numpy.typing as npt
 from zoobot.errors import SettingsError
 from zoobot.galaxies.tables import read_votes
 from zoobot.iterations.iteration import Iteration
+from zoobot.oracles.simulated import require_hidden
 
 
 def of_galaxies(it: Iteration, ids: Sequence[str]) -> npt.NDArray[np.float32]:
-    """The votes N × A that these galaxies would get, whole numbers: ``oracle=known`` answers exactly so; of simulated
-    volunteers it is what they answer on average, rounded.
+    """The votes N × A that these galaxies would get, whole numbers: the hidden votes, as ``oracle=known``
+    gives them; of simulated volunteers what they answer on average, rounded.
 
     Raises SettingsError if real people answer: their votes are not known before they are asked.
     """
     if it.settings.oracle.live:
         raise SettingsError(f"oracle.kind={it.settings.oracle.kind}: the votes of real people are not known yet.")
-    votes = read_votes(it.catalog_dir / "oracle.csv").loc[list(ids)]
+    hidden = read_votes(it.catalog_dir / "oracle.csv")
+    require_hidden(hidden, ids)
+    votes = hidden.loc[list(ids)]
     if it.settings.oracle.kind == "simulated":
         root_N = votes[list(it.questions.root.columns)].sum(axis=1)
         scale_N = it.settings.oracle.votes_per_galaxy / root_N.clip(lower=1)

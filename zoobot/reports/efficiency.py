@@ -42,7 +42,9 @@ def _comparisons(lines: Mapping[str, Sequence[Experiment]]) -> list[dict[str, An
     """Every line compared with random. The verdicts allow for their number; the ceiling is none of them."""
     if BASELINE not in lines:
         return []
-    ceiling = {e.pair: e for of in lines.values() for e in of if e.acquisition == CEILING}
+    ceilings = [e for of in lines.values() for e in of if e.acquisition == CEILING]
+    ceilings.sort(key=lambda e: e.instructions.acquisition.candidate_batches)
+    ceiling = {e.pair: e for e in ceilings}  # the highest of each pair
     found = {name: compare(name, of, lines[BASELINE], ceiling) for name, of in lines.items() if name != BASELINE}
     choices = [c for name, c in found.items() if lines[name][0].acquisition != CEILING]
     tested = [c for c in choices if c.get("p_value") is not None]
