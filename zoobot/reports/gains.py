@@ -78,7 +78,7 @@ def gain(pairs: Sequence[Pair], n_iterations: int) -> dict[str, Any] | None:
     x_R_T, random_x_R_T = _mean(labels["chosen"], everyone), _mean(labels["random"], everyone)
     widths_R_T = np.gradient(random_x_R_T, axis=1) if n_iterations > 1 else np.ones_like(random_x_R_T)
     lower_R = ((random_R_T - ours_R_T) * widths_R_T).sum(axis=1)
-    found: dict[str, Any] = {
+    return {
         "labels_ratio": with_interval(_ratios(x_R_T, ours_R_T, random_x_R_T, random_R_T)),
         "votes_ratio": _votes_ratio(votes, ours_R_T, random_R_T),
         "lower": with_interval(lower_R / widths_R_T.sum(axis=1)),
@@ -86,14 +86,8 @@ def gain(pairs: Sequence[Pair], n_iterations: int) -> dict[str, Any] | None:
         "worst": with_interval(((ours_R_T - random_R_T) / np.abs(random_R_T)).max(axis=1)),
         "gap_closed": _gap_closed(curves, widths_R_T),
         **_excess(curves),
+        **_single(curves, labels),
     }
-    single = [
-        float(
-            _ratios(*(of[p][:1] for of in (labels["chosen"], curves["chosen"], labels["random"], curves["random"])))[0]
-        )
-        for p in everyone
-    ]
-    return found | {"median_labels_ratio": finite(float(np.median(single))), "reached": int(np.isfinite(single).sum())}
 
 
 Curves = dict[str, dict[int, Floats]]  # {role: {number of the pair: R × T}}
@@ -143,6 +137,13 @@ def _ratios(x_R_T: Floats, loss_R_T: Floats, random_x_R_T: Floats, random_R_T: F
         if reached is not None:
             found[row] = reached / random_x_R_T[row, -1]
     return found
+
+
+def _single(curves: Curves, labels: Curves) -> dict[str, float | None]:
+    """The median over pairs of the labels' ratio, and how many pairs reached random's final loss."""
+    sides = (labels["chosen"], curves["chosen"], labels["random"], curves["random"])
+    ratios = [_ratios(*(of[p][:1] for of in sides))[0] for p in labels["random"]]
+    return {"median_labels_ratio": finite(float(np.median(ratios))), "reached": int(np.isfinite(ratios).sum())}
 
 
 def _votes_ratio(votes: Curves, ours_R_T: Floats, random_R_T: Floats) -> dict[str, float | None] | None:
