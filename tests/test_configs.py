@@ -32,6 +32,7 @@ NEEDS = {
     "shards=standard": ["catalogs.mock_labelled=6000"],
     "model=zoobot": ["shards.image_size_px=224"],
     "model=features": ["survey.features=features.parquet"],
+    "acquisition=oracle_batch": ["model=pixels"],
     "oracle=panoptes": ["stage=iterate", "shards.source=real", "oracle.project_id=1", "oracle.workflow_ids=[1]"],
 }
 ALL_OPTIONS = [

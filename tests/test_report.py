@@ -29,7 +29,7 @@ from zoobot.galaxies.tfrecords import Dropped
 from zoobot.iterations.files import ExperimentFolder, InstructionsFolder, IterationFolder, Request, Requests, Source
 from zoobot.metrics import Values
 from zoobot.oracles.protocol import Receipt
-from zoobot.reports import charts, efficiency, page
+from zoobot.reports import charts, efficiency, gains, page
 from zoobot.reports.experiments import group, read_experiments
 from zoobot.settings import AcquisitionSettings, ModelSettings, ReportSettings, Settings, TaskSettings
 from zoobot.stages import report
@@ -221,30 +221,60 @@ class _Tags(HTMLParser):
 
 
 def test_paired_difference_by_hand(tmp_path: Path) -> None:
-    # Differences at the end: -0.2, -0.3, -0.1: mean -0.2, sd 0.1, standard error 0.1 / sqrt(3).
-    write_pairs(tmp_path, [(3.0, 1.8), (3.1, 1.6), (3.2, 2.1)], [(3.0, 2.0), (3.1, 1.9), (3.2, 2.2)])
+    # Differences at the end: -0.2, -0.3, -0.1, -0.2: mean -0.2, standard error sqrt(0.02 / 3 / 4) = 0.0408.
+    # Student's t is 4.90 with 3 degrees of freedom: p = 0.016.
+    write_pairs(
+        tmp_path, [(3.0, 1.8), (3.1, 1.6), (3.2, 2.1), (3, 1.8)], [(3.0, 2.0), (3.1, 1.9), (3.2, 2.2), (3, 2.0)]
+    )
     (section,) = sections_of(tmp_path)
     (comparison,) = section["comparisons"]
     assert comparison["mean_difference"] == pytest.approx(-0.2)
-    assert comparison["standard_error"] == pytest.approx(0.1 / math.sqrt(3))
-    assert (comparison["lower_in"], comparison["seeds"], comparison["iterations"]) == (3, [0, 1, 2], 2)
-    assert comparison["verdict"] == "better than random"  # 0.2 > 2 × 0.0577
+    assert comparison["standard_error"] == pytest.approx(math.sqrt(0.02 / 3 / 4))
+    assert (comparison["lower_in"], comparison["seeds"], comparison["iterations"]) == (4, [0, 1, 2, 3], 2)
+    assert comparison["p_value"] == comparison["p_corrected"] == pytest.approx(0.0163, abs=1e-4)
+    assert comparison["verdict"] == "better than random"
+
+
+def test_a_second_function_halves_what_counts_as_significant(tmp_path: Path) -> None:
+    """Differences -0.2, -0.3, -0.1, -0.1 have p = 0.035: significant alone, not as one of two that are compared."""
+    for seed, apart in enumerate((-0.2, -0.3, -0.1, -0.1)):
+        write_experiment(tmp_path, f"r{seed}", (3, 2.0), seed=seed)
+        write_experiment(tmp_path, f"m{seed}", (3, 2.0 + apart), seed=seed, acquisition="badge")
+    (alone,) = sections_of(tmp_path)[0]["comparisons"]
+    assert alone["verdict"] == "better than random" and alone["p_corrected"] == pytest.approx(0.0353, abs=1e-4)
+    for seed, apart in enumerate((0.1, -0.1, 0.1, -0.1)):
+        write_experiment(tmp_path, f"e{seed}", (3, 2.0 + apart), seed=seed, acquisition="entropy")
+    of_two, other = sections_of(tmp_path)[0]["comparisons"]
+    assert of_two["p_corrected"] == pytest.approx(2 * alone["p_value"]) and of_two["comparisons"] == 2
+    assert of_two["verdict"] == other["verdict"] == "no difference that these seeds can show"
+    assert "corrected for 2 comparisons" in text_of(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("differences", "expected"),
     [
-        ([-0.2, -0.3, -0.1], "better than random"),
-        ([0.2, 0.3, 0.1], "worse than random"),
-        ([-0.2, 0.3, -0.1], "no difference that these seeds can show"),
-        ([-1.0, 0.0, 1.0, 2.0, 2.0], "no difference that these seeds can show"),  # 0.8 against 2 × 0.583
+        ([-0.2, -0.3, -0.2], "better than random"),
+        ([0.2, 0.3, 0.2], "worse than random"),
+        ([-0.2, -0.3, -0.1], "no difference that these seeds can show"),  # t = 3.5 with 2 degrees of freedom
+        ([-1.0, 0.0, 1.0, 2.0, 2.0], "no difference that these seeds can show"),
         ([0.0, 0.0, 0.0], "no difference that these seeds can show"),
         ([-9.0, -9.1], "too few seeds to tell"),
         ([-9.0], "too few seeds to tell"),
     ],
 )
-def test_verdict(differences: list[float], expected: str) -> None:
-    assert efficiency.verdict(differences) == expected
+def test_verdict(differences: list[float], expected: str, tmp_path: Path) -> None:
+    write_pairs(tmp_path, [(20.0, 10.0 + apart) for apart in differences], [(20.0, 10.0)] * len(differences))
+    (comparison,) = sections_of(tmp_path)[0]["comparisons"]
+    assert comparison["verdict"] == expected
+
+
+def test_the_ceiling_is_no_comparison_and_its_verdict_says_so(tmp_path: Path) -> None:
+    for acquisition, end in (("random", 2.0), ("badge", 1.7), ("oracle_batch", 1.0)):
+        for seed in range(4):
+            write_experiment(tmp_path, f"{acquisition}{seed}", (3, end), seed=seed, acquisition=acquisition)
+    badge, ceiling = sections_of(tmp_path)[0]["comparisons"]
+    assert badge["comparisons"] == 1 and badge["p_corrected"] == badge["p_value"]
+    assert "p_corrected" not in ceiling and "ceiling" in ceiling["verdict"]
 
 
 @pytest.mark.parametrize(
@@ -262,7 +292,7 @@ def test_verdict(differences: list[float], expected: str) -> None:
     ],
 )
 def test_labels_to_reach(points: list[tuple[float, float]], loss: float, expected: float | None) -> None:
-    assert efficiency.labels_to_reach(points, loss) == expected
+    assert gains.labels_to_reach(points, loss) == expected
 
 
 def test_labels_saved_by_hand(tmp_path: Path) -> None:

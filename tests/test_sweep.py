@@ -60,9 +60,8 @@ def test_a_killed_sweep_goes_on_to_the_same_files(tmp_path: Path, settings: Call
     whole = run(tmp_path / "whole")
     whole.communicate()
     assert whole.returncode == 0 and digests(tmp_path / "killed") == digests(tmp_path / "whole")
-    assert (
-        len(digests(tmp_path / "whole")) == 3 + 2 * 3
-    )  # pictures, catalogs, shards; instructions and two iterations each
+    # pictures, catalogs, shards; instructions and two iterations each; and random's fit to all labels
+    assert len(digests(tmp_path / "whole")) == 3 + 2 * 3 + 1
 
     finished = settings(*[o.replace("random,entropy", "random") for o in SWEEP])
     finished = replace(finished, data_dir=str(tmp_path / "whole" / "quick"))

@@ -38,6 +38,8 @@ __all__ = [
     "Candidates",
     "Choice",
     "ExpectedVotes",
+    "Floats",
+    "Rows",
     "Strategy",
     "binomial_mutual_information",
     "by_score",

@@ -9,6 +9,7 @@ were published (``FEATURES``). Axes: H W C pixels; N galaxies, F features.
 from __future__ import annotations
 
 import io
+import math
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,6 +67,12 @@ class ShardConfig:
 def load_config(folder: Path) -> ShardConfig:
     """The shard_config.json of a finished folder."""
     return folders.read_record(folder / SHARD_CONFIG, ShardConfig)
+
+
+def first_of_pool(config: ShardConfig, at_most: int) -> list[str]:
+    """The pool's first shards, enough for ``at_most`` galaxies; 0: all of them."""
+    wanted = at_most and at_most < config.galaxies["pool"]
+    return config.splits["pool"][: math.ceil(at_most / config.shard_size) if wanted else None]
 
 
 # --------------------------------------------------------------- galaxies

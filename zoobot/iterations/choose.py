@@ -17,6 +17,7 @@ from zoobot.acquisition import Candidates, Choice
 from zoobot.engine.progress import track
 from zoobot.engine.seeds import stream
 from zoobot.galaxies import database, tfrecords
+from zoobot.iterations import oracle_batch
 from zoobot.iterations.evaluate import Evaluated, predict
 from zoobot.iterations.iteration import Iteration
 from zoobot.iterations.learning import Predictor
@@ -83,7 +84,8 @@ def _choose(
 ) -> Choice:
     settings = it.settings.acquisition
     labelled = [features_N_H[:0]]
-    if acquisition.strategy(settings.name).needs_labelled_features:
+    is_ceiling = settings.name == oracle_batch.NAME
+    if is_ceiling or acquisition.strategy(settings.name).needs_labelled_features:
         labelled += [predictor.features(path) for path in it.labelled("train").files.values()]
     candidates = Candidates(
         ids,
@@ -94,6 +96,8 @@ def _choose(
         predictor.member_K,
         settings.coldness,
     )
+    if is_ceiling:
+        return oracle_batch.choose(it, predictor, candidates)
     return acquisition.choose(
         settings.name,
         candidates,

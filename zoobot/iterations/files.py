@@ -314,6 +314,11 @@ class ExperimentFolder:
         """The folder of an iteration, whether it exists or not."""
         return IterationFolder(self.path / f"{ITERATION}_{number}")
 
+    @property
+    def all_labels(self) -> IterationFolder:
+        """A model fitted to all labels of a simulation: metrics.json, test.parquet and model/. It asked nothing."""
+        return IterationFolder(self.path / "all_labels")
+
     def iterations(self) -> list[IterationFolder]:
         """Its finished iterations, in order. Raises FolderError if one is missing in between."""
         return [IterationFolder(path) for path in folders.list_numbered(self.path, ITERATION)]

@@ -18,6 +18,7 @@ from zoobot.errors import FolderError
 from zoobot.iterations.iteration import Iteration
 from zoobot.models import features, head, saved
 from zoobot.models.architectures import Floats32
+from zoobot.models.features import FeatureCache
 from zoobot.models.saved import Training
 
 HEAD_FILE, HEAD = "head.npz", "gaussian process"
@@ -56,10 +57,27 @@ def load(it: Iteration, folder: Path) -> Predictor:
 
 def _fit_head(it: Iteration) -> Training:
     frozen = features.frozen_features(it.settings, it.shard_config)
+    return write_head(it, frozen, *training_set(it, frozen.of))
+
+
+def training_set(it: Iteration, of: Callable[[Path], Floats32]) -> tuple[Floats32, Floats32, npt.NDArray[np.bool_]]:
+    """What a head is fitted to: features N × H, which ``of`` gives of a file, votes N × A of all labels so far, and
+    which galaxies were drawn at random (N).
+    """
     labelled = it.labelled("train")
-    features_N_H = np.concatenate([frozen.of(path) for path in labelled.files.values()])
-    scale = head.Scale.of(np.concatenate([frozen.of(it.shard_dir / name) for name in _first_of_pool(it)]))
-    fitted = head.fit(features_N_H, labelled.counts_N_A, it.task.groups, _at_random(it, labelled.ids), scale)
+    features_N_H = np.concatenate([of(path) for path in labelled.files.values()])
+    return features_N_H, labelled.counts_N_A, _at_random(it, labelled.ids)
+
+
+def write_head(
+    it: Iteration,
+    frozen: FeatureCache,
+    features_N_H: Floats32,
+    counts_N_A: Floats32,
+    at_random_N: npt.NDArray[np.bool_],
+) -> Training:
+    """Fit the head, and write ``model/``."""
+    fitted = head.fit(features_N_H, counts_N_A, it.task.groups, at_random_N, scale_of(it, frozen.of))
     folder = it.folder.model
     folder.mkdir()
     fitted.save(folder / HEAD_FILE)
@@ -81,10 +99,10 @@ def _at_random(it: Iteration, ids: list[str]) -> npt.NDArray[np.bool_]:
     return np.array([row < n_first or id_ in drawn for row, id_ in enumerate(ids)])
 
 
-def _first_of_pool(it: Iteration) -> list[str]:
-    """The first pool shards that hold enough galaxies: the same ones in every iteration."""
-    names = it.shard_config.splits["pool"]
-    return names[: -(-SCALED // it.shard_config.shard_size)]
+def scale_of(it: Iteration, of: Callable[[Path], Floats32]) -> head.Scale:
+    """That of the first pool shards that hold enough galaxies: the same ones in every iteration."""
+    names = it.shard_config.splits["pool"][: -(-SCALED // it.shard_config.shard_size)]
+    return head.Scale.of(np.concatenate([of(it.shard_dir / name) for name in names]))
 
 
 def _load_head(it: Iteration, folder: Path) -> Predictor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -103,6 +104,11 @@ class Head:
         parts = [question.sample(x_N_H, n_samples, random).astype(np.float32) for question in self.questions]
         return np.concatenate(parts, axis=-1)
 
+    def given(self, features_N_H: npt.NDArray[np.float32], counts_N_A: Floats) -> Head:
+        """The posterior given the votes of these galaxies instead, with all that was chosen for this one."""
+        chosen = [(q.order, [p.tuned for p in q.processes], q.slope, q.rho) for q in self.questions]
+        return _given(self.scale, features_N_H, counts_N_A, chosen)
+
     def history(self, groups: Sequence[Group]) -> dict[str, dict[str, object]]:
         """What the fit chose for each question, for people to read."""
         return {
@@ -136,20 +142,14 @@ class Head:
 
 def load(path: Path) -> Head:
     """The head in a file that ``Head.save`` wrote."""
-    with np.load(path) as stored, threadpool_limits(1, "blas"):
+    with np.load(path) as stored:
         scale = Scale(stored["centre_H"], float(stored["width"]))
-        features_N_H, counts_N_A = stored["features_N_H"], stored["counts_N_A"]
-        x_N_H, start = scale.apply(features_N_H), 0
-        questions: list[QuestionPosterior] = []
-        while f"order_{len(questions)}" in stored:
-            i = len(questions)
-            order = tuple(map(int, stored[f"order_{i}"]))
-            tuned = iter([Tuned(*map(float, row)) for row in stored[f"tuned_{i}"]])
-            of_question = counts_N_A[:, start : start + len(order)]
-            processes = _processes(x_N_H, of_question, order, lambda *_, tuned=tuned: next(tuned))
-            questions.append(QuestionPosterior(order, processes, *map(float, stored[f"calibrated_{i}"])))
-            start += len(order)
-        return Head(scale, features_N_H, counts_N_A, tuple(questions))
+        chosen: list[Any] = []
+        while f"order_{len(chosen)}" in stored:
+            i = len(chosen)
+            tuned = [Tuned(*values) for values in stored[f"tuned_{i}"].tolist()]
+            chosen.append((tuple(stored[f"order_{i}"].tolist()), tuned, *stored[f"calibrated_{i}"].tolist()))
+        return _given(scale, stored["features_N_H"], stored["counts_N_A"], chosen)
 
 
 def fit(
@@ -182,6 +182,24 @@ def fit(
             fitted = QuestionPosterior(order, _processes(x_N_H, counts[:, at], order, gaussian_process.tune))
             questions.append(_calibrate(fitted, x_N_H, counts[:, at], at_random_N))
     return Head(scale, features, counts, tuple(questions))
+
+
+def _given(
+    scale: Scale,
+    features_N_H: npt.NDArray[np.float32],
+    counts_N_A: Floats,
+    chosen: Sequence[tuple[tuple[int, ...], Sequence[Tuned], float, float]],
+) -> Head:
+    """The posterior given votes, where order, amplitudes, slope and correlation of each question are known."""
+    x_N_H, questions, start = scale.apply(features_N_H), [], 0
+    with threadpool_limits(1, "blas"):
+        for order, tuned, slope, rho in chosen:
+            of_question = counts_N_A[:, start : start + len(order)]
+            each = iter(tuned)
+            processes = _processes(x_N_H, of_question, order, lambda *_, each=each: next(each))
+            questions.append(QuestionPosterior(order, processes, slope, rho))
+            start += len(order)
+    return Head(scale, features_N_H, counts_N_A, tuple(questions))
 
 
 def _processes(

@@ -32,7 +32,7 @@ class KnownVotes:
 
     def request(self, ids: Sequence[str], name: str, n_votes: int) -> Receipt:
         """Nothing to do: the votes already exist."""
-        _require_hidden(self._hidden, ids)
+        require_hidden(self._hidden, ids)
         return Receipt(name)
 
     def receive(self, waiting: Mapping[str, Asked], earlier: Iterable[Row], last_classification_id: int) -> Received:
@@ -56,7 +56,7 @@ class SimulatedVolunteers:
 
     def request(self, ids: Sequence[str], name: str, n_votes: int) -> Receipt:
         """The receipt names the subject of each galaxy, as on Zooniverse."""
-        _require_hidden(self._hidden, ids)
+        require_hidden(self._hidden, ids)
         return Receipt(name, subjects={id_str: self._subject_ids[id_str] for id_str in ids})
 
     def receive(self, waiting: Mapping[str, Asked], earlier: Iterable[Row], last_classification_id: int) -> Received:
@@ -146,7 +146,8 @@ def classification(
     }
 
 
-def _require_hidden(hidden: pd.DataFrame, ids: Sequence[str]) -> None:
+def require_hidden(hidden: pd.DataFrame, ids: Sequence[str]) -> None:
+    """Refuse galaxies without hidden votes."""
     unknown = [id_str for id_str in ids if id_str not in hidden.index]
     if unknown:
         raise InputError(

@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from zoobot.reports.efficiency import MIN_ERRORS, mean_sd, questions_of
+from zoobot.reports.efficiency import mean_sd, questions_of
 from zoobot.reports.experiments import BASELINE, Experiment, Points, Section
+from zoobot.reports.intervals import student
 
 GREY, OKABE_ITO = "#6e6e6e", ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
@@ -27,7 +28,9 @@ def colours(section: Section) -> dict[str, str]:
 
 
 def draw(section: Section) -> list[Markup]:
-    """Charts of the test loss, of its difference from random (if any pairs exist), and of each question's error."""
+    """Charts of the test loss, of its difference from random (if any pairs exist), of the test loss over votes (if any
+    were counted), and of each question's error.
+    """
     lines, baseline = section.lines.items(), section.lines.get(BASELINE, [])
     losses = {name: [[(i.labels, i.loss) for i in e.iterations] for e in of] for name, of in lines}
     charts = [_chart(section, "Test loss", "nats per galaxy", losses)]
@@ -35,6 +38,10 @@ def draw(section: Section) -> list[Markup]:
     if any(pairs.values()):
         apart = {name: [_differences(a, b) for a, b in of] for name, of in pairs.items()}
         charts.append(_chart(section, "Test loss minus random’s", "nats per galaxy", apart, differences=True))
+    if any(e.iterations[-1].summary.votes_spent for _, of in lines for e in of):
+        spent = {name: [[(i.summary.votes_spent, i.loss) for i in e.iterations] for e in of] for name, of in lines}
+        title = "Test loss by votes"
+        charts.append(_chart(section, title, "nats per galaxy", spent, x="votes spent since the start"))
     for question in questions_of([e for _, of in lines for e in of]):
         errors = {
             name: [[(i.labels, i.rmse[question]) for i in e.iterations if question in i.rmse] for e in of]
@@ -49,15 +56,18 @@ def _differences(a: Experiment, b: Experiment) -> Points:
 
 
 def _chart(
-    section: Section, title: str, unit: str, lines: Mapping[str, Sequence[Points]], differences: bool = False
+    section: Section,
+    title: str,
+    unit: str,
+    lines: Mapping[str, Sequence[Points]],
+    differences: bool = False,
+    x: str = "labelled galaxies trained on",
 ) -> Markup:
-    """Curves over the number of labels as inline SVG; the seeds of a line are averaged by position."""
+    """Curves over the number of labels (or votes) as inline SVG; the seeds of a line are averaged by position."""
     salt = f"{section.title}{section.apart}{title}"  # ids in the SVG must be unique on the page
     with mpl.rc_context({"font.size": 12, "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": salt}):
         figure = Figure(figsize=(5.2, 3.8), layout="constrained", facecolor="none")
-        axes = figure.subplots(
-            subplot_kw={"xlabel": "labelled galaxies trained on", "ylabel": unit, "facecolor": "none"}
-        )
+        axes = figure.subplots(subplot_kw={"xlabel": x, "ylabel": unit, "facecolor": "none"})
         axes.set_title(title, loc="left", fontweight="bold", fontsize=13)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e6e6e6")
@@ -69,7 +79,7 @@ def _chart(
         for marker, name in zip(cycle("os^Dv"), reversed(section.lines), strict=False):
             seeds = [seed for seed in lines.get(name, []) if seed]
             if seeds:
-                ends[name] = _draw(axes, seeds, colour_of[name], marker, rule=differences)
+                ends[name] = _draw(axes, seeds, colour_of[name], marker, interval=differences)
         _write_names(axes, ends, colour_of)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
@@ -78,9 +88,9 @@ def _chart(
     return Markup('<svg viewBox="{}" role="img" aria-label="{}">').format(view_box, title) + Markup(svg)
 
 
-def _draw(axes: Axes, seeds: Sequence[Points], color: str, marker: str, *, rule: bool) -> float:
-    """Draw one line: thin for each seed, thick for their mean. The shading is one standard deviation, or the standard
-    errors of the rule. Returns the last value of the mean.
+def _draw(axes: Axes, seeds: Sequence[Points], color: str, marker: str, *, interval: bool) -> float:
+    """Draw one line: thin for each seed, thick for their mean. The shading is one standard deviation, or the 95 %
+    interval of the mean over seeds. Returns the last value of the mean.
     """
     for seed in seeds:
         axes.plot(*zip(*seed, strict=True), color=color, linewidth=0.8, alpha=0.35)
@@ -90,7 +100,10 @@ def _draw(axes: Axes, seeds: Sequence[Points], color: str, marker: str, *, rule:
     means, sds = zip(*(mean_sd([y for _, y in points]) for points in at), strict=True)
     axes.plot(labels, means, color=color, linewidth=2.2, marker=marker, markersize=6)
     if len(seeds) > 1:
-        widths = [sd * MIN_ERRORS / len(points) ** 0.5 if rule else sd for sd, points in zip(sds, at, strict=True)]
+        widths = [
+            sd * student(len(points)) / len(points) ** 0.5 if interval and len(points) > 1 else sd or 0
+            for sd, points in zip(sds, at, strict=True)
+        ]
         low, high = ([m + sign * w for m, w in zip(means, widths, strict=True)] for sign in (-1, 1))
         axes.fill_between(labels, low, high, color=color, alpha=0.13, linewidth=0)
     return float(means[-1])

@@ -1,25 +1,25 @@
-"""How well acquisition functions do: curves, and the gain over random with intervals over seeds and test galaxies.
+"""How well acquisition functions do: curves, and the comparison with random.
 
-The two experiments of a pair share start, pool and test galaxies. Axes: P pairs, T iterations, N test galaxies.
+The two experiments of a pair share start, pool and test galaxies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
-from statistics import fmean, median_low, stdev
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+from statistics import fmean, median, median_low, stdev
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from zoobot.reports import hindsight
-from zoobot.reports.experiments import BASELINE, Experiment, Section
+from zoobot.reports import hindsight, intervals
+from zoobot.reports.encoders import of_section
+from zoobot.reports.experiments import BASELINE, CEILING, Experiment, Section
+from zoobot.reports.gains import Pair, gain, labels_to_reach, last_losses
 
-Floats = npt.NDArray[np.float64]
-REPLICATES, LEVEL = 1000, 0.95
-# The rule on the page: a difference counts if there are at least this many pairs and it exceeds this many errors.
-MIN_SEEDS, MIN_ERRORS = 3, 2.0
+# The rule on the page: a difference counts if there are at least this many pairs, and the corrected p-value is no
+# higher than this.
+MIN_SEEDS, SIGNIFICANT = 3, 0.05
 
 
 def describe(section: Section) -> dict[str, Any]:
@@ -32,10 +32,28 @@ def describe(section: Section) -> dict[str, Any]:
             name: {"seeds": [e.pair[0] for e in of], "curve": curve(of), "chosen": _mean_chosen(of)}
             for name, of in lines.items()
         },
-        "comparisons": [
-            compare(n, of, lines[BASELINE]) for n, of in lines.items() if BASELINE in lines and n != BASELINE
-        ],
+        "comparisons": _comparisons(lines),
+        "random_against_random": against_itself(lines.get(BASELINE, [])),
+        "encoder": of_section(section),
     }
+
+
+def _comparisons(lines: Mapping[str, Sequence[Experiment]]) -> list[dict[str, Any]]:
+    """Every line compared with random. The verdicts allow for their number; the ceiling is none of them."""
+    if BASELINE not in lines:
+        return []
+    ceilings = [e for of in lines.values() for e in of if e.acquisition == CEILING]
+    ceilings.sort(key=lambda e: e.instructions.acquisition.candidate_batches)
+    ceiling = {e.pair: e for e in ceilings}  # the highest of each pair
+    found = {name: compare(name, of, lines[BASELINE], ceiling) for name, of in lines.items() if name != BASELINE}
+    choices = [c for name, c in found.items() if lines[name][0].acquisition != CEILING]
+    tested = [c for c in choices if c.get("p_value") is not None]
+    for c, p in zip(tested, intervals.holm([c["p_value"] for c in tested]), strict=True):
+        c |= {"p_corrected": p, "comparisons": len(tested), "verdict": verdict(c["mean_difference"], p)}
+    for c in found.values():
+        if c not in choices:
+            c["verdict"] = "a ceiling, found with the true votes: no way of choosing"
+    return list(found.values())
 
 
 def curve(line: Sequence[Experiment]) -> list[dict[str, Any]]:
@@ -50,6 +68,8 @@ def curve(line: Sequence[Experiment]) -> list[dict[str, Any]]:
             "iteration": number,
             "seeds": len(at),
             "labels_mean": fmean(i.labels for i in at),
+            "eval_galaxies_mean": fmean(i.eval_galaxies for i in at),
+            "votes_mean": fmean(i.summary.votes_spent for i in at),
             "test_loss_mean": loss[0],
             "test_loss_sd": loss[1],
             "rmse_mean": {question: mean_sd(values)[0] for question, values in errors.items() if values},
@@ -78,27 +98,30 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
     return fmean(values), stdev(values) if len(values) > 1 else None
 
 
-def compare(name: str, line: Sequence[Experiment], baseline: Sequence[Experiment]) -> dict[str, Any]:
+def compare(
+    name: str,
+    line: Sequence[Experiment],
+    baseline: Sequence[Experiment],
+    ceiling: Mapping[tuple[int, str], Experiment],
+) -> dict[str, Any]:
     """The test loss compared with random's, pair by pair, at the last iteration that most pairs have finished."""
-    pairs = [(a, b, min(len(a.iterations), len(b.iterations))) for a in line for b in baseline if a.pair == b.pair]
-    last = median_low(n for _, _, n in pairs) - 1 if pairs else 0
-    used = [(a, b) for a, b, n in pairs if n > last]
-    result = {"acquisition": name, "baseline": BASELINE, "seeds": [a.pair[0] for a, _ in used], "iterations": last + 1}
+    pairs = [Pair(a, b, ceiling.get(a.pair)) for a in line for b in baseline if a.pair == b.pair]
+    last = median_low(pair.iterations for pair in pairs) - 1 if pairs else 0
+    used = [pair for pair in pairs if pair.iterations > last]
+    result: dict[str, Any] = {
+        "acquisition": name, "baseline": BASELINE, "seeds": [pair.seed for pair in used], "iterations": last + 1
+    }  # fmt: skip
     if last == 0:  # no pair, or no choice has had an effect yet
         return result | {"verdict": "too early to tell" if pairs else "no seed in common with random"}
-    differences = [a.iterations[last].loss - b.iterations[last].loss for a, b in used]
-    mean, sd = mean_sd(differences)
     points, random = (
-        [(p["labels_mean"], p["test_loss_mean"]) for p in curve(side)[: last + 1]] for side in zip(*used, strict=True)
+        [(p["labels_mean"], p["test_loss_mean"]) for p in curve(side)[: last + 1]]
+        for side in ([pair.chosen for pair in used], [pair.random for pair in used])
     )
     reached = labels_to_reach(points, random[-1][1])
     return result | {
-        "seeds_unfinished": [a.pair[0] for a, _, n in pairs if n <= last],
-        "test_galaxies": used[0][0].iterations[last].test_galaxies,
-        "mean_difference": mean,
-        "standard_error": None if sd is None else sd / len(used) ** 0.5,
-        "lower_in": sum(difference < 0 for difference in differences),
-        "verdict": verdict(differences),
+        "seeds_unfinished": [pair.seed for pair in pairs if pair.iterations <= last],
+        "test_galaxies": used[0].chosen.iterations[last].test_galaxies,
+        **_difference(used, last),
         "labels": points[-1][0],
         "baseline_labels": random[-1][0],
         "baseline_new_labels": random[-1][0] - random[0][0],
@@ -109,98 +132,52 @@ def compare(name: str, line: Sequence[Experiment], baseline: Sequence[Experiment
     }
 
 
-def verdict(differences: Sequence[float]) -> str:
-    """What the paired differences of the loss show, by the rule on the page."""
+def _difference(used: Sequence[Pair], last: int) -> dict[str, Any]:
+    """The paired difference of the loss, its standard error, and the p-value before the correction."""
+    differences = [pair.chosen.iterations[last].loss - pair.random.iterations[last].loss for pair in used]
     mean, sd = mean_sd(differences)
-    if sd is None or len(differences) < MIN_SEEDS:
-        return "too few seeds to tell"
-    if abs(mean) <= MIN_ERRORS * sd / len(differences) ** 0.5:
+    error = None if sd is None else sd / len(used) ** 0.5
+    if error is not None and all(pair.has_test_losses for pair in used):
+        error = intervals.crossed_error([last_losses(pair, last) for pair in used])
+    enough = error is not None and len(used) >= MIN_SEEDS
+    return {
+        "mean_difference": mean,
+        "standard_error": error,
+        "lower_in": sum(difference < 0 for difference in differences),
+        "p_value": intervals.p_value(mean, error, len(used)) if error is not None and enough else None,
+        "verdict": "too few seeds to tell",  # replaced where there is a p-value
+    }
+
+
+def verdict(mean_difference: float, p_corrected: float) -> str:
+    """What the paired differences of the loss show, by the rule on the page."""
+    if p_corrected > SIGNIFICANT:
         return "no difference that these seeds can show"
-    return "better than random" if mean < 0 else "worse than random"
+    return "better than random" if mean_difference < 0 else "worse than random"
 
 
-# --------------------------------------------------------------- intervals
+def against_itself(line: Sequence[Experiment]) -> dict[str, Any] | None:
+    """How few labels random seems to need for random's own final loss, because curves are noisy: the null of the
+    median over seeds. None with fewer than two seeds.
 
-
-def gain(pairs: Sequence[tuple[Experiment, Experiment]], n_iterations: int) -> dict[str, Any] | None:
-    """What the first of each pair gains over the second, its random baseline. None if test losses were not kept.
-
-    Each replicate draws pairs with replacement, and test galaxies within each pair. All numbers are computed again from
-    its mean curves (a two-level bootstrap, Davison & Hinkley 1997, section 3.8).
-
-    Values with an interval are ``{"value", "low", "high"}``; ``low`` and ``high`` span 95 % of the replicates.
+    For each two seeds a and b: labels at which a's curve first falls to b's final loss, divided by b's labels. The mean
+    difference of the two curves is taken off b's first, because the seeds' test galaxies are not equally hard.
 
     Returns:
-        labels_ratio: labels at which the mean curve first falls to random's final loss, divided by random's labels
-            (infinite, written as None, if it never does).
-        median_labels_ratio, reached: the median of this ratio over pairs, each on its own curves, and how many pairs
-            reached random's final loss.
-        area: how much lower the loss is, averaged over the labels, as a fraction of random's.
-        worst: how much higher the loss is than random's, as a fraction, at the worst iteration.
+        median_labels_ratio, reached: the median over all ordered pairs of seeds, and the share that reached it.
+        pairs: how many there are.
     """
-    if not all(e.iterations[0].folder.has_test_losses for pair in pairs for e in pair):
+    last = median_low(len(e.iterations) for e in line) - 1 if line else 0
+    done = [e.iterations[: last + 1] for e in line if len(e.iterations) > last]
+    if last == 0 or len(done) < 2:
         return None
-    losses = [np.stack([_losses(e, n_iterations) for e in pair]) for pair in pairs]  # P × (2, T, N)
-    labels = np.array([[[i.labels for i in e.iterations[:n_iterations]] for e in pair] for pair in pairs], np.float64)
-    random = np.random.default_rng(0)
-    replicates = [_numbers(*_drawn(losses, labels, random)) for _ in range(REPLICATES)]
-    means = np.stack([of_pair.mean(axis=2) for of_pair in losses])
-    values = _numbers(means.mean(axis=0), labels.mean(axis=0))
-    single = [_labels_ratio(mean, of) for mean, of in zip(means, labels, strict=True)]
-    found: dict[str, Any] = {
-        name: {"value": _finite(values[name]), **_interval([r[name] for r in replicates])} for name in values
-    }
-    found |= {"median_labels_ratio": _finite(float(np.median(single))), "reached": int(np.isfinite(single).sum())}
-    return found
-
-
-def _losses(e: Experiment, n_iterations: int) -> Floats:
-    """The loss of each test galaxy, T × N, in the order of the shards."""
-    tables = [i.folder.test_losses() for i in e.iterations[:n_iterations]]
-    assert all(table["id_str"].equals(tables[0]["id_str"]) for table in tables)
-    return np.stack([table["loss"].to_numpy() for table in tables])
-
-
-def _drawn(losses: Sequence[Floats], labels: Floats, random: np.random.Generator) -> tuple[Floats, Floats]:
-    """The mean curves of one replicate: losses and labels, 2 × T each."""
-    drawn = random.integers(len(losses), size=len(losses))
-    curves = []
-    for pair in drawn:
-        n = losses[pair].shape[2]
-        curves.append(losses[pair] @ random.multinomial(n, np.full(n, 1 / n)) / n)
-    return np.mean(curves, axis=0), labels[drawn].mean(axis=0)
-
-
-def _numbers(loss_2_T: Floats, labels_2_T: Floats) -> dict[str, float]:
-    ours, random = loss_2_T
-    widths = np.gradient(labels_2_T[1]) if len(ours) > 1 else np.ones(1)
+    ratios = []
+    for a, b in permutations(done, 2):
+        harder = fmean(i.loss for i in a) - fmean(i.loss for i in b)
+        reached = labels_to_reach([(i.labels, i.loss) for i in a], b[-1].loss + harder)
+        ratios.append(np.inf if reached is None else reached / b[-1].labels)
     return {
-        "labels_ratio": _labels_ratio(loss_2_T, labels_2_T),
-        "area": float(((random - ours) * widths).sum() / (np.abs(random) * widths).sum()),
-        "worst": float(((ours - random) / np.abs(random)).max()),
+        "median_labels_ratio": intervals.finite(median(ratios)),
+        "reached": float(np.isfinite(ratios).mean()),
+        "pairs": len(ratios),
     }
-
-
-def _labels_ratio(loss_2_T: Floats, labels_2_T: Floats) -> float:
-    reached = labels_to_reach(list(zip(labels_2_T[0], loss_2_T[0], strict=True)), float(loss_2_T[1, -1]))
-    return float("inf") if reached is None else reached / float(labels_2_T[1, -1])
-
-
-def labels_to_reach(points: Sequence[tuple[float, float]], loss: float) -> float | None:
-    """Labels at which a curve of (labels, loss), linear between its points, first falls to ``loss``.
-
-    None if it never does, or if it starts there, since then there is nothing to save.
-    """
-    for (labels_0, loss_0), (labels_1, loss_1) in pairwise(points):
-        if points[0][1] > loss >= loss_1:
-            return float(labels_0 + (labels_1 - labels_0) * (loss_0 - loss) / (loss_0 - loss_1))
-    return None
-
-
-def _interval(values: Sequence[float]) -> dict[str, float | None]:
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="closest_observation")
-    return {"low": _finite(float(low)), "high": _finite(float(high))}
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None

@@ -17,10 +17,11 @@ from zoobot import folders
 from zoobot.errors import InputError
 from zoobot.galaxies import tfrecords
 from zoobot.galaxies.tfrecords import Dropped
+from zoobot.iterations import oracle_batch
 from zoobot.iterations.files import ExperimentFolder, Instructions, IterationFolder, Summary
 from zoobot.settings import DEFAULTS, ORACLE_FIXED, Settings
 
-BASELINE = "random"
+BASELINE, CEILING = "random", oracle_batch.NAME
 # What may differ between experiments that are compared. Shards and catalogs may differ only in their seed.
 _FREE = ("acquisition.", "experiment", "seed", "iterations", "last_classification_id", "program.", "catalog_seed")
 _FREE_SOURCE = re.compile(r"(catalogs|shards)\.(path|digest|name|seed)")
@@ -40,6 +41,7 @@ class CurvePoint:
     loss: float  # nats per galaxy
     rmse: dict[str, float]  # of the vote fractions, per question that has votes
     coverage_error: dict[str, float]  # within 5 of 40 votes, per question that has votes
+    eval_galaxies: int = 0  # labelled too, though not trained on
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def _find(settings: Settings) -> list[Path]:
 
 def _read_experiment(folder: ExperimentFolder, iterations: Sequence[IterationFolder]) -> Experiment:
     folders.require(folder.instructions.path, "instructions")
+    if folder.all_labels.path.is_dir():
+        folders.require(folder.all_labels.path, "simulate")
     instructions = folder.instructions.read()
     catalogs, shards = (folder.instructions.source(source) for source in (instructions.catalogs, instructions.shards))
     flat: dict[str, object] = {}
@@ -128,14 +132,15 @@ def _read_experiment(folder: ExperimentFolder, iterations: Sequence[IterationFol
 
 def _read_iteration(folder: IterationFolder) -> CurvePoint:
     folders.require(folder.path, "iterate")
-    summary, test = folder.summary(), folder.metrics()["test"]
+    summary, metrics = folder.summary(), folder.metrics()
+    test = metrics["test"]
 
     def of_questions(metric: str) -> dict[str, float]:
         return {question: _number(values[metric]) for question, values in test.items() if "rmse" in values}
 
     return CurvePoint(
         folder, summary, summary.train_galaxies, int(_number(test["all"]["galaxies"])), _number(test["all"]["loss"]),
-        of_questions("rmse"), of_questions("coverage_error"),
+        of_questions("rmse"), of_questions("coverage_error"), int(_number(metrics["eval"]["all"]["galaxies"])),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from zoobot import folders
 from zoobot.galaxies import database
 from zoobot.galaxies.tasks import Task
 from zoobot.reports import charts
-from zoobot.reports.experiments import Experiment, Section
+from zoobot.reports.experiments import CEILING, Experiment, Section
 from zoobot.settings import Settings
 
 PICTURE_PX = 96
@@ -45,7 +45,19 @@ def describe_section(section: Section, numbers: Mapping[str, object], most: int)
         "experiments": counted,
         "settings": {key: [e.settings.get(key, "not known") for e in counted] for key in keys},
         "repeats": [e.name for e in section.repeats],
+        "eval_uses": _eval_uses(counted),
     }
+
+
+def _eval_uses(experiments: Sequence[Experiment]) -> list[str]:
+    """What the labels of the eval galaxies were used for."""
+    models = [e.instructions.model for e in experiments]
+    uses = {
+        "early stopping": any(model.train == "all" for model in models),
+        "recalibration": any(model.recalibrate for model in models),
+        "the choice of oracle batch": any(e.acquisition == CEILING for e in experiments),
+    }
+    return [name for name, used in uses.items() if used]
 
 
 def _asked(e: Experiment, most: int) -> list[list[dict[str, object]]]:

@@ -44,6 +44,7 @@ _RANGES = {
     "pretrain.temperature": (0.01, 10), "iterate.gate_margin": (0, values.MOST), "stop.minutes_per_vote": (0, 60),
     "stop.next_100_labels_buy": (0, values.MOST),
     "acquisition.coldness": (1e-6, 1e6), "acquisition.skip_confident": (0, 1), "acquisition.random_share": (0, 1),
+    "acquisition.candidate_batches": (1, 100),
     "oracle.late_fraction": (0, 1), "oracle.anonymous_fraction": (0, 1), "oracle.retire_confident": (0, 1),
     "reduce.max_age_days": (0, values.MOST), "survey.zero_point": (-20, 60), "stop.eval_loss": (0, values.MOST),
     "oracle.timeout_s": (0.01, 3600), "oracle.retry_wait_s": (0, 600),

@@ -139,6 +139,7 @@ class AcquisitionSettings:
     expected_votes: int = 40  # votes a galaxy is expected to get for the first question
     coldness: float = 1.0  # power_ and softmax_mutual_information: a higher value means less noise
     skip_confident: float = 1.0  # leave out galaxies whose answers are certain with more than this probability; 1: none
+    candidate_batches: int = 40  # oracle_batch: how many batches to try with their true votes, in each iteration
     random_share: float = 0.0  # fraction of the galaxies asked about that is drawn at random, whatever their score
 
 

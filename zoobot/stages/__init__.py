@@ -9,8 +9,10 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+from collections import ChainMap
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from zoobot.acquisition import ACQUISITIONS
 from zoobot.errors import SettingsError
@@ -19,6 +21,7 @@ from zoobot.galaxies import filters
 from zoobot.galaxies.demo import WORLDS
 from zoobot.galaxies.surveys import SURVEYS
 from zoobot.galaxies.tfrecords import ENCODINGS
+from zoobot.iterations import oracle_batch
 from zoobot.metrics import LIKELIHOODS
 from zoobot.models import architectures
 from zoobot.oracles import build
@@ -33,7 +36,7 @@ CHOICES: dict[str, Collection[str]] = {
     "shards.encoding": ENCODINGS,
     "model.architecture": architectures.ARCHITECTURES,
     "model.likelihood": LIKELIHOODS,
-    "acquisition.name": ACQUISITIONS,
+    "acquisition.name": ChainMap[str, Any](ACQUISITIONS, {oracle_batch.NAME: None}),  # extensions add more
     "oracle.kind": build.ORACLES,
 }
 
@@ -44,6 +47,7 @@ def check_settings(settings: Settings) -> Settings:
     problems = checks.problems(settings, CHOICES)
     if settings.model.architecture in architectures.ARCHITECTURES:
         problems += architectures.problems(settings)
+    problems += oracle_batch.problems(settings)
     problems += build.problems(settings) + filters.problems(settings.task.filters)
     if problems:
         raise SettingsError("\n  ".join([f"{len(problems)} setting(s) cannot be used:", *problems]))

@@ -50,10 +50,7 @@ def run(settings: Settings) -> Path:
 
 def _pool_files(settings: Settings, config: ShardConfig) -> tuple[list[Path], int]:
     """The pool's first shards, enough for ``pretrain.max_galaxies``, and the number of galaxies in them."""
-    names, total, wanted = config.splits["pool"], config.galaxies["pool"], settings.pretrain.max_galaxies
+    names, total = tfrecords.first_of_pool(config, settings.pretrain.max_galaxies), config.galaxies["pool"]
     if total < 2:
         raise InputError(f"Pretraining needs at least 2 galaxies in the pool of {settings.shard_dir}; it has {total}.")
-    if wanted and wanted < total:
-        n_files = math.ceil(wanted / config.shard_size)
-        names, total = names[:n_files], min(total, n_files * config.shard_size)
-    return [settings.shard_dir / name for name in names], total
+    return [settings.shard_dir / name for name in names], min(total, len(names) * config.shard_size)

@@ -11,7 +11,7 @@ from zoobot.engine import process
 from zoobot.folders import disk
 from zoobot.galaxies.questions import load_questions
 from zoobot.galaxies.tasks import build_task
-from zoobot.iterations import stopping
+from zoobot.iterations import all_labels, stopping
 from zoobot.iterations.files import ExperimentFolder
 from zoobot.reports import dashboard
 from zoobot.settings import Settings
@@ -46,4 +46,6 @@ def run(settings: Settings) -> Path:
             iterate.run(settings)
         else:
             process.call(stages.run, replace(settings, stage="iterate"), f"iteration_{number}")
+    if settings.model.train == "head" and settings.acquisition.name == "random":
+        all_labels.write(settings)  # which the report compares the others with
     return settings.experiment_dir
