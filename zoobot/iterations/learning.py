@@ -6,7 +6,7 @@ features of any TFRecord file, and posterior samples from features. Axes: N gala
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,14 @@ import numpy.typing as npt
 
 from zoobot import folders
 from zoobot.errors import FolderError
+from zoobot.galaxies.tasks import Group
+from zoobot.galaxies.tfrecords import ShardConfig
 from zoobot.iterations.iteration import Iteration
 from zoobot.models import features, heads, saved
 from zoobot.models.architectures import Floats32
+from zoobot.models.features import FeatureCache
 from zoobot.models.saved import Training
+from zoobot.settings import ModelSettings
 
 HEAD_FILE = "head.npz"
 
@@ -45,11 +49,29 @@ def learn(it: Iteration) -> Training:
 
 def load(it: Iteration, folder: Path) -> Predictor:
     """The predictor for the model in ``folder``."""
-    if it.settings.model.train == "head":
-        return _load_head(it, folder)
+    model = it.settings.model
+    if model.train == "head":
+        frozen = features.frozen_features(it.settings, it.shard_config)
+        if folders.read_json(folder / saved.ARCHITECTURE)["encoder"] != frozen.weights_sha256:
+            raise FolderError(
+                f"The head in {folder} belongs to another encoder than model.weights={model.weights} now."
+            )
+        return load_head(frozen, model.head, folder)
+    return load_networks(model, it.task.groups, it.shard_config, folder, it.unfinished / "features")
+
+
+def load_head(frozen: FeatureCache, head: str, folder: Path) -> Predictor:
+    """The predictor for the head in ``folder``, on features of its encoder."""
+    return Predictor(frozen.of, heads.HEADS[head].load(folder / HEAD_FILE).sample)
+
+
+def load_networks(
+    model: ModelSettings, groups: Sequence[Group], config: ShardConfig, folder: Path, kept: Path
+) -> Predictor:
+    """The predictor for the networks in ``folder``; features of the shards of ``config`` are kept in ``kept``."""
     from zoobot.iterations import networks
 
-    cache, sample, member_K = networks.load_networks(it, folder)
+    cache, sample, member_K = networks.load_networks(model, groups, config, folder, kept)
     return Predictor(cache.of, sample, member_K)
 
 
@@ -58,7 +80,7 @@ def _fit_head(it: Iteration) -> Training:
     labelled = it.labelled("train")
     features_N_H = np.concatenate([frozen.of(path) for path in labelled.files.values()])
     head = it.settings.model.head
-    at_random = _at_random(it, labelled.ids)
+    at_random = drawn_at_random(it, labelled.ids)
     fitted = heads.fit(head, features_N_H, labelled.counts_N_A, it.task.groups, at_random)
     folder = it.folder.model
     folder.mkdir()
@@ -69,7 +91,7 @@ def _fit_head(it: Iteration) -> Training:
     return saved.write_training(folder, history)
 
 
-def _at_random(it: Iteration, ids: list[str]) -> npt.NDArray[np.bool_]:
+def drawn_at_random(it: Iteration, ids: list[str]) -> npt.NDArray[np.bool_]:
     """Which training galaxies were drawn at random: those from before the first iteration, which come first, and those
     that no acquisition function chose.
     """
@@ -79,12 +101,3 @@ def _at_random(it: Iteration, ids: list[str]) -> npt.NDArray[np.bool_]:
     drawn = set().union(*(folder.drawn_at_random() for folder in it.before))
     n_first = it.shard_config.galaxies["train"]
     return np.array([row < n_first or id_ in drawn for row, id_ in enumerate(ids)])
-
-
-def _load_head(it: Iteration, folder: Path) -> Predictor:
-    frozen = features.frozen_features(it.settings, it.shard_config)
-    if folders.read_json(folder / saved.ARCHITECTURE)["encoder"] != frozen.weights_sha256:
-        raise FolderError(
-            f"The head in {folder} belongs to another encoder than model.weights={it.settings.model.weights} now."
-        )
-    return Predictor(frozen.of, heads.HEADS[it.settings.model.head].load(folder / HEAD_FILE).sample)
