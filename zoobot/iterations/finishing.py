@@ -145,19 +145,18 @@ def _fine_tune(it: Iteration, folder: FinalFolder) -> Final | None:
 
 
 def _trained_further(it: Iteration, n_networks: int) -> ModelSettings:
-    """The settings of the networks."""
+    """The settings of the networks. Where iterations train networks, these are trained in the same way."""
     model, finish = it.settings.model, it.settings.finish
-    return replace(
-        model,
-        train="all",
-        ensemble=n_networks,
-        n_samples=max(model.n_samples, n_networks),
-        dropout_rate=finish.dropout_rate,
-        learning_rate=finish.learning_rate,
-        max_epochs=finish.epochs,
-        patience=finish.epochs,
-        warm_start=False,
-    )
+    if model.train == "head":
+        model = replace(
+            model,
+            train="all",
+            dropout_rate=finish.dropout_rate,
+            learning_rate=finish.learning_rate,
+            max_epochs=finish.epochs,
+            patience=finish.epochs,
+        )
+    return replace(model, ensemble=n_networks, n_samples=max(model.n_samples, n_networks), warm_start=False)
 
 
 def _write_part(it: Iteration, number: int, rows: npt.NDArray[np.int64]) -> Path:

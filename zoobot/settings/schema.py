@@ -246,10 +246,11 @@ class ReduceSettings:
 
 @dataclass(frozen=True)
 class FinishSettings:
-    """How stage=finish trains the encoder further, for the final model of an experiment."""
+    """How stage=finish trains networks for the final model of an experiment."""
 
     networks: int = 5  # how many networks; each is trained on all labels but one part, which says when to stop
-    epochs: int = 12  # training stops after this many epochs at the latest; the best of them counts
+    # With model.train=head, whose encoder is trained further; with train=all the networks train as in an iteration.
+    epochs: int = 12  # training stops after this many epochs; the weights of the best one are kept
     learning_rate: float = 0.001  # learning rate of the Adam optimiser
     dropout_rate: float = 0.0  # fraction of the features left out, in training and for each posterior sample
 

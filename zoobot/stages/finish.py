@@ -1,6 +1,6 @@
 """stage=finish: the final model of an experiment, which a catalogue is predicted with.
 
-It reads the instructions, the shards and all iterations, and writes one folder. The experiment may be live or simulated.
+It reads the instructions, the shards and all iterations, and writes one folder. Live or simulated.
 """
 
 from __future__ import annotations
