@@ -81,9 +81,8 @@ def finish(it: Iteration, folder: FinalFolder) -> Final:
     return content
 
 
-def _describe(it: Iteration, folder: FinalFolder, recipe: Recipe, tried: float | None) -> Final:
+def _describe(it: Iteration, folder: FinalFolder, recipe: Recipe, fine_tuned: bool, tried: float | None) -> Final:
     """The record of what is in the folder; ``tried`` is the eval loss of networks that are not used."""
-    fine_tuned = recipe.model != _newest(it).model
     eval_loss = folder.loss("eval")
     return Final(
         train_galaxies=len(it.labelled("train").ids),
@@ -114,7 +113,7 @@ def _keep_newest(it: Iteration, folder: FinalFolder, tried: float | None) -> Fin
     folder.write_metrics(it.folder.metrics())
     if it.folder.has_test_losses:
         folder.write_test_losses(it.folder.test_losses())
-    return _describe(it, folder, _newest(it), tried)
+    return _describe(it, folder, _newest(it), False, tried)
 
 
 # --------------------------------------------------------------- fine-tuning
@@ -141,7 +140,7 @@ def _fine_tune(it: Iteration, folder: FinalFolder) -> Final | None:
     recipe = replace(_newest(it), model=replace(model, weights=""), calibration=calibration)
     found = _load(recipe, folder.model, it.shard_config, it.unfinished / "features")
     folder.write_metrics(evaluate.measure(it, folder, lambda galaxies: found.predict(galaxies.files.values())))
-    return _describe(it, folder, recipe, None)
+    return _describe(it, folder, recipe, True, None)
 
 
 def _trained_further(it: Iteration, n_networks: int) -> ModelSettings:
