@@ -20,7 +20,7 @@ from zoobot.iterations import finishing, networks
 from zoobot.iterations.files import ExperimentFolder, IterationFolder
 from zoobot.iterations.final_files import FinalFolder, final_of
 from zoobot.iterations.iteration import Iteration, Labelled
-from zoobot.models import training
+from zoobot.models import datasets, training
 from zoobot.settings import Settings
 from zoobot.stages import finish, instructions, iterate, report, simulate
 
@@ -149,7 +149,7 @@ def test_only_train_and_acquired_labels_are_learnt_from(done: Settings, monkeypa
     whole = FinalFolder(path).read()
     disk.make_writable(path)
     shutil.rmtree(path)
-    labelled, dataset, read = Iteration.labelled, networks.dataset, []
+    labelled, read = Iteration.labelled, []
 
     def reversed_votes(it: Iteration, split: str) -> Labelled:
         found = labelled(it, split)
@@ -157,7 +157,7 @@ def test_only_train_and_acquired_labels_are_learnt_from(done: Settings, monkeypa
 
     def noted(files: list[Path], *others: Any) -> Any:
         read.extend(files)
-        return dataset(files, *others)
+        return datasets.dataset(files, *others)
 
     monkeypatch.setattr(Iteration, "labelled", reversed_votes)
     monkeypatch.setattr(networks, "dataset", noted)
@@ -202,6 +202,29 @@ def test_every_label_is_left_out_once_and_only_random_ones_calibrate(
     assert 0 < len(drawn) < len(acquired)
     assert set(calibrated) == set(ids) | drawn
     assert [calibrated[id_] for id_ in ids] == first[1].tolist()
+
+
+def test_networks_of_iterations_are_trained_again_in_the_same_way(
+    done: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = compose(
+        *QUICK[:-1], "model.ensemble=2", "experiment_name=networks", data_dir=Path(done.data_dir).parent
+    )  # fmt: skip
+    instructions.run(settings)
+    iterate.run(settings)
+    with monkeypatch.context() as patch:
+        judge(patch, 0.0)
+        kept = FinalFolder(finish.run(settings))
+    assert not kept.read().fine_tuned
+    model = finishing.load(kept, config_of(settings), tmp_path)
+    files, counts = counts_of(settings, "test")
+    assert metrics.loss(model.predict(files), counts) == pytest.approx(newest(settings).loss("test"), rel=1e-6)
+    kept.path.rename(kept.path.with_name("earlier"))
+
+    judge(monkeypatch, 99.0)
+    found = FinalFolder(finish.run(settings)).read()
+    assert found.fine_tuned and found.recipe.model == settings.model
+    assert found.weights_sha256 != newest(settings).summary().weights_sha256
 
 
 def test_fixed_features_are_finished_without_networks(compose: Compose, tmp_path: Path) -> None:

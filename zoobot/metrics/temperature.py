@@ -89,5 +89,8 @@ def fit_calibration(predicted: PredictedVotes, counts_N_A: npt.ArrayLike) -> Cal
         return loss(calibrate(predicted, of(point)), counts_N_A) + prior / len(predicted)
 
     simplex = np.array([[0.0, 0.0], [-0.3, 0.0], [0.0, 0.3]])
-    options = {"xatol": 0.01, "fatol": 1e-5, "initial_simplex": simplex}
-    return of(minimize(penalised_loss, np.zeros(2), method="Nelder-Mead", options=options).x)
+    found = minimize(
+        penalised_loss, np.zeros(2), method="Nelder-Mead",
+        options={"xatol": 0.01, "fatol": 1e-5, "initial_simplex": simplex},
+    )  # fmt: skip
+    return of(found.x)
