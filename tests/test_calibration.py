@@ -191,7 +191,7 @@ def test_single_votes_leave_the_temperature_and_no_galaxies_leave_both() -> None
     pairs = PredictedVotes(samples[:, :, :2], PAIR, "dirichlet_multinomial")
     votes = np.eye(2)[np.random.default_rng(5).integers(0, 2, 200)]  # at random: the samples say nothing
     found = fit_calibration(pairs, votes)
-    assert found.temperature == pytest.approx(1, abs=0.02) and found.slope < 0.5
+    assert found.temperature == pytest.approx(1, abs=0.02) and found.slope < 0.8
     assert fit_calibration(pairs.take(slice(0)), votes[:0]) == Calibration()
 
 
