@@ -21,7 +21,7 @@ from scipy.stats import chisquare
 from zoobot import metrics
 from zoobot.galaxies.tasks import Group
 from zoobot.metrics import PredictedVotes, calibration
-from zoobot.metrics.temperature import fit_temperature, temper
+from zoobot.metrics.temperature import Calibration, calibrate, fit_calibration, fit_temperature, temper
 from zoobot.models import losses
 
 PAIR = (Group("bar", ("label", "not_label")),)
@@ -164,6 +164,35 @@ def test_tempered_samples_by_hand() -> None:
     assert tempered("multinomial", [0.8, 0.2], 2.0) == pytest.approx([2 / 3, 1 / 3])  # odds 4 become their root
     assert tempered("dirichlet_multinomial", [8.0, 2.0], 2.0) == pytest.approx([4.0, 1.0])
     assert tempered("multinomial", [0.7, 0.2], 1.0) == [0.7, 0.2]
+
+
+def test_calibrated_samples_by_hand() -> None:
+    def calibrated(name: str, sample: list[float], by: Calibration) -> list[float]:
+        return list(calibrate(PredictedVotes(np.array([[sample]]), PAIR, name), by).samples_N_K_A[0, 0])
+
+    assert calibrated("multinomial", [0.8, 0.2], Calibration(slope=2.0)) == pytest.approx([16 / 17, 1 / 17])
+    assert calibrated("dirichlet_multinomial", [8.0, 2.0], Calibration(0.5, 1.0)) == pytest.approx([20 / 3, 10 / 3])
+    assert calibrated("dirichlet_multinomial", [8.0, 2.0], Calibration(0.5, 2.0)) == pytest.approx([10 / 3, 5 / 3])
+    assert calibrated("multinomial", [0.7, 0.2], Calibration()) == [0.7, 0.2]
+
+
+@pytest.mark.parametrize("true", [Calibration(0.6, 2.0), Calibration(1.5, 0.5)])
+def test_the_slope_and_temperature_that_votes_were_drawn_at_are_found(true: Calibration) -> None:
+    samples, _ = votes_at("dirichlet_multinomial", 1.0)
+    predicted, random = PredictedVotes(samples, TREE, "dirichlet_multinomial"), np.random.default_rng(4)
+    drawn = calibrate(predicted, true).samples_N_K_A[:, 0]
+    counts = np.array([draw_votes("dirichlet_multinomial", x, TREE, random) for x in drawn])
+    fitted = fit_calibration(predicted, counts)
+    assert (fitted.slope, fitted.temperature) == pytest.approx((true.slope, true.temperature), rel=0.15)
+
+
+def test_single_votes_leave_the_temperature_and_no_galaxies_leave_both() -> None:
+    samples, _ = votes_at("dirichlet_multinomial", 1.0, 200)
+    pairs = PredictedVotes(samples[:, :, :2], PAIR, "dirichlet_multinomial")
+    votes = np.eye(2)[np.random.default_rng(5).integers(0, 2, 200)]  # at random: the samples say nothing
+    found = fit_calibration(pairs, votes)
+    assert found.temperature == pytest.approx(1, abs=0.02) and found.slope < 0.8
+    assert fit_calibration(pairs.take(slice(0)), votes[:0]) == Calibration()
 
 
 # ------------------------------------------------------------------ real votes

@@ -26,7 +26,7 @@ from zoobot.oracles.rehearsal.__main__ import read_truth
 from zoobot.oracles.rehearsal.server import Fault, PanoptesServer
 from zoobot.oracles.zooniverse import LiveProject
 from zoobot.settings import Settings
-from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards
+from zoobot.stages import catalogs, finish, instructions, iterate, master_catalog, shards
 
 Compose = Callable[..., Settings]
 QUESTIONS = load_questions("demo")
@@ -316,6 +316,10 @@ def test_a_dry_run_keeps_no_votes_for_the_real_run_that_follows(server: Panoptes
     summary = folders.read_json(live.experiment_dir / "iteration_1" / "iteration.json")
     assert summary["labels_received"] == 4 and summary["control_labels_received"] == 2
     assert not [path for path in live.experiment_dir.iterdir() if "dry_run" in path.name]
+    finish.run(live)
+    final = folders.read_json(live.experiment_dir / "final" / "final.json")
+    assert final["train_galaxies"] == summary["train_galaxies"] and final["recipe"]["iteration"] == 1
+    assert "control" in folders.read_json(live.experiment_dir / "final" / "metrics.json")
 
 
 # --------------------------------------------------------------- five days

@@ -633,7 +633,7 @@ def test_summary_of_experiments(tmp_path: Path) -> None:
                 {"stream": "control", "asked_in": 0, "age": 1, "galaxies": 5,
                  "examples": "c0 (0 votes), c1 (1 vote), c2 (2 votes)"},
             ], "weights_sha256": f"{1:064x}", "votes_spent": 40,
-            "volunteer_minutes": 20.0, "next_100_labels_buy": None,
+            "volunteer_minutes": 20.0, "next_100_labels_buy": None, "final": None,
         }
     ]  # fmt: skip
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow as pa
 from zoobot import metrics
 from zoobot.engine.seeds import stream
 from zoobot.iterations import learning
-from zoobot.iterations.files import CONTROL, Metrics
+from zoobot.iterations.files import CONTROL, Metrics, ModelFolder
 from zoobot.iterations.iteration import Iteration, Labelled
 from zoobot.iterations.learning import Predictor
 from zoobot.metrics import PredictedVotes
@@ -64,19 +65,26 @@ def evaluate(it: Iteration) -> Evaluated:
 
 def _evaluate(it: Iteration) -> Evaluated:
     predictor = learning.load(it, it.folder.model)
-    labelled = {split: it.labelled(split) for split in ("eval", "test", CONTROL)}
     temperature = 1.0
     if it.settings.model.recalibrate:
-        temperature = fit_temperature(_predict(it, predictor, labelled["eval"], 1.0), labelled["eval"].counts_N_A)
+        galaxies = it.labelled("eval")
+        temperature = fit_temperature(_predict(it, predictor, galaxies, 1.0), galaxies.counts_N_A)
+    measured = measure(it, it.folder, lambda galaxies: _predict(it, predictor, galaxies, temperature))
+    return Evaluated(predictor, temperature, measured)
+
+
+def measure(it: Iteration, folder: ModelFolder, predict: Callable[[Labelled], PredictedVotes]) -> Metrics:
+    """The metrics of a model's predictions on each split; ``folder`` gets the loss of each test galaxy."""
     measured: Metrics = {}
-    for split, galaxies in labelled.items():
+    for split in ("eval", "test", CONTROL):
+        galaxies = it.labelled(split)
         if galaxies.files:
-            predicted = _predict(it, predictor, galaxies, temperature)
+            predicted = predict(galaxies)
             measured[split] = metrics.evaluate(predicted, galaxies.counts_N_A)
             if split == "test":
                 losses = metrics.losses(predicted, galaxies.counts_N_A)
-                it.folder.write_test_losses(pa.table({"id_str": galaxies.ids, "loss": losses}))
-    return Evaluated(predictor, temperature, measured)
+                folder.write_test_losses(pa.table({"id_str": galaxies.ids, "loss": losses}))
+    return measured
 
 
 def _predict(it: Iteration, predictor: Predictor, galaxies: Labelled, temperature: float) -> PredictedVotes:

@@ -1,6 +1,6 @@
 """The files in an experiment's folders: their names, their format versions, and a typed record for each.
 
-No other module contains these names.
+No other module contains these names, but final_files.py for those of the final model.
 """
 
 from __future__ import annotations
@@ -103,6 +103,49 @@ class InstructionsFolder:
         return (self.path / source.path).resolve()
 
 
+# --------------------------------------------------------------- a model and its metrics
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder with a model and its metrics: an iteration's, or that of the final model."""
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        """Weights, architecture and training history."""
+        return self.path / "model"
+
+    def metrics(self) -> Metrics:
+        """Read metrics.json."""
+        found: Metrics = folders.read_json(self.path / "metrics.json")
+        return found
+
+    def write_metrics(self, metrics: Metrics) -> None:
+        """Write metrics.json."""
+        folders.write_json(self.path / "metrics.json", metrics)
+
+    def loss(self, split: str) -> float:
+        """The loss of all votes, nats per galaxy."""
+        loss = self.metrics()[split]["all"]["loss"]
+        assert isinstance(loss, float)
+        return loss
+
+    @property
+    def has_test_losses(self) -> bool:
+        """Whether the loss of each test galaxy was kept."""
+        return (self.path / "test.parquet").is_file()
+
+    def test_losses(self) -> pa.Table:
+        """test.parquet: ``id_str`` and ``loss`` of each test galaxy, in the order of the shards."""
+        return pq.read_table(self.path / "test.parquet")
+
+    def write_test_losses(self, table: pa.Table) -> None:
+        """Write test.parquet."""
+        pq.write_table(table, self.path / "test.parquet")
+
+
 # --------------------------------------------------------------- an iteration
 
 
@@ -163,10 +206,8 @@ class Requests(Request):
 
 
 @dataclass(frozen=True)
-class IterationFolder:
+class IterationFolder(ModelFolder):
     """The folder of one iteration, finished or still being written."""
-
-    path: Path
 
     @property
     def name(self) -> str:
@@ -191,21 +232,6 @@ class IterationFolder:
     def write_requests(self, requests: Requests) -> None:
         """Write requests.json."""
         folders.write_json(self.path / "requests.json", asdict(requests))
-
-    def metrics(self) -> Metrics:
-        """Read metrics.json."""
-        found: Metrics = folders.read_json(self.path / "metrics.json")
-        return found
-
-    def write_metrics(self, metrics: Metrics) -> None:
-        """Write metrics.json."""
-        folders.write_json(self.path / "metrics.json", metrics)
-
-    def loss(self, split: str) -> float:
-        """The loss of all votes, nats per galaxy."""
-        loss = self.metrics()[split]["all"]["loss"]
-        assert isinstance(loss, float)
-        return loss
 
     # ----------------------------------------------------------- tables
 
@@ -236,25 +262,7 @@ class IterationFolder:
         path = self.path / "predictions.parquet"
         return set(pd.read_parquet(path, columns=["id_str"], filters=[("at_random", "==", True)])["id_str"])
 
-    @property
-    def has_test_losses(self) -> bool:
-        """Whether the loss of each test galaxy was kept."""
-        return (self.path / "test.parquet").is_file()
-
-    def test_losses(self) -> pa.Table:
-        """test.parquet: ``id_str`` and ``loss`` of each test galaxy, in the order of the shards."""
-        return pq.read_table(self.path / "test.parquet")
-
-    def write_test_losses(self, table: pa.Table) -> None:
-        """Write test.parquet."""
-        pq.write_table(table, self.path / "test.parquet")
-
     # ----------------------------------------------------------- other files
-
-    @property
-    def model(self) -> Path:
-        """Weights, architecture and training history."""
-        return self.path / "model"
 
     def picture(self, rank: int) -> Path:
         """The picture of a galaxy that was asked about; kept for the first ones only."""

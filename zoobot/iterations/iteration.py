@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from zoobot import folders
+from zoobot.errors import FolderError
 from zoobot.galaxies import database
 from zoobot.galaxies.questions import QuestionTree, load_questions
 from zoobot.galaxies.tasks import Task
 from zoobot.galaxies.tfrecords import ShardConfig
-from zoobot.iterations.files import ACQUIRED, CONTROL, IterationFolder
+from zoobot.iterations.files import ACQUIRED, CONTROL, ExperimentFolder, InstructionsFolder, IterationFolder
 from zoobot.settings import Settings, stage_settings
 
 
@@ -96,3 +97,39 @@ def fixed_settings(settings: Settings) -> dict[str, object]:
 def extension_digests(settings: Settings) -> dict[str, str]:
     """The name and the digest of each file of extensions."""
     return {Path(path).name: folders.digest_file(Path(path)) for path in settings.extensions}
+
+
+def finished_iterations(experiment: ExperimentFolder, check: str) -> list[IterationFolder]:
+    """The finished iterations in order. Raises an error if one was changed since it was written."""
+    before = experiment.iterations()
+    for earlier in before:
+        folders.require(earlier.path, "iterate", check)
+        earlier.summary()  # refuses other format versions
+        folders.remove_unfinished(earlier.path)
+    return before
+
+
+def input_dirs(instructions: InstructionsFolder, check: str) -> tuple[Path, Path]:
+    """The shards and catalogs that the instructions were written for. Raises an error if they, or the encoder, are now
+    different.
+    """
+    content = instructions.read()
+    found = []
+    for name, source, stage in (
+        ("shards", content.shards, "shards"),
+        ("catalogs", content.catalogs, "catalogs"),
+        ("encoder", content.encoder, "pretrain"),
+    ):
+        if source is None:
+            continue
+        path = instructions.source(source)
+        if not path.is_file():
+            folders.require(path, stage, check)
+        if folders.digest_of(path) != source.digest:
+            noun = "the encoder" if name == "encoder" else f"the {name}"
+            raise FolderError(
+                f"{path} no longer holds {noun} that {instructions.path} was written for. Start a new experiment to use"
+                " what is there now."
+            )
+        found.append(path)
+    return found[0], found[1]

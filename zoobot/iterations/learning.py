@@ -6,7 +6,7 @@ features of any TFRecord file, and posterior samples from features. Axes: N gala
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,14 @@ import numpy.typing as npt
 
 from zoobot import folders
 from zoobot.errors import FolderError
+from zoobot.galaxies.tasks import Group
+from zoobot.galaxies.tfrecords import ShardConfig
 from zoobot.iterations.iteration import Iteration
 from zoobot.models import features, head, saved
 from zoobot.models.architectures import Floats32
 from zoobot.models.features import FeatureCache
 from zoobot.models.saved import Training
+from zoobot.settings import ModelSettings
 
 HEAD_FILE, HEAD = "head.npz", "gaussian process"
 SCALED = 2000  # galaxies of the pool whose features give the head its scale
@@ -47,11 +50,35 @@ def learn(it: Iteration) -> Training:
 
 def load(it: Iteration, folder: Path) -> Predictor:
     """The predictor for the model in ``folder``."""
-    if it.settings.model.train == "head":
-        return _load_head(it, folder)
+    model = it.settings.model
+    if model.train == "head":
+        frozen = features.frozen_features(it.settings, it.shard_config)
+        if folders.read_json(folder / saved.ARCHITECTURE)["encoder"] != frozen.weights_sha256:
+            raise FolderError(
+                f"The head in {folder} belongs to another encoder than model.weights={model.weights} now."
+            )
+        return load_head(frozen, folder)
+    return load_networks(model, it.task.groups, it.shard_config, folder, it.unfinished / "features")
+
+
+def load_head(frozen: FeatureCache, folder: Path) -> Predictor:
+    """The predictor for the head in ``folder``, on features of its encoder."""
+    kind = folders.read_json(folder / saved.ARCHITECTURE)["head"]
+    if kind != HEAD:
+        raise FolderError(
+            f"The head in {folder} is a {kind} one, made by an earlier version of the program, which can go on with it."
+            " Or start a new experiment."
+        )
+    return Predictor(frozen.of, head.load(folder / HEAD_FILE).sample)
+
+
+def load_networks(
+    model: ModelSettings, groups: Sequence[Group], config: ShardConfig, folder: Path, kept: Path
+) -> Predictor:
+    """The predictor for the networks in ``folder``; features of the shards of ``config`` are kept in ``kept``."""
     from zoobot.iterations import networks
 
-    cache, sample, member_K = networks.load_networks(it, folder)
+    cache, sample, member_K = networks.load_networks(model, groups, config, folder, kept)
     return Predictor(cache.of, sample, member_K)
 
 
@@ -66,7 +93,7 @@ def training_set(it: Iteration, of: Callable[[Path], Floats32]) -> tuple[Floats3
     """
     labelled = it.labelled("train")
     features_N_H = np.concatenate([of(path) for path in labelled.files.values()])
-    return features_N_H, labelled.counts_N_A, _at_random(it, labelled.ids)
+    return features_N_H, labelled.counts_N_A, drawn_at_random(it, labelled.ids)
 
 
 def write_head(
@@ -87,7 +114,7 @@ def write_head(
     return saved.write_training(folder, history)
 
 
-def _at_random(it: Iteration, ids: list[str]) -> npt.NDArray[np.bool_]:
+def drawn_at_random(it: Iteration, ids: list[str]) -> npt.NDArray[np.bool_]:
     """Which training galaxies were drawn at random: those from before the first iteration, which come first, and those
     that no acquisition function chose.
     """
@@ -103,18 +130,3 @@ def scale_of(it: Iteration, of: Callable[[Path], Floats32]) -> head.Scale:
     """That of the first pool shards that hold enough galaxies: the same ones in every iteration."""
     names = it.shard_config.splits["pool"][: -(-SCALED // it.shard_config.shard_size)]
     return head.Scale.of(np.concatenate([of(it.shard_dir / name) for name in names]))
-
-
-def _load_head(it: Iteration, folder: Path) -> Predictor:
-    frozen = features.frozen_features(it.settings, it.shard_config)
-    architecture = folders.read_json(folder / saved.ARCHITECTURE)
-    if architecture["encoder"] != frozen.weights_sha256:
-        raise FolderError(
-            f"The head in {folder} belongs to another encoder than model.weights={it.settings.model.weights} now."
-        )
-    if architecture["head"] != HEAD:
-        raise FolderError(
-            f"The head in {folder} is a {architecture['head']} one, made by an earlier version of the program, which"
-            " can go on with it. Or start a new experiment."
-        )
-    return Predictor(frozen.of, head.load(folder / HEAD_FILE).sample)

@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -114,15 +114,26 @@ def frozen_features(settings: Settings, config: ShardConfig) -> FeatureCache:
 
     Raises SettingsError if the encoder does not exist, or if its shape is not that in the settings.
     """
-    frozen = FrozenEncoder(settings.model, config, settings.weights_path)
-    encode_file = functools.partial(encode, frozen)
-    return FeatureCache(settings.features_dir, digest(frozen), settings.model.orientations, encode_file)
+    return cached(FrozenEncoder(settings.model, config, settings.weights_path), settings.features_dir)
 
 
-_last_built: list[tuple[FrozenEncoder, tuple[object, encoders.Pass]]] = []
+def cached(frozen: FrozenEncoder, folder: Path) -> FeatureCache:
+    """The features of an encoder that is not trained, kept in a folder."""
+    return FeatureCache(folder, digest(frozen), frozen.model.orientations, functools.partial(encode, frozen))
 
 
-def _built(frozen: FrozenEncoder) -> tuple[object, encoders.Pass]:
+def save_encoder(frozen: FrozenEncoder, folder: Path) -> None:
+    """Write the encoder's weights, wherever they came from. Fixed features have none."""
+    if ARCHITECTURES[frozen.model.architecture].layers:
+        from zoobot.models import encoders  # late: only a network needs TensorFlow
+
+        encoders.save(_built(frozen)[0], frozen.model, folder)
+
+
+_last_built: list[tuple[FrozenEncoder, tuple[Any, encoders.Pass]]] = []
+
+
+def _built(frozen: FrozenEncoder) -> tuple[Any, encoders.Pass]:
     """The encoder, and its compiled function. The last one is kept from iteration to iteration."""
     from zoobot.models import encoders
 

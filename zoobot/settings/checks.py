@@ -35,7 +35,8 @@ _AT_LEAST = {
     "oracle.last_classification_id": 0, "oracle.overlap_ids": 0, "oracle.tries": 1,
     "stop.votes": 0, "stop.labels": 0, "iterate.subjects_per_iteration": 1, "iterate.shards_per_iteration": 1,
     "iterate.waiting_iterations": 0,
-    "simulate.iterations": 1, "check.pictures": 1, "tracking.table_galaxies": 0, "report.galaxies": 0,
+    "simulate.iterations": 1, "finish.networks": 2, "finish.epochs": 1,
+    "check.pictures": 1, "tracking.table_galaxies": 0, "report.galaxies": 0,
 }  # fmt: skip
 _RANGES = {
     "max_dropped_fraction": (0, 1), "survey.same_within_arcsec": (0, 60), "model.dropout_rate": (0, 0.95),
@@ -47,6 +48,7 @@ _RANGES = {
     "acquisition.candidate_batches": (1, 100),
     "oracle.late_fraction": (0, 1), "oracle.anonymous_fraction": (0, 1), "oracle.retire_confident": (0, 1),
     "reduce.max_age_days": (0, values.MOST), "survey.zero_point": (-20, 60), "stop.eval_loss": (0, values.MOST),
+    "finish.learning_rate": (1e-9, 10), "finish.dropout_rate": (0, 0.95),
     "oracle.timeout_s": (0.01, 3600), "oracle.retry_wait_s": (0, 600),
 }  # fmt: skip
 _FOLDER_NAMES = (
@@ -79,6 +81,7 @@ def quick(s: Settings) -> Settings:
         ),
         iterate=replace(s.iterate, subjects_per_iteration=min(s.iterate.subjects_per_iteration, 8)),
         simulate=replace(s.simulate, iterations=min(s.simulate.iterations, 3)),
+        finish=replace(s.finish, networks=min(s.finish.networks, 2), epochs=min(s.finish.epochs, 1)),
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ _DEPENDS_ON = {
                      "acquisition", *(f"oracle.{key}" for key in ORACLE_FIXED), "iterate.subjects_per_iteration",
                      "iterate.shards_per_iteration", "iterate.gate_margin", "iterate.keep_better", "seed",
                      *_COUNTED),
+    "finish": ("finish",),  # and on all that the instructions depend on
 }  # fmt: skip
 
 

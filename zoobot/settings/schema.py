@@ -248,6 +248,17 @@ class ReduceSettings:
 
 
 @dataclass(frozen=True)
+class FinishSettings:
+    """How stage=finish trains networks for the final model of an experiment."""
+
+    networks: int = 5  # how many networks; each is trained on all labels but one part, which says when to stop
+    # With model.train=head, whose encoder is trained further; with train=all the networks train as in an iteration.
+    epochs: int = 12  # training stops after this many epochs; the weights of the best one are kept
+    learning_rate: float = 0.001  # learning rate of the Adam optimiser
+    dropout_rate: float = 0.0  # fraction of the features left out, in training and for each posterior sample
+
+
+@dataclass(frozen=True)
 class ReportSettings:
     """What the report shows, and where it goes."""
 
@@ -297,6 +308,7 @@ class Settings:
     iterate: IterateSettings = field(default_factory=IterateSettings)
     stop: StopSettings = field(default_factory=StopSettings)
     simulate: SimulateSettings = field(default_factory=SimulateSettings)
+    finish: FinishSettings = field(default_factory=FinishSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
     verify: VerifySettings = field(default_factory=VerifySettings)

@@ -25,7 +25,7 @@ from zoobot.iterations.ask import ask
 from zoobot.iterations.choose import choose, write_pictures
 from zoobot.iterations.evaluate import evaluate
 from zoobot.iterations.files import SUMMARY, ExperimentFolder, InstructionsFolder, IterationFolder, Summary
-from zoobot.iterations.iteration import Iteration, fixed_settings
+from zoobot.iterations.iteration import Iteration, finished_iterations, fixed_settings, input_dirs
 from zoobot.iterations.pool import draw_control
 from zoobot.iterations.receive import receive
 from zoobot.iterations.retire import retire_confident
@@ -46,8 +46,8 @@ def run(settings: Settings) -> Path:
     used = fixed_settings(settings)
     folders.exists_with(instructions.path, used, inputs=None)
     with disk.lock(experiment.path):
-        shard_dir, catalog_dir = _input_dirs(instructions, settings.verify_inputs)
-        before = _iterations(experiment, settings.verify_inputs)
+        shard_dir, catalog_dir = input_dirs(instructions, settings.verify_inputs)
+        before = finished_iterations(experiment, settings.verify_inputs)
         _check_previous(settings, before)
         if why := stopping.reason(before, settings.stop):
             log.info("%s: no further iteration, because %s", experiment.path, why)
@@ -91,16 +91,6 @@ def _trial(path: Path) -> Iterator[Path]:
         yield staging
 
 
-def _iterations(experiment: ExperimentFolder, check: str) -> list[IterationFolder]:
-    """The finished iterations in order. Raises an error if one was changed since it was written."""
-    before = experiment.iterations()
-    for earlier in before:
-        folders.require(earlier.path, "iterate", check)
-        earlier.summary()  # refuses other format versions
-        folders.remove_unfinished(earlier.path)
-    return before
-
-
 def _bytes_needed(settings: Settings, instructions: InstructionsFolder, before: Sequence[IterationFolder]) -> int:
     """Roughly the size of what an iteration writes: as much as the one before; the database and the labelled galaxies
     twice, because what was received is kept until the end; the checkpoint of training; and the features of the shards
@@ -116,32 +106,6 @@ def _bytes_needed(settings: Settings, instructions: InstructionsFolder, before: 
     return int(
         sum(sizes.values()) + 2 * sizes[last.database.name] + 2 * asked + galaxies * 4 * n_features + 8 * weights
     )
-
-
-def _input_dirs(instructions: InstructionsFolder, check: str) -> tuple[Path, Path]:
-    """The shards and catalogs that the instructions were written for. Raises an error if they, or the encoder, are now
-    different.
-    """
-    content = instructions.read()
-    found = []
-    for name, source, stage in (
-        ("shards", content.shards, "shards"),
-        ("catalogs", content.catalogs, "catalogs"),
-        ("encoder", content.encoder, "pretrain"),
-    ):
-        if source is None:
-            continue
-        path = instructions.source(source)
-        if not path.is_file():
-            folders.require(path, stage, check)
-        if folders.digest_of(path) != source.digest:
-            noun = "the encoder" if name == "encoder" else f"the {name}"
-            raise FolderError(
-                f"{path} no longer holds {noun} that {instructions.path} was written for. Start a new experiment to use"
-                " what is there now."
-            )
-        found.append(path)
-    return found[0], found[1]
 
 
 def _check_previous(settings: Settings, before: Sequence[IterationFolder]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from zoobot import folders
 from zoobot.iterations import waiting
+from zoobot.iterations.final_files import final_of
 from zoobot.reports import page
 from zoobot.reports.efficiency import describe
 from zoobot.reports.experiments import Experiment, group, read_experiments, title_of
@@ -72,4 +73,15 @@ def _entry(e: Experiment) -> dict[str, object]:
         "votes_spent": last.summary.votes_spent,
         "volunteer_minutes": last.summary.volunteer_minutes,
         "next_100_labels_buy": last.summary.next_100_labels_buy,
+        "final": _final(e),
     }
+
+
+def _final(e: Experiment) -> dict[str, object] | None:
+    """The final model; None if there is none yet."""
+    folder = final_of(e.folder)
+    if not folder.path.is_dir():
+        return None
+    folders.require(folder.path, "finish")
+    found = folder.read()
+    return {key: getattr(found, key) for key in ("fine_tuned", "better_by", "test_loss", "iteration_test_loss")}
