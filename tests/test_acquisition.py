@@ -252,6 +252,46 @@ def test_few_votes_of_concentrated_galaxies_count_as_independent() -> None:
     assert gains[1] == pytest.approx(gains[0], rel=1e-2) and gains[2] < gains[0] / 2
 
 
+def slow_herding(of: Candidates, picked: list[int]) -> float:
+    """How much of the pool's uncertainty the labelled and picked galaxies stand for, galaxy by galaxy."""
+    centre = of.features_N_H.mean(axis=0, dtype=np.float64)
+
+    def direction(features: npt.NDArray[np.float32]) -> Floats:
+        moved = features.astype(np.float64) - centre
+        return np.asarray(moved / np.linalg.norm(moved))
+
+    labelled = [direction(features) for features in of.labelled_features_M_H]
+    apart = [min(float(np.linalg.norm(a - b)) for b in labelled if b is not a) for a in labelled]
+    radius, total = np.mean(apart), 0.0
+    for row in range(len(of)):
+        probabilities = np.sort(of.predicted.samples_N_K_A[row].mean(axis=0, dtype=np.float64))
+        own = direction(of.features_N_H[row])
+        near = [*labelled, *(direction(of.features_N_H[p]) for p in picked)]
+        similar = max(np.exp(-(((own - other) ** 2).sum()) / radius**2) for other in near)
+        total += (1 - probabilities[-1] + probabilities[-2]) * similar
+    return float(total)
+
+
+def test_herding_picks_what_stands_for_most_uncertainty() -> None:
+    of = candidates(30, groups=PAIR)
+    expected: list[int] = []
+    for _ in range(4):
+        others = [row for row in range(30) if row not in expected]
+        expected.append(max(others, key=lambda row: slow_herding(of, [*expected, row])))
+    picks, scores_N = pick("uherding", of, 4)
+    assert picks == expected
+    gained = [slow_herding(of, expected[: i + 1]) - slow_herding(of, expected[:i]) for i in range(4)]
+    assert scores_N[picks] == pytest.approx(gained, abs=1e-4)
+    whole = slow_herding(of, expected)
+    added = [slow_herding(of, [*expected, row]) - whole for row in range(5) if row not in picks]
+    assert scores_N[[row for row in range(5) if row not in picks]] == pytest.approx(added, abs=1e-4)
+
+
+def test_herding_starts_without_labels_and_spreads_over_clusters() -> None:
+    clusters = np.repeat([0, 1, 2], [60, 30, 15])[pick("uherding", three_clusters(), 3)[0]]
+    assert sorted(clusters.tolist()) == [0, 1, 2]
+
+
 def three_clusters() -> Candidates:
     random = np.random.default_rng(3)
     centres = np.array([[0, 0], [20, 0], [0, 20]])

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from zoobot.acquisition.batches import badge, k_center, lcmd, typiclust
 from zoobot.acquisition.candidates import Candidates, ExpectedVotes, Floats, Rows, Strategy, by_score
+from zoobot.acquisition.coverage import uherding
 from zoobot.acquisition.information import (
     binomial_mutual_information,
     dirichlet_multinomial_mutual_information,
@@ -64,6 +65,7 @@ ACQUISITIONS: dict[str, Strategy] = {
     "mixture": Strategy(badge, batch_aware=True),  # its option sets acquisition.random_share
     "k_center": Strategy(k_center, batch_aware=True, needs_labelled_features=True),
     "lcmd": Strategy(lcmd, batch_aware=True, needs_labelled_features=True),
+    "uherding": Strategy(uherding, batch_aware=True, needs_labelled_features=True),
     "typiclust": Strategy(typiclust, batch_aware=True, needs_labelled_features=True),
 }
 
