@@ -1,4 +1,4 @@
-"""How long the linear head takes to fit with one BLAS thread and with all, on a quiet machine and on a busy one.
+"""How long the head takes to fit with one BLAS thread and with all, on a quiet machine and on a busy one.
 
 python -m benchmarks.head
 """

@@ -36,7 +36,7 @@ Floats = mc_dropout.Floats32
 
 
 def sampler(network: mc_dropout.Network, chosen: Settings) -> Callable[[Floats, int], Floats]:
-    """Posterior samples from features: by dropout, or from a linear head fitted to some of them."""
+    """Posterior samples from features: by dropout, or from a Gaussian-process head fitted to some of them."""
     random = np.random.default_rng(0)
     if chosen.model.train != "head":
         return lambda features, n: mc_dropout.sample([network], features, n, random)

@@ -17,7 +17,8 @@ def uherding(candidates: Candidates, n: int, random: np.random.Generator) -> tup
     """Repeatedly pick the galaxy c with the largest Σ_x u(x) max(k(x, c) - k(x, nearest labelled or picked one), 0).
 
     u is the uncertainty of x, and k = exp(-(distance / radius)²) between features brought to length 1. The radius is
-    the mean distance from a labelled galaxy to the next, so it shrinks as labels come in. Scores are these sums.
+    the mean distance from a labelled galaxy to the next, so it shrinks as labels come in (before the second label: from
+    one of n random galaxies to the next). Scores are these sums.
     """
     picks, gains_N = np.zeros(n, np.int64), np.zeros(len(candidates))
     if not len(candidates):
@@ -27,7 +28,7 @@ def uherding(candidates: Candidates, n: int, random: np.random.Generator) -> tup
     free = np.flatnonzero(candidates.free_N)
     some_C = free[np.argsort(-uncertain_N[free], kind="stable")][: max(_MOST, 4 * n)]
     reference_R_H = features_N_H[:_MOST]  # the caller shuffles, so these are a fair sample
-    radius = _spacing(labelled_M_H if len(labelled_M_H) > 1 else reference_R_H)
+    radius = _spacing(labelled_M_H if len(labelled_M_H) > 1 else reference_R_H[: max(n, 2)])
     weight_R = uncertain_N[:_MOST].astype(np.float32)
     covered_R = _similarity(reference_R_H, labelled_M_H, radius).max(axis=1, initial=0)
     similar_R_C = _similarity(reference_R_H, features_N_H[some_C], radius)

@@ -97,7 +97,7 @@ class ModelSettings:
     colour: bool = False  # whether the network sees colours
     final_size_px: int = 64  # side length of the images that the network sees
     weights: str = ""  # initial encoder weights: of stage=pretrain, zoobot:NAME, imagenet or a path; empty: random
-    train: str = "all"  # all: train encoder and head; head: a Bayesian linear head on a fixed encoder, in seconds
+    train: str = "all"  # all: train encoder and head; head: a Gaussian-process head on a fixed encoder, in seconds
     orientations: int = 1  # when predicting, average features over this many flips and quarter turns: 1 or 8
     ensemble: int = 1  # number of networks, trained with different seeds; they share the posterior samples
     dropout_rate: float = 0.5  # fraction of the features left out, in training and for each posterior sample
