@@ -26,7 +26,7 @@ from zoobot.settings import Settings
 log = logging.getLogger("zoobot")
 NAME = "oracle_batch"
 # The functions that make candidate batches, in turn: some of each kind, so that few good batches are out of reach.
-MAKERS = ("random", "badge", "mutual_information", "power_mutual_information", "lcmd", "typiclust")
+MAKERS = ("random", "badge", "uherding", "mutual_information", "power_mutual_information", "lcmd")
 _SMALLEST_PART = 0.1  # of the pool
 _SAMPLES = 200  # of the posterior, the same for all batches: so few differences between them are chance
 

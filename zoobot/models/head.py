@@ -38,7 +38,7 @@ from zoobot.models.gaussian_process import (
 )
 
 Floats = npt.NDArray[np.float64]
-_WIDTHS = np.array([0.5, 0.5])  # of the last step's normal priors: log slope around 0, logit rho around the fit
+_WIDTHS = np.array([0.5, 1.0])  # of the last step's normal priors: log slope around 0, logit rho around the fit
 
 
 @dataclass(frozen=True)
