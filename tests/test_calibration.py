@@ -128,7 +128,7 @@ def test_a_coverage_error_is_relative_to_what_was_observed() -> None:
 def samples_of_the_tree(name: str, n: int, n_samples: int = 1) -> PredictedVotes:
     random = np.random.default_rng(3)
     shares = [random.dirichlet(np.ones(len(g.answers)), (n, 1)) for g in TREE]
-    noisy = [x * np.exp(0.3 * random.standard_normal((n, n_samples, x.shape[2]))) for x in shares]
+    noisy = [x * np.exp(0.6 * random.standard_normal((n, n_samples, x.shape[2]))) for x in shares]
     precisions = np.exp(random.normal(np.log(20), 0.7, (n, 1, 1))) if name == "dirichlet_multinomial" else 1
     parts = [np.maximum(x / x.sum(axis=2, keepdims=True), 1e-3) * precisions for x in noisy]
     return PredictedVotes(np.concatenate(parts, axis=2), TREE, name)
@@ -152,12 +152,12 @@ def votes_of(true: PredictedVotes) -> np.ndarray:
     ],
 )
 def test_what_votes_were_drawn_with_is_found(name: str, true: Calibration) -> None:
-    predicted = samples_of_the_tree(name, 1000, 5)
+    predicted = samples_of_the_tree(name, 600, 4)
     counts = votes_of(calibrate(predicted, true))
     fitted = fit_calibration(predicted, counts)
-    assert astuple(fitted) == pytest.approx(astuple(true), rel=0.25)
+    assert astuple(fitted) == pytest.approx(astuple(true), rel=0.3)
     before, after = (metrics.evaluate(calibrate(predicted, by), counts)["all"] for by in (Calibration(), fitted))
-    assert after["loss"] < before["loss"] and after["coverage_error"] < max(before["coverage_error"], 0.02)
+    assert after["loss"] < before["loss"] and after["coverage_error"] < before["coverage_error"] + 0.01
 
 
 @pytest.mark.parametrize("name", NAMES)
