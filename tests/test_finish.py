@@ -184,7 +184,8 @@ def test_every_label_is_left_out_once_and_only_random_ones_calibrate(
         row_N = np.arange(sum(map(len, parts)), dtype=np.float32)
         return np.stack([row_N, row_N], axis=1)[:, None]  # one sample, which says its row
 
-    def fit(left_out: metrics.PredictedVotes, counts_N_A: Any) -> None:
+    def fit(left_out: metrics.PredictedVotes, counts_N_A: Any, spread: bool) -> None:
+        assert not spread, "one network's samples do not say how much networks differ"
         ids = [id_ for part in parts for id_ in part]
         rows = left_out.samples_N_K_A[:, 0, 0].astype(int)
         calibrated.update(zip([ids[row] for row in rows], counts_N_A.tolist(), strict=True))

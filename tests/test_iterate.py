@@ -16,12 +16,14 @@ import pandas as pd
 import pytest
 
 from tests.records import another_manifest
-from zoobot import folders
+from zoobot import folders, metrics
 from zoobot.errors import FolderError, SettingsError
 from zoobot.galaxies import database, tfrecords
 from zoobot.galaxies.questions import load_questions
-from zoobot.galaxies.tasks import build_task
+from zoobot.galaxies.tasks import Group, build_task
 from zoobot.iterations import receive
+from zoobot.iterations.files import IterationFolder
+from zoobot.metrics.temperature import Calibration, calibrate
 from zoobot.oracles.protocol import Asked, Received
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards, simulate
@@ -289,7 +291,7 @@ def test_a_tree_with_the_historical_votes(compose: Compose, tmp_path: Path, mode
         assert first[1] < first[0]
 
 
-def test_a_temperature_is_fitted_on_eval_and_used_on_test_and_on_the_pool(compose: Compose, tmp_path: Path) -> None:
+def test_a_calibration_is_fitted_on_eval_and_used_on_test_and_on_the_pool(compose: Compose, tmp_path: Path) -> None:
     measured, predicted = [], []
     for recalibrate in (False, True):
         settings = compose(
@@ -300,14 +302,16 @@ def test_a_temperature_is_fitted_on_eval_and_used_on_test_and_on_the_pool(compos
         simulate.run(settings)
         measured.append([read(settings, 0, name) for name in ("iteration.json", "metrics.json")])
         table = pd.read_parquet(iteration(settings, 0) / "predictions.parquet").set_index("id_str")
-        predicted.append(np.stack(table["bar_yes"].to_list()))
+        bar = np.stack([np.stack(table[answer].to_list()) for answer in ("bar_yes", "bar_no")], axis=2)
+        predicted.append(metrics.PredictedVotes(bar, (Group("bar", ("yes", "no")),), settings.model.likelihood))
         assert (table["acquisition"] > 0).all()  # of concentrations
-    (off, plain), (on, tempered) = measured
+    (off, plain), (on, corrected) = measured
     assert off["weights_sha256"] == on["weights_sha256"]
-    assert off["temperature"] == 1 != on["temperature"]
-    assert tempered["eval"]["all"]["loss"] < plain["eval"]["all"]["loss"]
-    assert tempered["test"]["all"]["loss"] != plain["test"]["all"]["loss"]
-    assert predicted[0] / predicted[1] == pytest.approx(np.full(predicted[0].shape, on["temperature"]), rel=1e-5)
+    by = IterationFolder(iteration(settings, 0)).summary().calibration
+    assert all(off[key] == 1 for key in vars(by)) and by != Calibration()
+    assert corrected["eval"]["all"]["loss"] < plain["eval"]["all"]["loss"]
+    assert corrected["test"]["all"]["loss"] != plain["test"]["all"]["loss"]
+    assert calibrate(predicted[0], by).samples_N_K_A == pytest.approx(predicted[1].samples_N_K_A, rel=1e-4)
 
 
 def test_an_unknown_likelihood_is_refused(compose: Compose, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def choose(it: Iteration, evaluated: Evaluated, pool: Pool) -> Chosen:
     """
     shards = _next_shards(it, pool)
     ids, names, features_N_H = _features(it, evaluated.predictor, shards, pool)
-    predicted = predict(it, evaluated.predictor, features_N_H, evaluated.temperature)
+    predicted = predict(it, evaluated.predictor, features_N_H, evaluated.calibration)
     choice = _choose(it, evaluated.predictor, ids, features_N_H, predicted)
     columns = {
         answer: pa.FixedSizeListArray.from_arrays(pa.array(samples_N_K.ravel()), samples_N_K.shape[1])

@@ -20,7 +20,7 @@ from zoobot.iterations.files import CONTROL, Metrics, ModelFolder
 from zoobot.iterations.iteration import Iteration, Labelled
 from zoobot.iterations.learning import Predictor
 from zoobot.metrics import PredictedVotes
-from zoobot.metrics.temperature import fit_temperature, temper
+from zoobot.metrics.temperature import Calibration, calibrate, fit_calibration
 from zoobot.models.architectures import Floats32
 
 log = logging.getLogger("zoobot")
@@ -28,10 +28,10 @@ log = logging.getLogger("zoobot")
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A model, the temperature of its samples, and its metrics."""
+    """A model, what corrects its samples, and its metrics."""
 
     predictor: Predictor
-    temperature: float
+    calibration: Calibration
     metrics: Metrics
     worse_by: float | None = None  # how much higher the new model's eval loss is than the previous iteration's
 
@@ -42,12 +42,12 @@ class Evaluated:
         return loss
 
 
-def predict(it: Iteration, predictor: Predictor, features_N_H: Floats32, temperature: float) -> PredictedVotes:
-    """Posterior samples at a temperature, from the same K models for every shard."""
+def predict(it: Iteration, predictor: Predictor, features_N_H: Floats32, calibration: Calibration) -> PredictedVotes:
+    """Corrected posterior samples, from the same K models for every shard."""
     random = stream(it.settings.seed, "posterior samples", it.number)
     samples = predictor.sample(features_N_H, it.settings.model.n_samples, random)
-    tempered = temper(PredictedVotes(samples, it.task.groups, it.settings.model.likelihood), temperature)
-    return tempered.with_samples(tempered.samples_N_K_A.astype(np.float32))
+    found = calibrate(PredictedVotes(samples, it.task.groups, it.settings.model.likelihood), calibration)
+    return found.with_samples(found.samples_N_K_A.astype(np.float32))
 
 
 def evaluate(it: Iteration) -> Evaluated:
@@ -60,17 +60,17 @@ def evaluate(it: Iteration) -> Evaluated:
         _keep_previous(it)
         found = _evaluate(it)
     it.folder.write_metrics(found.metrics)
-    return Evaluated(found.predictor, found.temperature, found.metrics, worse_by)
+    return Evaluated(found.predictor, found.calibration, found.metrics, worse_by)
 
 
 def _evaluate(it: Iteration) -> Evaluated:
     predictor = learning.load(it, it.folder.model)
-    temperature = 1.0
+    calibration = Calibration()
     if it.settings.model.recalibrate:
         galaxies = it.labelled("eval")
-        temperature = fit_temperature(_predict(it, predictor, galaxies, 1.0), galaxies.counts_N_A)
-    measured = measure(it, it.folder, lambda galaxies: _predict(it, predictor, galaxies, temperature))
-    return Evaluated(predictor, temperature, measured)
+        calibration = fit_calibration(_predict(it, predictor, galaxies, calibration), galaxies.counts_N_A)
+    measured = measure(it, it.folder, lambda galaxies: _predict(it, predictor, galaxies, calibration))
+    return Evaluated(predictor, calibration, measured)
 
 
 def measure(it: Iteration, folder: ModelFolder, predict: Callable[[Labelled], PredictedVotes]) -> Metrics:
@@ -87,9 +87,9 @@ def measure(it: Iteration, folder: ModelFolder, predict: Callable[[Labelled], Pr
     return measured
 
 
-def _predict(it: Iteration, predictor: Predictor, galaxies: Labelled, temperature: float) -> PredictedVotes:
+def _predict(it: Iteration, predictor: Predictor, galaxies: Labelled, calibration: Calibration) -> PredictedVotes:
     features_N_H = np.concatenate([predictor.features(path) for path in galaxies.files.values()])
-    return predict(it, predictor, features_N_H, temperature)
+    return predict(it, predictor, features_N_H, calibration)
 
 
 def _worse_by(it: Iteration, found: Evaluated) -> float | None:

@@ -19,6 +19,7 @@ from zoobot import folders
 from zoobot.galaxies.questions import QuestionTree, parse_questions
 from zoobot.galaxies.tasks import Task, build_task
 from zoobot.metrics import Values
+from zoobot.metrics.temperature import Calibration
 from zoobot.oracles.protocol import Asked, Receipt
 from zoobot.settings import AcquisitionSettings, ModelSettings, TaskSettings
 from zoobot.votes.rows import Row
@@ -178,11 +179,19 @@ class Summary:
     volunteer_minutes: float
     next_100_labels_buy: float | None
     # Newer than format version 1: a folder without them had none.
+    slope: float = 1.0  # this and the next two, with the temperature, are what corrects the model's samples
+    spread: float = 1.0
+    precision_slope: float = 1.0
     labels_below_threshold: int = 0  # of the labels received: galaxies that were retired with fewer votes
     control_labels_below_threshold: int = 0
     returned_to_pool: list[str] = field(default_factory=list)  # retired without a vote: they may be asked about again
     retired_confident: int = 0  # taken out of the workflow, because the model is sure of them
     waiting: Waiting = field(default_factory=dict)  # asked about earlier, and not labelled yet
+
+    @property
+    def calibration(self) -> Calibration:
+        """What corrects the model's samples."""
+        return Calibration(self.slope, self.temperature, self.spread, self.precision_slope)
 
 
 @dataclass(frozen=True)

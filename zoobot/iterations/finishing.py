@@ -27,7 +27,7 @@ from zoobot.iterations.final_files import Final, FinalFolder, Recipe
 from zoobot.iterations.iteration import Iteration
 from zoobot.iterations.learning import Predictor
 from zoobot.metrics import PredictedVotes
-from zoobot.metrics.temperature import Calibration, calibrate, fit_calibration
+from zoobot.metrics.temperature import calibrate, fit_calibration
 from zoobot.models import features, saved
 from zoobot.models.architectures import ARCHITECTURES
 from zoobot.models.features import FrozenEncoder
@@ -99,7 +99,7 @@ def _describe(it: Iteration, folder: FinalFolder, recipe: Recipe, fine_tuned: bo
 
 def _newest(it: Iteration) -> Recipe:
     """How to predict with the newest iteration's model. Its encoder's weights lie beside it."""
-    model, calibration = replace(it.settings.model, weights=""), Calibration(1.0, it.folder.summary().temperature)
+    model, calibration = replace(it.settings.model, weights=""), it.folder.summary().calibration
     return Recipe(model, calibration, it.settings.task, it.questions.as_dict(), it.settings.seed, it.number)
 
 
@@ -136,7 +136,8 @@ def _fine_tune(it: Iteration, folder: FinalFolder) -> Final | None:
     rows = np.concatenate(rows_of)  # the order of these samples
     left_out = PredictedVotes(samples_N_K_A, it.task.groups, model.likelihood)
     at_random = learning.drawn_at_random(it, labelled.ids)[rows]
-    calibration = fit_calibration(left_out.take(at_random), labelled.counts_N_A[rows[at_random]])
+    # Each of these samples is of one network, and the final model's are of all: their spread is another one.
+    calibration = fit_calibration(left_out.take(at_random), labelled.counts_N_A[rows[at_random]], spread=False)
     recipe = replace(_newest(it), model=replace(model, weights=""), calibration=calibration)
     found = _load(recipe, folder.model, it.shard_config, it.unfinished / "features")
     folder.write_metrics(evaluate.measure(it, folder, lambda galaxies: found.predict(galaxies.files.values())))

@@ -55,7 +55,7 @@ def _confidence(it: Iteration, evaluated: Evaluated, ids: Sequence[str]) -> dict
     features_N_H = np.concatenate(
         [evaluated.predictor.features(it.shard_dir / shard)[list(positions)] for shard, positions in places.items()]
     )
-    predicted = predict(it, evaluated.predictor, features_N_H, evaluated.temperature)
+    predicted = predict(it, evaluated.predictor, features_N_H, evaluated.calibration)
     sure_N = confidence(Candidates(found, predicted, it.settings.acquisition.expected_votes))
     sure = dict(zip(found, sure_N.tolist(), strict=True))
     return {id_: sure[id_] for id_ in ids}

@@ -1,4 +1,4 @@
-"""How well predicted votes match the votes received: scores, calibration, and one temperature to correct them.
+"""How well predicted votes match the votes received: scores, calibration, and what corrects it.
 
 It uses only numpy and scipy. It does not matter which model predicted the votes.
 """

@@ -112,7 +112,7 @@ class ModelSettings:
     warm_start: bool = False  # start from the weights of the previous iteration
     n_samples: int = 20  # posterior samples per galaxy
     predict_batch_size: int = 256  # galaxies per batch when predicting
-    recalibrate: bool = False  # correct the confidence of the samples by one temperature, fitted on the eval galaxies
+    recalibrate: bool = False  # correct the confidence of the samples by a few numbers, fitted on the eval galaxies
     mixed_precision: bool = False  # compute in float16, with float32 weights; ignored on a machine without GPU
     xla: bool = False  # compile the training step with XLA; ignored on a machine without GPU
     all_gpus: bool = False  # split each training batch over all GPUs; ignored on a machine with fewer than two

@@ -155,7 +155,7 @@ def _work(it: Iteration, instructions: InstructionsFolder) -> Summary:
         weights_sha256=saved.read_training(it.folder.model).weights_sha256,
         worse_than_previous_by=evaluated.worse_by,
         kept_previous_model=bool(evaluated.worse_by) and it.settings.iterate.keep_better,
-        temperature=evaluated.temperature,
+        **vars(evaluated.calibration),
         test_loss=evaluated.loss("test"),
         requested_control=len(control),
         retired_confident=retired,
