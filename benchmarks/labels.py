@@ -208,11 +208,11 @@ def main() -> None:
     print(f"{time.perf_counter() - start:.0f} s")
 
 
-def ranges(of: dict[str, object]) -> str:
+def ranges(of: dict[str, object], keys: Sequence[str] = ("labels", "lower", "worst")) -> str:
     """The percentages that ``compare`` found for a line, with their intervals."""
     return " | ".join(
         f"{key} {_percent(of[key]['value'])} ({_percent(of[key]['low'])} to {_percent(of[key]['high'])})"  # type: ignore[index]
-        for key in ("labels", "lower", "worst")
+        for key in keys
     )
 
 

@@ -77,7 +77,8 @@ def main() -> None:
         for reference in dict.fromkeys([str(max(numbers)), best]):
             print(f"{function}, against {reference} votes a galaxy:")
             for v, of in against[reference].items():
-                print(f"  {v}:", *(f"{loss:.3f}" for loss in of["loss"]), "|", labels.ranges(of))  # type: ignore[attr-defined]
+                losses_T = " ".join(f"{loss:.3f}" for loss in of["loss"])  # type: ignore[attr-defined]
+                print(f"  {v}: {losses_T} | {labels.ranges(of, ('lower', 'worst'))}")
         found[function] = against
     Path(os.environ.get("OUT", "."), "votes_per_galaxy.json").write_text(json.dumps({"votes": votes, "lines": found}))
 
