@@ -17,12 +17,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,8 @@ from zoobot.reports import intervals
 from zoobot.reports.gains import labels_to_reach
 
 Floats = npt.NDArray[np.float64]
+Simulated = tuple[list[str], Floats, list[float]]
+Line = TypeVar("Line")
 TESTED, SAMPLES = 0.3, 30  # share of the galaxies that only test; posterior samples to choose by
 
 
@@ -57,6 +60,12 @@ class Galaxies:
     def take(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], Floats]:
         """Features and votes of some."""
         return self.features_N_H[rows], self.counts_N_A[rows]
+
+    def split(self, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The rows of those that test, and of those that are labelled or in the pool."""
+        order = np.random.default_rng(seed).permutation(len(self.ids_N))
+        n_test = round(TESTED * len(order))
+        return order[:n_test], order[n_test:]
 
 
 def read(*overrides: str) -> Galaxies:
@@ -80,15 +89,13 @@ def read(*overrides: str) -> Galaxies:
     )  # fmt: skip
 
 
-def simulate(galaxies: Galaxies, steps: Sequence[int], line: tuple[str, int]) -> tuple[list[str], Floats, list[float]]:
+def simulate(galaxies: Galaxies, steps: Sequence[int], line: tuple[str, int]) -> Simulated:
     """One simulation of (functions, seed): ids and losses T × N of its test galaxies, and the seconds of each choice.
 
     ``steps`` are the numbers of labels at each point, of which the first are drawn at random.
     """
     name, seed = line
-    order = np.random.default_rng(seed).permutation(len(galaxies.ids_N))
-    n_test = round(TESTED * len(order))
-    test, pool = order[:n_test], order[n_test:]
+    test, pool = galaxies.split(seed)
     labelled, left = pool[: steps[0]], pool[steps[0] :]
     scale = head.Scale.of(galaxies.features_N_H[pool])
     losses, seconds = [], []
@@ -129,7 +136,16 @@ def _choose(
     return acquisition.choose(function, candidates, n - len(labelled), random, random_share=share).picks
 
 
-def _points(text: str) -> list[int]:
+def side_by_side(simulate: Callable[[Line], Simulated], lines: Sequence[Line]) -> dict[Line, Simulated]:
+    """What ``simulate`` returns for each of the lines; as many at once as there are cores."""
+    with (
+        threadpool_limits(1),
+        ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), threadpool_limits, (1,)) as pool,
+    ):
+        return dict(zip(lines, pool.map(simulate, lines), strict=True))
+
+
+def points(text: str) -> list[int]:
     """FIRST:STEP:LAST,STEP:LAST as numbers of labels."""
     first, _, rest = text.partition(":")
     points = [int(first)]
@@ -139,8 +155,10 @@ def _points(text: str) -> list[int]:
     return points
 
 
-def compare(losses: dict[str, list[intervals.Tested]], steps: Sequence[int]) -> dict[str, dict[str, object]]:
-    """Of each line: mean losses, labels for random's final loss, and how much lower the loss is over all points."""
+def compare(
+    losses: dict[str, list[intervals.Tested]], steps: Sequence[int], reference: str = "random"
+) -> dict[str, dict[str, object]]:
+    """Of each line: mean losses, labels for the reference's final loss, how much lower the loss is over all points."""
     flat = {f"{name} {i}": of for name, tested in losses.items() for i, of in enumerate(tested)}
     curves = intervals.mean_losses(flat)
     weights = intervals.seed_weights(len(next(iter(losses.values()))))
@@ -149,19 +167,19 @@ def compare(losses: dict[str, list[intervals.Tested]], steps: Sequence[int]) -> 
                          axis=2, weights=np.broadcast_to(weights[:, None], (*curves[f"{name} 0"].shape, len(tested))))
         for name, tested in losses.items()
     }  # fmt: skip
-    random = mean["random"]
+    known = mean[reference]
     widths = np.gradient(np.asarray(steps, float)) if len(steps) > 1 else np.ones(1)
     found: dict[str, dict[str, object]] = {}
     for name, of in mean.items():
         reached = [
             labels_to_reach(list(zip(steps, ours, strict=True)), target)
-            for ours, target in zip(of, random[:, -1], strict=True)
+            for ours, target in zip(of, known[:, -1], strict=True)
         ]
         found[name] = {
             "loss": of[0].tolist(),
             "labels": intervals.with_interval(np.array([np.inf if r is None else r / steps[-1] for r in reached])),
-            "lower": intervals.with_interval((random - of) @ widths / (random @ widths)),
-            "worst": intervals.with_interval(((of - random) / random).max(axis=1)),
+            "lower": intervals.with_interval((known - of) @ widths / (known @ widths)),
+            "worst": intervals.with_interval(((of - known) / known).max(axis=1)),
         }
     return found
 
@@ -169,7 +187,7 @@ def compare(losses: dict[str, list[intervals.Tested]], steps: Sequence[int]) -> 
 def main() -> None:
     """Run and print."""
     names, n_seeds, text, *overrides = sys.argv[1:]
-    lines, steps = list(dict.fromkeys(["random", *names.split(",")])), _points(text)
+    lines, steps = list(dict.fromkeys(["random", *names.split(",")])), points(text)
     first, _, last = n_seeds.partition(":")
     seeds = range(int(first), int(last)) if last else range(int(first))
     galaxies = read(*overrides)
@@ -177,11 +195,7 @@ def main() -> None:
     print(f"{shape} features, {len(seeds)} seeds, {os.cpu_count()} cores")
     start = time.perf_counter()
     work = [(name, seed) for seed in seeds for name in lines]
-    with (
-        threadpool_limits(1),
-        ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), threadpool_limits, (1,)) as pool,
-    ):
-        done = dict(zip(work, pool.map(partial(simulate, galaxies, steps), work), strict=True))
+    done = side_by_side(partial(simulate, galaxies, steps), work)
     losses = {name: [intervals.Tested(*done[name, seed][:2]) for seed in seeds] for name in lines}
     found = compare(losses, steps)
     shown = np.unique(np.linspace(0, len(steps) - 1, 7).round().astype(int))
@@ -189,13 +203,17 @@ def main() -> None:
     for name, of in found.items():
         numbers = " ".join(f"{of['loss'][i]:.3f}" for i in shown)  # type: ignore[index]
         chosen_s = np.mean([np.sum(done[name, seed][2]) for seed in seeds])
-        ranges = " | ".join(
-            f"{key} {_percent(of[key]['value'])} ({_percent(of[key]['low'])} to {_percent(of[key]['high'])})"  # type: ignore[index]
-            for key in ("labels", "lower", "worst")
-        )
-        print(f"{name}: {numbers} | {ranges} | {chosen_s:.1f} s to choose", flush=True)
+        print(f"{name}: {numbers} | {ranges(of)} | {chosen_s:.1f} s to choose", flush=True)
     Path(os.environ.get("OUT", "."), "labels.json").write_text(json.dumps({"steps": steps, "lines": found}))
     print(f"{time.perf_counter() - start:.0f} s")
+
+
+def ranges(of: dict[str, object], keys: Sequence[str] = ("labels", "lower", "worst")) -> str:
+    """The percentages that ``compare`` found for a line, with their intervals."""
+    return " | ".join(
+        f"{key} {_percent(of[key]['value'])} ({_percent(of[key]['low'])} to {_percent(of[key]['high'])})"  # type: ignore[index]
+        for key in keys
+    )
 
 
 def _percent(value: float | None) -> str:
