@@ -225,7 +225,7 @@ def test_real_votes_scatter_more_than_multinomial_ones() -> None:
     plain = metrics.evaluate(PredictedVotes(mean, THREE), counts)["shape"]
     same = PredictedVotes(50 * mean, THREE, "dirichlet_multinomial")
     wide = metrics.evaluate(calibrate(same, fit_calibration(same, counts)), counts)["shape"]
-    assert plain["rmse"] == pytest.approx(wide["rmse"], rel=0.01)
+    assert plain["rmse"] == pytest.approx(wide["rmse"], rel=0.05), "only the slope moves the means"
     assert plain["dispersion"] > 5 and wide["dispersion"] < 2
     assert plain["coverage_error"] > 0.5 and wide["coverage_error"] < 0.2
     assert wide["log_score"] > plain["log_score"] + 1
