@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg import blas, solve_triangular
+from scipy.linalg import solve_triangular
 from scipy.special import expit
 
 from benchmarks.labels import Floats, Moment, Rows, choose, predict
@@ -28,34 +28,47 @@ ENSEMBLE, ROUNDS, PART = ("badge", "mutual_information", "lcmd", "typiclust", "e
 class Belief:
     """What is believed about the log-odds of one split of a question's answers. It changes with what is seen."""
 
-    covariance_P_P: Floats
+    covariance_P_P: Floats  # before anything is seen
     votes_P: Floats  # independent votes that are expected of each galaxy
     slope_P: Floats  # p (1 - p): how fast the probability changes with the log-odds
+    power: int = 1  # of the slope, in the weights of ``reduction``
 
-    @property
-    def worth_P(self) -> Floats:
-        """The precision of each galaxy's votes, as an observation of its log-odds."""
-        return self.votes_P * self.slope_P
+    def __post_init__(self) -> None:
+        self.worth_P = self.votes_P * self.slope_P  # the precision of votes, as an observation of log-odds
+        self.weight_P = self.votes_P * self.slope_P**self.power
+        self.variance_P = np.diagonal(self.covariance_P_P).copy()
+        self.seen_K_P = np.zeros((0, len(self.votes_P)))  # the covariance is now lower by size × their outer products
+        self.size_K = np.zeros(0)
+        self.squares_P = np.einsum("p,pn,pn->n", self.weight_P, self.covariance_P_P, self.covariance_P_P)
 
-    @property
-    def variance_P(self) -> Floats:
-        """Of the log-odds, at least 0."""
-        return np.maximum(np.diagonal(self.covariance_P_P), 0)
+    def times(self, vector_P: Floats) -> Floats:
+        """The covariance times a vector."""
+        return np.asarray(self.covariance_P_P @ vector_P - (self.size_K * (self.seen_K_P @ vector_P)) @ self.seen_K_P)
 
     def see(self, row: int, times: int = 1) -> None:
         """Learn of a galaxy's votes; ``times=-1`` forgets them."""
-        column_P, worth = self.covariance_P_P[row].copy(), times * self.worth_P[row]
-        size = -worth / (1 + worth * column_P[row])
-        self.covariance_P_P = blas.dger(size, column_P, column_P, a=self.covariance_P_P.T, overwrite_a=True).T
+        column_P = self.covariance_P_P[row] - (self.size_K * self.seen_K_P[:, row]) @ self.seen_K_P
+        size = times * self.worth_P[row] / (1 + times * self.worth_P[row] * column_P[row])
+        weighted_P = self.weight_P * column_P
+        self.squares_P += size * column_P * (size * (weighted_P @ column_P) * column_P - 2 * self.times(weighted_P))
+        self.variance_P -= size * column_P**2
+        self.seen_K_P, self.size_K = np.vstack([self.seen_K_P, column_P]), np.append(self.size_K, size)
+
+    def reduction(self, times: int = 1) -> Floats:
+        """By how much seeing each galaxy's votes lowers the variance of all log-odds, weighted by their votes and their
+        slope to the power: P. ``times=-1``: minus how much forgetting them raises it.
+        """
+        worth_P = times * self.worth_P
+        return np.asarray(self.squares_P * worth_P / (1 + worth_P * self.variance_P))
 
     def knowing(self, rows: Rows) -> Belief:
-        """The belief of somebody who knows the log-odds at these rows."""
+        """The belief of somebody who knows the log-odds at these rows, before anything is seen."""
         among = self.covariance_P_P[np.ix_(rows, rows)] + 1e-6 * self.variance_P.mean() * np.eye(len(rows))
         root = solve_triangular(np.linalg.cholesky(among), self.covariance_P_P[rows], lower=True)
         return replace(self, covariance_P_P=self.covariance_P_P - root.T @ root)
 
 
-def beliefs(moment: Moment) -> list[Belief]:
+def beliefs(moment: Moment, power: int = 1) -> list[Belief]:
     """Those of the head, for each process of each question."""
     galaxies, rows, found = moment.galaxies, np.concatenate([moment.left, moment.labelled]), []
     x_P_H = moment.fitted.scale.apply(galaxies.features_N_H[rows])
@@ -67,7 +80,7 @@ def beliefs(moment: Moment) -> list[Belief]:
             mean_P, covariance_P_P = _posterior(process, x_P_H)
             chance_P = expit(posterior.slope * mean_P)
             independent_P = votes_P / (1 + np.maximum(votes_P - 1, 0) * posterior.rho)
-            found.append(Belief(posterior.slope**2 * covariance_P_P, independent_P, chance_P * (1 - chance_P)))
+            found.append(Belief(posterior.slope**2 * covariance_P_P, independent_P, chance_P * (1 - chance_P), power))
             votes_P = votes_P * (1 - chance_P)  # the next split is of those left
     return found
 
@@ -110,38 +123,32 @@ def most_informative(unknowing: Sequence[Belief], targets: Rows, n_free: int, n:
     knowing = [belief.knowing(targets) for belief in unknowing]
 
     def information() -> Floats:
-        each = [np.log1p(b.worth_P * b.variance_P) for b in (*unknowing, *knowing)]
+        each = [np.log1p(b.worth_P * np.maximum(b.variance_P, 0)) for b in (*unknowing, *knowing)]
         return np.asarray(sum(each[: len(unknowing)]) - sum(each[len(unknowing) :]))
 
     return np.array(greedy([*unknowing, *knowing], information, np.arange(n_free), n))
-
-
-def reduction(found: Sequence[Belief], power: int, times: int = 1) -> Floats:
-    """By how much seeing each galaxy's votes lowers the variance of all galaxies' log-odds, weighted by their votes and
-    by (p (1 - p)) to this power: P. ``times=-1``: minus how much forgetting them raises it.
-    """
-    total_P = np.zeros(len(found[0].votes_P))
-    for belief in found:
-        weight_P, worth_P = belief.votes_P * belief.slope_P**power, times * belief.worth_P
-        squares_P = np.einsum("p,pn,pn->n", weight_P, belief.covariance_P_P, belief.covariance_P_P)
-        total_P += squares_P * worth_P / (1 + worth_P * belief.variance_P)
-    return total_P
 
 
 def loss_driven_squared(moment: Moment) -> Rows:
     """The expected reduction of squared loss: of the variance of probabilities (loss-driven Bayesian active learning,
     arXiv 2604.11995), over the whole pool.
     """
-    found = beliefs(moment)
-    return np.array(greedy(found, lambda: reduction(found, 2), np.arange(len(moment.left)), moment.n))
+    return _most_reducing(beliefs(moment, power=2), moment)
 
 
 def loss_driven_log(moment: Moment) -> Rows:
     """The expected reduction of log loss, to second order: p (1 - p) times the variance of log-odds. BAIT's way there
     without its way back.
     """
-    found = beliefs(moment)
-    return np.array(greedy(found, lambda: reduction(found, 1), np.arange(len(moment.left)), moment.n))
+    return _most_reducing(beliefs(moment), moment)
+
+
+def _most_reducing(found: Sequence[Belief], moment: Moment) -> Rows:
+    return np.array(greedy(found, lambda: _reduction(found), np.arange(len(moment.left)), moment.n))
+
+
+def _reduction(found: Sequence[Belief], times: int = 1) -> Floats:
+    return np.asarray(sum(belief.reduction(times) for belief in found))
 
 
 def bait(moment: Moment) -> Rows:
@@ -151,9 +158,9 @@ def bait(moment: Moment) -> Rows:
     """
     found = beliefs(moment)
     n_forward = min(2 * moment.n, len(moment.left))
-    picks = greedy(found, lambda: reduction(found, 1), np.arange(len(moment.left)), n_forward)
+    picks = greedy(found, lambda: _reduction(found), np.arange(len(moment.left)), n_forward)
     while len(picks) > moment.n:
-        row = picks.pop(int(np.argmax(reduction(found, 1, -1)[picks])))
+        row = picks.pop(int(np.argmax(_reduction(found, -1)[picks])))
         for belief in found:
             belief.see(row, -1)
     return np.array(picks)
