@@ -31,15 +31,16 @@ class Belief:
     covariance_P_P: Floats  # before anything is seen
     votes_P: Floats  # independent votes that are expected of each galaxy
     slope_P: Floats  # p (1 - p): how fast the probability changes with the log-odds
-    power: int = 1  # of the slope, in the weights of ``reduction``
+    power: int | None = None  # of the slope, in the weights of ``reduction``; None: nobody asks for it
 
     def __post_init__(self) -> None:
         self.worth_P = self.votes_P * self.slope_P  # the precision of votes, as an observation of log-odds
-        self.weight_P = self.votes_P * self.slope_P**self.power
         self.variance_P = np.diagonal(self.covariance_P_P).copy()
         self.seen_K_P = np.zeros((0, len(self.votes_P)))  # the covariance is now lower by size × their outer products
         self.size_K = np.zeros(0)
-        self.squares_P = np.einsum("p,pn,pn->n", self.weight_P, self.covariance_P_P, self.covariance_P_P)
+        if self.power is not None:
+            self.weight_P = self.votes_P * self.slope_P**self.power
+            self.squares_P = np.einsum("p,pn,pn->n", self.weight_P, self.covariance_P_P, self.covariance_P_P)
 
     def times(self, vector_P: Floats) -> Floats:
         """The covariance times a vector."""
@@ -49,8 +50,9 @@ class Belief:
         """Learn of a galaxy's votes; ``times=-1`` forgets them."""
         column_P = self.covariance_P_P[row] - (self.size_K * self.seen_K_P[:, row]) @ self.seen_K_P
         size = times * self.worth_P[row] / (1 + times * self.worth_P[row] * column_P[row])
-        weighted_P = self.weight_P * column_P
-        self.squares_P += size * column_P * (size * (weighted_P @ column_P) * column_P - 2 * self.times(weighted_P))
+        if self.power is not None:
+            weighted_P = self.weight_P * column_P
+            self.squares_P += size * column_P * (size * (weighted_P @ column_P) * column_P - 2 * self.times(weighted_P))
         self.variance_P -= size * column_P**2
         self.seen_K_P, self.size_K = np.vstack([self.seen_K_P, column_P]), np.append(self.size_K, size)
 
@@ -68,7 +70,7 @@ class Belief:
         return replace(self, covariance_P_P=self.covariance_P_P - root.T @ root)
 
 
-def beliefs(moment: Moment, power: int = 1) -> list[Belief]:
+def beliefs(moment: Moment, power: int | None = None) -> list[Belief]:
     """Those of the head, for each process of each question."""
     galaxies, rows, found = moment.galaxies, np.concatenate([moment.left, moment.labelled]), []
     x_P_H = moment.fitted.scale.apply(galaxies.features_N_H[rows])
@@ -140,7 +142,7 @@ def loss_driven_log(moment: Moment) -> Rows:
     """The expected reduction of log loss, to second order: p (1 - p) times the variance of log-odds. BAIT's way there
     without its way back.
     """
-    return _most_reducing(beliefs(moment), moment)
+    return _most_reducing(beliefs(moment, power=1), moment)
 
 
 def _most_reducing(found: Sequence[Belief], moment: Moment) -> Rows:
@@ -156,7 +158,7 @@ def bait(moment: Moment) -> Rows:
     (Fisher information of the labelled and picked)⁻¹ × (Fisher information of the pool) is least. That trace is
     the sum over the pool of n p (1 - p) × the posterior variance, so it needs no coordinates.
     """
-    found = beliefs(moment)
+    found = beliefs(moment, power=1)
     n_forward = min(2 * moment.n, len(moment.left))
     picks = greedy(found, lambda: _reduction(found), np.arange(len(moment.left)), n_forward)
     while len(picks) > moment.n:

@@ -20,7 +20,7 @@ TREE = (Group("smooth", ("smooth", "disc", "artifact")), Group("bar", ("yes", "n
 COPIES = np.array([[1, 0.8], [0.8, 1]])
 
 
-def moment(groups: tuple[Group, ...] = TREE, votes: int = 10, n: int = 8) -> Moment:
+def moment(groups: tuple[Group, ...] = TREE, votes: int = 4, n: int = 8) -> Moment:
     """130 galaxies, of which 30 are labelled, with a vote for each question."""
     random = np.random.default_rng(0)
     features = random.normal(size=(130, 4)).astype(np.float32)
@@ -37,7 +37,7 @@ def moment(groups: tuple[Group, ...] = TREE, votes: int = 10, n: int = 8) -> Mom
 def belief(covariance_P_P: np.ndarray) -> Belief:
     """With observations of precision 1: four votes whose answers are equally likely."""
     n = len(covariance_P_P)
-    return Belief(np.asarray(covariance_P_P, dtype=float), np.full(n, 4.0), np.full(n, 0.25))
+    return Belief(np.asarray(covariance_P_P, dtype=float), np.full(n, 4.0), np.full(n, 0.25), 1)
 
 
 def test_votes_of_a_galaxy_by_hand() -> None:
@@ -90,14 +90,14 @@ def test_the_joint_posterior_is_that_of_the_textbook() -> None:
 
 def test_votes_that_a_later_question_gets() -> None:
     first, second, bar = rivals.beliefs(moment())
-    assert (first.votes_P <= 10).all() and (first.votes_P > 1).all()
+    assert (first.votes_P <= 4).all() and (first.votes_P > 1).all()
     assert (second.votes_P < first.votes_P).all()
-    assert (bar.votes_P < 10).all() and (bar.votes_P >= 0).all()
+    assert (bar.votes_P < 4).all() and (bar.votes_P >= 0).all()
 
 
 def test_what_bait_drops_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    at, found = moment(), rivals.beliefs(moment())
-    monkeypatch.setattr(rivals, "beliefs", lambda _: found)
+    at, found = moment(), rivals.beliefs(moment(), 1)
+    monkeypatch.setattr(rivals, "beliefs", lambda _, power: found)
     fresh, picks = [replace(of) for of in found], rivals.bait(at)
     for ours, other in zip(found, fresh, strict=True):
         for row in picks:
