@@ -42,7 +42,7 @@ from benchmarks.labels import (
 from zoobot import metrics
 from zoobot.reports import intervals
 
-TABLES = {"From 60 labels": ("10", "60:60:660"), "A cold start": ("10", "8:8:104")}  # seeds, numbers of labels
+TABLES = {"From 60 labels": ("10", "60:120:660"), "A cold start": ("10", "8:8:104")}  # seeds, numbers of labels
 OURS = ("random", "badge", "mutual_information", "batch_mutual_information", "lcmd", "typiclust")
 RIVALS: dict[str, Chooser] = {
     "ITL": rivals.itl,
