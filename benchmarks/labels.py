@@ -17,13 +17,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,7 @@ from zoobot.reports import intervals
 from zoobot.reports.gains import labels_to_reach
 
 Floats = npt.NDArray[np.float64]
-Simulated = tuple[list[str], Floats, list[float]]
+Rows = npt.NDArray[np.int64]
 Line = TypeVar("Line")
 TESTED, SAMPLES = 0.3, 30  # share of the galaxies that only test; posterior samples to choose by
 
@@ -57,15 +57,46 @@ class Galaxies:
     groups: tuple[Group, ...]
     expected_votes: int
 
-    def take(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], Floats]:
+    def take(self, rows: Rows) -> tuple[npt.NDArray[np.float32], Floats]:
         """Features and votes of some."""
         return self.features_N_H[rows], self.counts_N_A[rows]
 
-    def split(self, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def split(self, seed: int) -> tuple[Rows, Rows]:
         """The rows of those that test, and of those that are labelled or in the pool."""
         order = np.random.default_rng(seed).permutation(len(self.ids_N))
         n_test = round(TESTED * len(order))
         return order[:n_test], order[n_test:]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is known when a batch is chosen. ``labelled`` and ``left`` are rows of the galaxies."""
+
+    galaxies: Galaxies
+    fitted: head.Head
+    labelled: Rows
+    left: Rows  # to choose from
+    n: int  # how many to choose
+    seed: int
+
+    @property
+    def random(self) -> np.random.Generator:
+        """The random stream of this choice."""
+        return np.random.default_rng([self.seed, len(self.labelled) + self.n])
+
+    def candidates(self) -> Candidates:
+        """What an acquisition function gets."""
+        return Candidates(
+            self.galaxies.ids_N[self.left], predict(self.galaxies, self.fitted, self.left, self.seed),
+            self.galaxies.expected_votes, self.galaxies.features_N_H[self.left],
+            self.galaxies.features_N_H[self.labelled],
+        )  # fmt: skip
+
+
+Chooser: TypeAlias = (
+    str | Callable[[Moment], Rows]
+)  # an acquisition function's name, or what gives n places in ``left``
+Simulated: TypeAlias = tuple[list[str], Floats, list[float]]
 
 
 def read(*overrides: str) -> Galaxies:
@@ -89,24 +120,25 @@ def read(*overrides: str) -> Galaxies:
     )  # fmt: skip
 
 
-def simulate(galaxies: Galaxies, steps: Sequence[int], line: tuple[str, int]) -> Simulated:
-    """One simulation of (functions, seed): ids and losses T × N of its test galaxies, and the seconds of each choice.
+def simulate(galaxies: Galaxies, steps: Sequence[int], line: tuple[Chooser, int]) -> Simulated:
+    """One simulation of (chooser, seed): ids and losses T × N of its test galaxies, and the seconds of each choice.
 
     ``steps`` are the numbers of labels at each point, of which the first are drawn at random.
     """
-    name, seed = line
+    chooser, seed = line
     test, pool = galaxies.split(seed)
     labelled, left = pool[: steps[0]], pool[steps[0] :]
     scale = head.Scale.of(galaxies.features_N_H[pool])
     losses, seconds = [], []
     for point, n_labels in enumerate(steps):
-        drawn = np.ones(len(labelled), bool) if name == "random" else np.arange(len(labelled)) < steps[0]
+        drawn = np.ones(len(labelled), bool) if chooser == "random" else np.arange(len(labelled)) < steps[0]
         fitted = head.fit(*galaxies.take(labelled), galaxies.groups, drawn, scale)
-        losses.append(metrics.losses(_predict(galaxies, fitted, test, seed), galaxies.counts_N_A[test]))
+        losses.append(metrics.losses(predict(galaxies, fitted, test, seed), galaxies.counts_N_A[test]))
         if n_labels == steps[-1]:
             break
+        moment = Moment(galaxies, fitted, labelled, left, steps[point + 1] - n_labels, seed)
         start = time.perf_counter()
-        picks = _choose(galaxies, fitted, _function(name, steps, point), (labelled, left), steps[point + 1], seed)
+        picks = chooser(moment) if callable(chooser) else choose(_function(chooser, steps, point), moment)
         seconds.append(time.perf_counter() - start)
         labelled, left = np.concatenate([labelled, left[picks]]), np.delete(left, picks)
     return list(galaxies.ids_N[test]), np.array(losses), seconds
@@ -118,47 +150,52 @@ def _function(name: str, steps: Sequence[int], point: int) -> str:
     return then if then and widths[point] > widths[0] else first
 
 
-def _predict(galaxies: Galaxies, fitted: head.Head, rows: npt.NDArray[np.int64], seed: int) -> PredictedVotes:
+def predict(galaxies: Galaxies, fitted: head.Head, rows: Rows, seed: int) -> PredictedVotes:
+    """Samples of what the head predicts for these galaxies."""
     samples = fitted.sample(galaxies.features_N_H[rows], SAMPLES, np.random.default_rng(seed))
     return PredictedVotes(samples, galaxies.groups, "dirichlet_multinomial")
 
 
-def _choose(
-    galaxies: Galaxies, fitted: head.Head, function: str, rows: tuple[npt.NDArray[np.int64], ...], n: int, seed: int
-) -> npt.NDArray[np.int64]:
-    labelled, left = rows
-    candidates = Candidates(
-        galaxies.ids_N[left], _predict(galaxies, fitted, left, seed), galaxies.expected_votes,
-        galaxies.features_N_H[left], galaxies.features_N_H[labelled],
-    )  # fmt: skip
+def choose(function: str, moment: Moment) -> Rows:
+    """What an acquisition function of the program chooses."""
     share = 0.2 if function == "mixture" else 0.0
-    random = np.random.default_rng([seed, n])
-    return acquisition.choose(function, candidates, n - len(labelled), random, random_share=share).picks
+    return acquisition.choose(function, moment.candidates(), moment.n, moment.random, random_share=share).picks
 
 
-def side_by_side(simulate: Callable[[Line], Simulated], lines: Sequence[Line]) -> dict[Line, Simulated]:
+def run(
+    galaxies: Galaxies, lines: Mapping[str, Chooser], seeds: Iterable[int], steps: Sequence[int]
+) -> dict[str, list[Simulated]]:
+    """All simulations: those of each line, in the order of the seeds."""
+    done = side_by_side(partial(simulate, galaxies, steps), [(line, s) for s in seeds for line in lines.values()])
+    return {name: done[i :: len(lines)] for i, name in enumerate(lines)}
+
+
+def side_by_side(simulate: Callable[[Line], Simulated], lines: Sequence[Line]) -> list[Simulated]:
     """What ``simulate`` returns for each of the lines; as many at once as there are cores."""
     with (
         threadpool_limits(1),
         ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), threadpool_limits, (1,)) as pool,
     ):
-        return dict(zip(lines, pool.map(simulate, lines), strict=True))
+        return list(pool.map(simulate, lines))
 
 
 def points(text: str) -> list[int]:
     """FIRST:STEP:LAST,STEP:LAST as numbers of labels."""
     first, _, rest = text.partition(":")
-    points = [int(first)]
+    found = [int(first)]
     for part in rest.split(","):
         step, last = map(int, part.split(":"))
-        points += range(points[-1] + step, last + 1, step)
-    return points
+        found += range(found[-1] + step, last + 1, step)
+    return found
 
 
 def compare(
-    losses: dict[str, list[intervals.Tested]], steps: Sequence[int], reference: str = "random"
+    done: Mapping[str, list[Simulated]], steps: Sequence[int], against: str = "random"
 ) -> dict[str, dict[str, object]]:
-    """Of each line: mean losses, labels for the reference's final loss, how much lower the loss is over all points."""
+    """Of each line: mean losses, labels for the final loss of the line ``against``, and how much lower than its loss
+    the loss is over all points.
+    """
+    losses = {name: [intervals.Tested(ids, of) for ids, of, _ in tested] for name, tested in done.items()}
     flat = {f"{name} {i}": of for name, tested in losses.items() for i, of in enumerate(tested)}
     curves = intervals.mean_losses(flat)
     weights = intervals.seed_weights(len(next(iter(losses.values()))))
@@ -167,19 +204,19 @@ def compare(
                          axis=2, weights=np.broadcast_to(weights[:, None], (*curves[f"{name} 0"].shape, len(tested))))
         for name, tested in losses.items()
     }  # fmt: skip
-    known = mean[reference]
+    other = mean[against]
     widths = np.gradient(np.asarray(steps, float)) if len(steps) > 1 else np.ones(1)
     found: dict[str, dict[str, object]] = {}
     for name, of in mean.items():
         reached = [
             labels_to_reach(list(zip(steps, ours, strict=True)), target)
-            for ours, target in zip(of, known[:, -1], strict=True)
+            for ours, target in zip(of, other[:, -1], strict=True)
         ]
         found[name] = {
             "loss": of[0].tolist(),
             "labels": intervals.with_interval(np.array([np.inf if r is None else r / steps[-1] for r in reached])),
-            "lower": intervals.with_interval((known - of) @ widths / (known @ widths)),
-            "worst": intervals.with_interval(((of - known) / known).max(axis=1)),
+            "lower": intervals.with_interval((other - of) @ widths / (other @ widths)),
+            "worst": intervals.with_interval(((of - other) / other).max(axis=1)),
         }
     return found
 
@@ -188,36 +225,42 @@ def main() -> None:
     """Run and print."""
     names, n_seeds, text, *overrides = sys.argv[1:]
     lines, steps = list(dict.fromkeys(["random", *names.split(",")])), points(text)
-    first, _, last = n_seeds.partition(":")
-    seeds = range(int(first), int(last)) if last else range(int(first))
-    galaxies = read(*overrides)
-    shape = " galaxies × ".join(map(str, galaxies.features_N_H.shape))
-    print(f"{shape} features, {len(seeds)} seeds, {os.cpu_count()} cores")
-    start = time.perf_counter()
-    work = [(name, seed) for seed in seeds for name in lines]
-    done = side_by_side(partial(simulate, galaxies, steps), work)
-    losses = {name: [intervals.Tested(*done[name, seed][:2]) for seed in seeds] for name in lines}
-    found = compare(losses, steps)
+    galaxies, start = read(*overrides), time.perf_counter()
+    print(about(galaxies, n_seeds))
+    done = run(galaxies, {name: name for name in lines}, seeds_of(n_seeds), steps)
+    found = compare(done, steps)
     shown = np.unique(np.linspace(0, len(steps) - 1, 7).round().astype(int))
     print("labels", *(steps[i] for i in shown))
     for name, of in found.items():
         numbers = " ".join(f"{of['loss'][i]:.3f}" for i in shown)  # type: ignore[index]
-        chosen_s = np.mean([np.sum(done[name, seed][2]) for seed in seeds])
-        print(f"{name}: {numbers} | {ranges(of)} | {chosen_s:.1f} s to choose", flush=True)
+        ranges = " | ".join(f"{key} {percent(of[key])}" for key in ("labels", "lower", "worst"))
+        print(f"{name}: {numbers} | {ranges} | {seconds_to_choose(done[name]):.1f} s to choose", flush=True)
     Path(os.environ.get("OUT", "."), "labels.json").write_text(json.dumps({"steps": steps, "lines": found}))
     print(f"{time.perf_counter() - start:.0f} s")
 
 
-def ranges(of: dict[str, object], keys: Sequence[str] = ("labels", "lower", "worst")) -> str:
-    """The percentages that ``compare`` found for a line, with their intervals."""
-    return " | ".join(
-        f"{key} {_percent(of[key]['value'])} ({_percent(of[key]['low'])} to {_percent(of[key]['high'])})"  # type: ignore[index]
-        for key in keys
-    )
+def seeds_of(text: str) -> range:
+    """N or FIRST:END as seeds."""
+    first, _, end = text.partition(":")
+    return range(int(first), int(end)) if end else range(int(first))
 
 
-def _percent(value: float | None) -> str:
-    return "∞" if value is None else f"{100 * value:.1f} %"
+def about(galaxies: Galaxies, seeds: str) -> str:
+    """What was simulated, and on what."""
+    shape = " galaxies × ".join(map(str, galaxies.features_N_H.shape))
+    return f"{shape} features, {len(seeds_of(seeds))} seeds, {os.cpu_count()} cores"
+
+
+def seconds_to_choose(done: Sequence[Simulated]) -> float:
+    """Of a whole simulation: the median over seeds."""
+    return float(np.median([np.sum(seconds) for _, _, seconds in done]))
+
+
+def percent(of: object) -> str:
+    """A value with its interval."""
+    assert isinstance(of, dict)
+    value, low, high = ("∞" if of[key] is None else f"{100 * of[key]:.1f} %" for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from benchmarks import labels
 from benchmarks.labels import Floats, Galaxies
 from zoobot import metrics
 from zoobot.engine import seeds
-from zoobot.reports.intervals import Tested
 
 Line = tuple[str, int, int]  # function, V, seed
 
@@ -67,18 +66,18 @@ def main() -> None:
     functions, n_seeds, each, text, *overrides = sys.argv[1:]
     numbers, votes, galaxies = [int(v) for v in each.split(",")], labels.points(text), labels.read(*overrides)
     print(" galaxies × ".join(map(str, galaxies.features_N_H.shape)), f"features, {n_seeds} seeds; votes", *votes)
-    lines = [(f, v, seed) for seed in range(int(n_seeds)) for f in functions.split(",") for v in numbers]
-    done = labels.side_by_side(partial(simulate, galaxies, votes), lines)
     found = {}
     for function in functions.split(","):
-        losses = {str(v): [Tested(*done[function, v, s][:2]) for s in range(int(n_seeds))] for v in numbers}
-        against = {v: labels.compare(losses, votes, v) for v in losses}
-        best = min(losses, key=lambda v: np.mean([of.losses_T_N.mean() for of in losses[v]]))
+        lines = [(function, v, seed) for v in numbers for seed in range(int(n_seeds))]
+        every = labels.side_by_side(partial(simulate, galaxies, votes), lines)
+        done = {str(v): every[i * int(n_seeds) : (i + 1) * int(n_seeds)] for i, v in enumerate(numbers)}
+        against = {v: labels.compare(done, votes, v) for v in done}
+        best = min(done, key=lambda v: np.mean([losses_T_N.mean() for _, losses_T_N, _ in done[v]]))
         for reference in dict.fromkeys([str(max(numbers)), best]):
             print(f"{function}, against {reference} votes a galaxy:")
             for v, of in against[reference].items():
                 losses_T = " ".join(f"{loss:.3f}" for loss in of["loss"])  # type: ignore[attr-defined]
-                print(f"  {v}: {losses_T} | {labels.ranges(of, ('lower', 'worst'))}")
+                print(f"  {v}: {losses_T} | lower {labels.percent(of['lower'])} | worst {labels.percent(of['worst'])}")
         found[function] = against
     Path(os.environ.get("OUT", "."), "votes_per_galaxy.json").write_text(json.dumps({"votes": votes, "lines": found}))
 

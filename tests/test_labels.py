@@ -7,7 +7,6 @@ import pytest
 
 from benchmarks import labels
 from zoobot.galaxies.tasks import Group
-from zoobot.reports import intervals
 
 
 def galaxies(n: int = 80) -> labels.Galaxies:
@@ -19,7 +18,7 @@ def galaxies(n: int = 80) -> labels.Galaxies:
 
 
 def test_points_by_hand() -> None:
-    assert labels._points("8:8:24,10:44") == [8, 16, 24, 34, 44]
+    assert labels.points("8:8:24,10:44") == [8, 16, 24, 34, 44]
 
 
 def test_pairs_start_from_the_same_labels_and_test_on_the_same_galaxies() -> None:
@@ -38,7 +37,7 @@ def test_the_comparison_by_hand() -> None:
     ids = [f"g{i}" for i in range(5)]
     curves = {"random": [1.0, 0.8, 0.5], "ours": [1.0, 0.6, 0.4]}
     losses = {
-        name: [intervals.Tested(ids, np.repeat(np.array(curve)[:, None], 5, axis=1)) for _ in range(3)]
+        name: [(ids, np.repeat(np.array(curve)[:, None], 5, axis=1), [0.0]) for _ in range(3)]
         for name, curve in curves.items()
     }
     found = labels.compare(losses, [10, 20, 30])["ours"]
