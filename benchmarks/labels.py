@@ -89,7 +89,7 @@ class Moment:
         return Candidates(
             self.galaxies.ids_N[self.left], predict(self.galaxies, self.fitted, self.left, self.seed),
             self.galaxies.expected_votes, self.galaxies.features_N_H[self.left],
-            self.galaxies.features_N_H[self.labelled],
+            self.galaxies.features_N_H[self.labelled], joint=self.fitted,
         )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from zoobot.acquisition.scores import (
     variance,
     without_random,
 )
+from zoobot.acquisition.variance_reduction import variance_reduction
 from zoobot.errors import SettingsError
 
 __all__ = [
@@ -61,6 +62,7 @@ ACQUISITIONS: dict[str, Strategy] = {
     "power_mutual_information": by_score(power_mutual_information),
     "softmax_mutual_information": by_score(softmax_mutual_information),
     "batch_mutual_information": Strategy(batch_mutual_information, batch_aware=True),
+    "variance_reduction": Strategy(variance_reduction, batch_aware=True),
     "badge": Strategy(badge, batch_aware=True),
     "mixture": Strategy(badge, batch_aware=True),  # its option sets acquisition.random_share
     "k_center": Strategy(k_center, batch_aware=True, needs_labelled_features=True),

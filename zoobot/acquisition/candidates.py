@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,19 @@ class ExpectedVotes:
         return multinomial_information(self.predicted.samples_N_K_A, self.votes_N)
 
 
+class Joint(Protocol):
+    """What a model believes about the log-odds of all galaxies together: a normal distribution for each split of each
+    question's answers (the first of ``orders`` against all others, the second against those that are left, …).
+    """
+
+    @property
+    def orders(self) -> list[tuple[int, ...]]:
+        """The answers of each question, in the order in which they are split off."""
+
+    def covariances(self, a_N_H: Floats32, b_M_H: Floats32) -> Iterator[Floats32]:
+        """The covariance N × M between the galaxies with these features, for each split in turn."""
+
+
 @dataclass(frozen=True)
 class Candidates:
     """The galaxies to choose from, and what the model predicts for them.
@@ -51,6 +65,7 @@ class Candidates:
     member_K: Rows | None = None  # which network of an ensemble gave the sample; None: each sample is a network
     coldness: float = 1.0  # of the noise in power_ and softmax_mutual_information: more is less noise
     allowed_N: npt.NDArray[np.bool_] | None = None  # which may be picked; None: all
+    joint: Joint | None = None  # the model's own; None: there are samples only
 
     def __post_init__(self) -> None:
         n = len(self.ids_N)

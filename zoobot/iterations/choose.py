@@ -95,6 +95,7 @@ def _choose(
         np.concatenate(labelled),
         predictor.member_K,
         settings.coldness,
+        joint=predictor.joint,
     )
     if is_ceiling:
         return oracle_batch.choose(it, predictor, candidates)

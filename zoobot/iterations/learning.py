@@ -31,12 +31,14 @@ SCALED = 2000  # galaxies of the pool whose features give the head its scale
 @dataclass(frozen=True)
 class Predictor:
     """``features``: TFRecord file → features N × H; ``sample``: features, K and a random stream → posterior samples
-    N × K × A; ``member_K``: which network of an ensemble gives each sample, None without an ensemble.
+    N × K × A; ``member_K``: which network of an ensemble gives each sample, None without an ensemble; ``joint``: the
+    head, None without one.
     """
 
     features: Callable[[Path], Floats32]
     sample: Callable[[Floats32, int, np.random.Generator], Floats32]
     member_K: npt.NDArray[np.int64] | None = None
+    joint: head.Head | None = None
 
 
 def learn(it: Iteration) -> Training:
@@ -69,7 +71,8 @@ def load_head(frozen: FeatureCache, folder: Path) -> Predictor:
             f"The head in {folder} is a {kind} one, made by an earlier version of the program, which can go on with it."
             " Or start a new experiment."
         )
-    return Predictor(frozen.of, head.load(folder / HEAD_FILE).sample)
+    fitted = head.load(folder / HEAD_FILE)
+    return Predictor(frozen.of, fitted.sample, joint=fitted)
 
 
 def load_networks(

@@ -111,14 +111,24 @@ class Process:
             samples_N_K[start : start + _CHUNK] = mean[:, None] + np.sqrt(seen + unseen)[:, None] * points_K[rank]
         return samples_N_K
 
+    def covariance(self, x_N_H: Floats, y_M_H: Floats) -> Floats:
+        """The posterior covariance of log-odds, N × M (GPML equation 3.24, in coordinates)."""
+        phi_N_L, phi_M_L = self._coordinates(x_N_H), self._coordinates(y_M_H)
+        seen_N_M = self._spread(phi_N_L).T @ self._spread(phi_M_L)
+        return _covariance(x_N_H, y_M_H, self.tuned) - phi_N_L @ phi_M_L.T + seen_N_M
+
     def _coordinates(self, x_N_H: Floats) -> Floats:
         return _coordinates(self.root_L_L, self.landmarks_L_H, x_N_H, self.tuned)
 
     def _moments(self, x_N_H: Floats, phi_N_L: Floats) -> tuple[Floats, Floats, Floats]:
         """The mean, the variance that votes can reduce, and that which the landmarks do not span: N each."""
-        spread_L_N = solve_triangular(self.factor_L_L.T, phi_N_L.T, lower=True, check_finite=False)
+        spread_L_N = self._spread(phi_N_L)
         unseen_N = np.maximum(_variance(x_N_H, self.tuned) - (phi_N_L**2).sum(axis=1), 0)
         return self.prior_mean + phi_N_L @ self.weights_L, (spread_L_N**2).sum(axis=0), unseen_N
+
+    def _spread(self, phi_N_L: Floats) -> Floats:
+        """L × N whose inner products are the posterior covariance of what the landmarks span."""
+        return np.asarray(solve_triangular(self.factor_L_L.T, phi_N_L.T, lower=True, check_finite=False))
 
 
 class PriorDraws:

@@ -104,6 +104,20 @@ class Head:
         parts = [question.sample(x_N_H, n_samples, random).astype(np.float32) for question in self.questions]
         return np.concatenate(parts, axis=-1)
 
+    @property
+    def orders(self) -> list[tuple[int, ...]]:
+        """The answers of each question, in the order in which its splits take them off."""
+        return [question.order for question in self.questions]
+
+    def covariances(
+        self, a_N_H: npt.NDArray[np.float32], b_M_H: npt.NDArray[np.float32]
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """The posterior covariance N × M of log-odds between galaxies with these features, for each split in turn."""
+        x_N_H, y_M_H = self.scale.apply(a_N_H), self.scale.apply(b_M_H)
+        for question in self.questions:
+            for process in question.processes:
+                yield (question.slope**2 * process.covariance(x_N_H, y_M_H)).astype(np.float32)
+
     def given(self, features_N_H: npt.NDArray[np.float32], counts_N_A: Floats) -> Head:
         """The posterior given the votes of these galaxies instead, with all that was chosen for this one."""
         chosen = [(q.order, [p.tuned for p in q.processes], q.slope, q.rho) for q in self.questions]
