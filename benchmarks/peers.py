@@ -43,12 +43,11 @@ from zoobot import metrics
 from zoobot.reports import intervals
 
 TABLES = {"From 60 labels": ("10", "60:120:660"), "A cold start": ("10", "8:8:104")}  # seeds, numbers of labels
-OURS = ("random", "badge", "mutual_information", "batch_mutual_information", "lcmd", "typiclust")
+OURS = ("random", "badge", "variance_reduction", "mutual_information", "batch_mutual_information", "lcmd", "typiclust")
 RIVALS: dict[str, Chooser] = {
     "ITL": rivals.itl,
     "BAIT": rivals.bait,
     "loss-driven, log loss": rivals.loss_driven_log,
-    "loss-driven, squared loss": rivals.loss_driven_squared,
     "MaxHerding": rivals.max_herding,
     "UHerding": rivals.uherding,
     "Refine, then UHerding": partial(rivals.refine, rivals.uherding),

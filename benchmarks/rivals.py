@@ -17,8 +17,7 @@ from scipy.special import expit
 
 from benchmarks.labels import Floats, Moment, Rows, choose, predict
 from zoobot.acquisition import Candidates
-from zoobot.models import gaussian_process
-from zoobot.models.gaussian_process import Process
+from zoobot.models.gaussian_process import Votes
 
 TARGETS = 150  # galaxies whose log-odds ITL asks about
 ENSEMBLE, ROUNDS, PART = ("badge", "mutual_information", "lcmd", "typiclust", "entropy"), 3, 0.5  # of Refine
@@ -31,16 +30,15 @@ class Belief:
     covariance_P_P: Floats  # before anything is seen
     votes_P: Floats  # independent votes that are expected of each galaxy
     slope_P: Floats  # p (1 - p): how fast the probability changes with the log-odds
-    power: int | None = None  # of the slope, in the weights of ``reduction``; None: nobody asks for it
+    reduces: bool = False  # whether anybody asks for ``reduction``
 
     def __post_init__(self) -> None:
         self.worth_P = self.votes_P * self.slope_P  # the precision of votes, as an observation of log-odds
         self.variance_P = np.diagonal(self.covariance_P_P).copy()
         self.seen_K_P = np.zeros((0, len(self.votes_P)))  # the covariance is now lower by size × their outer products
         self.size_K = np.zeros(0)
-        if self.power is not None:
-            self.weight_P = self.votes_P * self.slope_P**self.power
-            self.squares_P = np.einsum("p,pn,pn->n", self.weight_P, self.covariance_P_P, self.covariance_P_P)
+        if self.reduces:
+            self.squares_P = np.einsum("p,pn,pn->n", self.worth_P, self.covariance_P_P, self.covariance_P_P)
 
     def times(self, vector_P: Floats) -> Floats:
         """The covariance times a vector."""
@@ -50,15 +48,15 @@ class Belief:
         """Learn of a galaxy's votes; ``times=-1`` forgets them."""
         column_P = self.covariance_P_P[row] - (self.size_K * self.seen_K_P[:, row]) @ self.seen_K_P
         size = times * self.worth_P[row] / (1 + times * self.worth_P[row] * column_P[row])
-        if self.power is not None:
-            weighted_P = self.weight_P * column_P
+        if self.reduces:
+            weighted_P = self.worth_P * column_P
             self.squares_P += size * column_P * (size * (weighted_P @ column_P) * column_P - 2 * self.times(weighted_P))
         self.variance_P -= size * column_P**2
         self.seen_K_P, self.size_K = np.vstack([self.seen_K_P, column_P]), np.append(self.size_K, size)
 
     def reduction(self, times: int = 1) -> Floats:
-        """By how much seeing each galaxy's votes lowers the variance of all log-odds, weighted by their votes and their
-        slope to the power: P. ``times=-1``: minus how much forgetting them raises it.
+        """By how much seeing each galaxy's votes lowers the sum over galaxies of n p (1 - p) × the variance of
+        log-odds: P. ``times=-1``: minus how much forgetting them raises it.
         """
         worth_P = times * self.worth_P
         return np.asarray(self.squares_P * worth_P / (1 + worth_P * self.variance_P))
@@ -70,7 +68,7 @@ class Belief:
         return replace(self, covariance_P_P=self.covariance_P_P - root.T @ root)
 
 
-def beliefs(moment: Moment, power: int | None = None) -> list[Belief]:
+def beliefs(moment: Moment, reduces: bool = False) -> list[Belief]:
     """Those of the head, for each process of each question."""
     galaxies, rows, found = moment.galaxies, np.concatenate([moment.left, moment.labelled]), []
     x_P_H = moment.fitted.scale.apply(galaxies.features_N_H[rows])
@@ -79,20 +77,13 @@ def beliefs(moment: Moment, power: int | None = None) -> list[Belief]:
     for asked, posterior in zip(questions, moment.fitted.questions, strict=True):
         votes_P = galaxies.expected_votes * asked.asked_N
         for process in posterior.processes:
-            mean_P, covariance_P_P = _posterior(process, x_P_H)
+            mean_P, _ = process.leave_one_out(x_P_H, Votes(np.zeros(len(rows)), np.zeros(len(rows))))
             chance_P = expit(posterior.slope * mean_P)
             independent_P = votes_P / (1 + np.maximum(votes_P - 1, 0) * posterior.rho)
-            found.append(Belief(posterior.slope**2 * covariance_P_P, independent_P, chance_P * (1 - chance_P), power))
+            covariance_P_P = posterior.slope**2 * process.covariance(x_P_H, x_P_H)
+            found.append(Belief(covariance_P_P, independent_P, chance_P * (1 - chance_P), reduces))
             votes_P = votes_P * (1 - chance_P)  # the next split is of those left
     return found
-
-
-def _posterior(process: Process, x_P_H: Floats) -> tuple[Floats, Floats]:
-    """Mean and covariance of the log-odds of all galaxies together (GPML equations 3.21 and 3.24)."""
-    phi_P_L = process._coordinates(x_P_H)
-    spread_L_P = solve_triangular(process.factor_L_L.T, phi_P_L.T, lower=True)
-    prior_P_P = gaussian_process._covariance(x_P_H, x_P_H, process.tuned)
-    return process.prior_mean + phi_P_L @ process.weights_L, prior_P_P - phi_P_L @ phi_P_L.T + spread_L_P.T @ spread_L_P
 
 
 def greedy(seeing: Sequence[Belief], score: Callable[[], Floats], free_P: Rows, n: int) -> list[int]:
@@ -131,21 +122,12 @@ def most_informative(unknowing: Sequence[Belief], targets: Rows, n_free: int, n:
     return np.array(greedy([*unknowing, *knowing], information, np.arange(n_free), n))
 
 
-def loss_driven_squared(moment: Moment) -> Rows:
-    """The expected reduction of squared loss: of the variance of probabilities (loss-driven Bayesian active learning,
-    arXiv 2604.11995), over the whole pool.
-    """
-    return _most_reducing(beliefs(moment, power=2), moment)
-
-
 def loss_driven_log(moment: Moment) -> Rows:
-    """The expected reduction of log loss, to second order: p (1 - p) times the variance of log-odds. BAIT's way there
-    without its way back.
+    """The expected reduction of log loss, to second order: p (1 - p) times the variance of log-odds (loss-driven
+    Bayesian active learning, arXiv 2604.11995). BAIT's way there without its way back. With squared loss it is
+    ``variance_reduction`` of the program.
     """
-    return _most_reducing(beliefs(moment, power=1), moment)
-
-
-def _most_reducing(found: Sequence[Belief], moment: Moment) -> Rows:
+    found = beliefs(moment, reduces=True)
     return np.array(greedy(found, lambda: _reduction(found), np.arange(len(moment.left)), moment.n))
 
 
@@ -158,7 +140,7 @@ def bait(moment: Moment) -> Rows:
     (Fisher information of the labelled and picked)⁻¹ × (Fisher information of the pool) is least. That trace is
     the sum over the pool of n p (1 - p) × the posterior variance, so it needs no coordinates.
     """
-    found = beliefs(moment, power=1)
+    found = beliefs(moment, reduces=True)
     n_forward = min(2 * moment.n, len(moment.left))
     picks = greedy(found, lambda: _reduction(found), np.arange(len(moment.left)), n_forward)
     while len(picks) > moment.n:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +14,10 @@ import yaml
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from scipy.special import logit
 
 from zoobot import acquisition
-from zoobot.acquisition import batches, scores
+from zoobot.acquisition import batches, posterior_variance, scores
 from zoobot.acquisition.candidates import Candidates, Strategy, by_score
 from zoobot.errors import InputError, SettingsError
 from zoobot.galaxies.tasks import Group
@@ -29,6 +31,7 @@ TREE = (
     Group("bar", ("bar_yes", "bar_no"), after=("disc",)),
 )
 Floats = npt.NDArray[np.float64]
+Floats32 = npt.NDArray[np.float32]
 NAMES = sorted(acquisition.ACQUISITIONS)
 
 
@@ -250,6 +253,73 @@ def test_few_votes_of_concentrated_galaxies_count_as_independent() -> None:
     scattered = concentrations(of, 2)
     gains = [pick("batch_mutual_information", c, 5)[1].sum() for c in (of, concentrated, scattered)]
     assert gains[1] == pytest.approx(gains[0], rel=1e-2) and gains[2] < gains[0] / 2
+
+
+class Known:
+    """The covariance of log-odds between two galaxies, whose feature is their number."""
+
+    orders: ClassVar = [(0, 1)]
+
+    def covariances(self, a_N_H: Floats32, b_M_H: Floats32) -> Iterator[Floats32]:
+        matrix = np.array([[4.0, 2.0], [2.0, 1.0]], np.float32)
+        yield matrix[a_N_H[:, 0].astype(int)[:, None], b_M_H[:, 0].astype(int)]
+
+
+def test_variance_reduction_of_two_galaxies_by_hand() -> None:
+    even = PredictedVotes(np.full((2, 3, 2), 0.5, np.float32), PAIR)
+    of = Candidates(["a", "b"], even, 1, np.array([[0.0], [1.0]], np.float32), joint=Known())
+    # One vote each: p (1 - p) = 1/4, so the weight is 1/16. The first: (4² + 2²) / 16 / (4 + 4); the second:
+    # (2² + 1²) / 16 / (1 + 4). The first says all about the second: 2² / (4 + 4) is half of its variance.
+    assert pick("variance_reduction", of, 0)[1] == pytest.approx([20 / 16 / 8, 5 / 16 / 5])
+    picks, scores_N = pick("variance_reduction", of, 1)
+    left = np.array([[4.0, 2.0], [2.0, 1.0]]) - np.outer([4, 2], [4, 2]) / 8
+    assert picks == [0] and scores_N[1] == pytest.approx((left[:, 1] ** 2).sum() / 16 / (left[1, 1] + 4))
+
+
+def slow_variance(of: Candidates, seen: list[int]) -> float:
+    """The variance of all expected votes once the votes of some galaxies are seen, with dense matrices."""
+    total = 0.0
+    samples = of.predicted.samples_N_K_A.astype(np.float64)
+    asked = np.array([slow_asked(of, row) for row in range(len(of))])
+    for question, at in enumerate((slice(0, 3), slice(3, 5))):
+        probabilities = samples[:, :, at]
+        order = np.argsort(-probabilities.mean(axis=(0, 1)))
+        left: Floats = np.ones(probabilities.shape[:2])
+        votes = np.rint(40 * asked[:, question])
+        mean_left = np.ones(len(of))
+        for answer in order[:-1]:
+            covariance = np.cov(logit(probabilities[:, :, answer] / left))
+            chance = probabilities[:, :, answer].mean(axis=1) / mean_left
+            noise = np.diag(1 / np.maximum(votes * chance * (1 - chance), 1e-9)[seen])
+            among, across = covariance[np.ix_(seen, seen)], covariance[:, seen]
+            after = covariance - across @ np.linalg.solve(among + noise, across.T)
+            total += float((votes * (chance * (1 - chance)) ** 2) @ after.diagonal())
+            votes = votes * (1 - chance)
+            left, mean_left = left - probabilities[:, :, answer], mean_left - probabilities[:, :, answer].mean(axis=1)
+    return total
+
+
+def test_variance_reduction_picks_what_leaves_least_variance() -> None:
+    of = candidates(25)
+    expected: list[int] = []
+    for _ in range(4):
+        others = [row for row in range(25) if row not in expected]
+        expected.append(min(others, key=lambda row: slow_variance(of, [*expected, row])))
+    picks, scores_N = pick("variance_reduction", of, 4)
+    assert picks == expected
+    less = [slow_variance(of, expected[:i]) - slow_variance(of, expected[: i + 1]) for i in range(4)]
+    assert scores_N[picks] == pytest.approx(less, rel=1e-3)
+    others = [row for row in range(25) if row not in picks]
+    less = [slow_variance(of, expected) - slow_variance(of, [*expected, row]) for row in others]
+    assert scores_N[others] == pytest.approx(less, rel=1e-2, abs=1e-3)
+
+
+def test_variance_reduction_of_a_large_pool_reckons_with_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(posterior_variance, "_MOST", 20)
+    of = candidates(60)
+    picks, scores_N = pick("variance_reduction", of, 5)
+    least_certain = np.argsort(-scores.variance(of), kind="stable")[:20]
+    assert set(picks) <= set(least_certain.tolist()) and (np.flatnonzero(scores_N) == np.sort(least_certain)).all()
 
 
 def slow_herding(of: Candidates, picked: list[int]) -> float:

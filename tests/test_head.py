@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, softmax
+from scipy.special import expit, logit, softmax
 
 from zoobot import metrics
 from zoobot.errors import InputError
@@ -86,6 +86,8 @@ def test_agrees_with_the_textbook_on_a_process_without_landmarks() -> None:
     variance = covariance(new, new).diagonal() - np.einsum("ij,jk,ik->i", cross, inner, cross)
     got = process.leave_one_out(new, Votes(np.zeros(10), np.zeros(10)))
     assert got[0] == pytest.approx(mean, abs=1e-3) and got[1] == pytest.approx(variance, rel=1e-2)
+    among_new = covariance(new, new) - cross @ inner @ cross.T
+    assert process.covariance(new[:4], new) == pytest.approx(among_new[:4], abs=1e-2)
 
 
 def test_leave_one_out_is_what_a_fit_without_the_galaxy_gives() -> None:
@@ -219,6 +221,17 @@ def test_the_order_of_galaxies_and_of_answers_does_not_matter(seed: int, n_answe
         means.append(found[:, np.argsort(columns)])
     different_totals = len(set(counts.sum(axis=0))) == n_answers
     assert np.abs(means[0] - means[1]).max() < (0.05 if different_totals else 0.5)
+
+
+def test_covariances_are_those_of_the_samples() -> None:
+    features, counts = simulated(100, 3, 3, 20, 0.2, seed=3)
+    fitted, some = head.fit(features, counts, THREE), features[:4].astype(np.float32)
+    probabilities = fractions(fitted.sample(some, 4000, np.random.default_rng(0))).astype(np.float64)
+    left: Floats = np.ones(probabilities.shape[:2])
+    for answer, covariance in zip(fitted.orders[0], fitted.covariances(some, some[:3]), strict=False):
+        drawn = np.cov(logit(probabilities[:, :, answer] / left))
+        assert covariance == pytest.approx(drawn[:, :3], abs=0.1 * drawn.max())
+        left = left - probabilities[:, :, answer]
 
 
 def test_samples_are_joint_over_galaxies_seeded_and_concentrations_say_rho() -> None:

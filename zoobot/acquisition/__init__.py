@@ -21,6 +21,7 @@ from zoobot.acquisition.information import (
     multinomial_mutual_information,
 )
 from zoobot.acquisition.joint import batch_mutual_information
+from zoobot.acquisition.posterior_variance import variance_reduction
 from zoobot.acquisition.scores import (
     confidence,
     ensemble_disagreement,
@@ -32,7 +33,6 @@ from zoobot.acquisition.scores import (
     variance,
     without_random,
 )
-from zoobot.acquisition.variance_reduction import variance_reduction
 from zoobot.errors import SettingsError
 
 __all__ = [
