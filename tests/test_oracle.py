@@ -14,6 +14,7 @@ import pytest
 from zoobot import votes
 from zoobot.errors import InputError
 from zoobot.galaxies.questions import load_questions
+from zoobot.oracles import simulated
 from zoobot.oracles.protocol import Asked
 from zoobot.oracles.simulated import KnownVotes, SimulatedVolunteers
 from zoobot.settings import OracleSettings
@@ -117,6 +118,20 @@ def test_what_a_galaxy_gets_depends_on_seed_and_galaxy_alone() -> None:
     among = volunteers().receive(asked("demo_000009", "demo_000004"), [], 77)
     assert alone.votes.loc["demo_000004"].equals(among.votes.loc["demo_000004"])
     assert not alone.votes.equals(volunteers(seed=1).receive(asked("demo_000004"), [], 0).votes)
+
+
+def test_answers_are_those_that_numpy_draws_with_the_same_random_numbers() -> None:
+    hidden = hidden_votes(1).iloc[0].to_dict()
+    of = simulated.shares(QUESTIONS, hidden)
+    ours, theirs = np.random.default_rng(3), np.random.default_rng(3)
+    for _ in range(200):
+        given: set[str] = set()
+        for answer in simulated.walk_down_the_tree(of, ours):
+            (question,) = [q for q in QUESTIONS if q.task == answer["task"]]
+            votes = np.array([hidden[column] for column in question.columns])
+            assert answer["value"] == theirs.choice(len(votes), p=votes / votes.sum())
+            assert not question.after or given & set(question.after)
+            given.add(question.columns[answer["value"]])
 
 
 def test_nobody_classifies_a_galaxy_twice_and_some_are_not_logged_in() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,12 +13,13 @@ import pandas as pd
 from zoobot import votes
 from zoobot.engine.seeds import stream
 from zoobot.errors import InputError
-from zoobot.galaxies.questions import QuestionTree
+from zoobot.galaxies.questions import Question, QuestionTree
 from zoobot.oracles.protocol import Asked, Receipt, Received
 from zoobot.settings import OracleSettings
 from zoobot.votes import classifications
 from zoobot.votes.rows import Json, Row
 
+Shares = list[tuple[Question, list[float]]]
 WORKFLOW_ID, PROJECT_ID, WORKFLOW_VERSION = "1", "1", "1.1"
 _FIRST_SUBJECT_ID = 10_000_000
 _FIRST_DAY = datetime(2020, 1, 1, tzinfo=UTC)  # simulated time: one classification a second, the same in every run
@@ -88,23 +90,30 @@ class SimulatedVolunteers:
         at_first = int(random.integers(n)) if late else n
         volunteers = random.choice(_VOLUNTEERS, size=n, replace=n > _VOLUNTEERS)
         anonymous = random.random(n) < self._oracle.anonymous_fraction
-        hidden = self._hidden.loc[id_str].to_dict()
-        everything = [
-            (None if anonymous[i] else int(volunteers[i]), walk_down_the_tree(self._questions, hidden, random))
-            for i in range(n)
-        ]
+        of = shares(self._questions, self._hidden.loc[id_str].to_dict())
+        everything = [(None if anonymous[i] else int(volunteers[i]), walk_down_the_tree(of, random)) for i in range(n)]
         return everything[:at_first] if n_seen == 0 and at_first > 0 else everything[n_seen:]
 
 
-def walk_down_the_tree(questions: QuestionTree, hidden: Mapping[Any, int], random: np.random.Generator) -> list[Json]:
-    """One volunteer's answers, drawn in proportion to the ``hidden`` votes; questions without votes are left out."""
+def shares(questions: QuestionTree, hidden: Mapping[Any, int]) -> Shares:
+    """Each question that has ``hidden`` votes, and its answers' cumulated shares of them."""
+    found = []
+    for question in questions:
+        counts = np.array([int(hidden.get(column, 0)) for column in question.columns], dtype=np.float64)
+        if counts.sum():
+            cumulated = np.cumsum(counts / counts.sum())
+            found.append((question, (cumulated / cumulated[-1]).tolist()))
+    return found
+
+
+def walk_down_the_tree(of: Shares, random: np.random.Generator) -> list[Json]:
+    """One volunteer's answers, drawn in proportion to the shares of a galaxy's votes."""
     given: set[str] = set()
     annotations = []
-    for question in questions:
-        counts = [int(hidden.get(column, 0)) for column in question.columns]
-        if (question.after and not given & set(question.after)) or sum(counts) == 0:
+    for question, cumulated in of:
+        if question.after and not given & set(question.after):
             continue
-        answer = int(random.choice(len(counts), p=[count / sum(counts) for count in counts]))
+        answer = bisect.bisect_right(cumulated, random.random())
         given.add(question.columns[answer])
         annotations.append({"task": question.task, "value": answer})
     return annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zoobot.engine.seeds import stream
 from zoobot.galaxies.questions import QuestionTree
-from zoobot.oracles.simulated import WORKFLOW_VERSION, classification, walk_down_the_tree
+from zoobot.oracles.simulated import WORKFLOW_VERSION, classification, shares, walk_down_the_tree
 from zoobot.votes import classifications
 from zoobot.votes.rows import Json
 
@@ -127,8 +127,5 @@ class World:
         id_str = self.subjects[subject]["metadata"].get("id_str", "")
         random = stream(self.seed, "volunteers", id_str)
         everybody = random.choice(5000, size=limit, replace=False)
-        shares = self.fractions.get(id_str) or {c: 1 for q in self.questions for c in q.columns}
-        return [
-            (None if random.random() < 0.2 else int(v), walk_down_the_tree(self.questions, shares, random))
-            for v in everybody
-        ]
+        of = shares(self.questions, self.fractions.get(id_str) or {c: 1 for q in self.questions for c in q.columns})
+        return [(None if random.random() < 0.2 else int(v), walk_down_the_tree(of, random)) for v in everybody]
