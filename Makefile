@@ -1,11 +1,11 @@
 # make setup: the environment; make demo: a first simulation and its report; make test: all checks, as CI runs them;
 # make bench: all benchmarks of speed, a table of ratios; make docs: docs/settings.md; make lock: requirements.lock;
-# make fuzz, make soak, make test-crash and make test-ec2: long tests.
+# make bench-gpu: what a GPU gains; make fuzz, make soak, make test-crash and make test-ec2: long tests.
 PYTHON ?= python3
 RUN := .venv/bin/python run.py
 BENCHMARKS := startup acquisition head reduction prediction input verify
 
-.PHONY: setup demo test test-crash test-ec2 bench docs fuzz soak lock clean
+.PHONY: setup demo test test-crash test-ec2 bench bench-gpu docs fuzz soak lock clean
 
 setup: .venv/.done
 
@@ -29,6 +29,10 @@ test: setup
 
 bench: setup
 	for name in $(BENCHMARKS); do .venv/bin/python -m benchmarks.$$name || exit 1; done
+
+# What half precision, XLA and several GPUs gain; needs a GPU and the packages of requirements-gpu.lock.
+bench-gpu:
+	.venv/bin/python -m benchmarks.gpu
 
 docs: setup
 	.venv/bin/python -m tests.test_docs
