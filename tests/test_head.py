@@ -168,7 +168,19 @@ def test_galaxies_chosen_for_their_scatter_do_not_make_the_head_unsure_of_the_ot
         samples = head.fit(features, votes, PAIR, drawn).sample(fair[0][60:], 30, np.random.default_rng(0))
         losses.append(metrics.loss(metrics.PredictedVotes(samples, PAIR, "dirichlet_multinomial"), fair[1][60:]))
     assert losses[0] < losses[1] - 0.02
-    assert head.fit(features, votes, PAIR, np.zeros(210, bool)).questions[0].slope == 1, "none to calibrate on"
+    none, everything = (head.fit(features, votes, PAIR, drawn).questions[0] for drawn in (np.zeros(210, bool), None))
+    assert (none.slope, none.rho) == (everything.slope, everything.rho)
+
+
+def test_a_few_galaxies_drawn_at_random_do_not_outweigh_all_others() -> None:
+    features, votes = simulated(400, 4, 2, 20, 0.1, seed=7)
+    odd = votes.copy()
+    odd[:4] = odd[:4, ::-1]  # the other answer than their features say
+    losses = []
+    for drawn in (np.arange(200) < 4, None):
+        samples = head.fit(features[:200], odd[:200], PAIR, drawn).sample(features[200:], 30, np.random.default_rng(0))
+        losses.append(metrics.loss(metrics.PredictedVotes(samples, PAIR, "dirichlet_multinomial"), votes[200:]))
+    assert losses[0] < losses[1] + 0.02
 
 
 def test_few_samples_are_as_good_as_many() -> None:

@@ -6,8 +6,9 @@ is a Gaussian process of the features. Features keep the spread they have in the
 all axes are divided by one number, so a rotation changes nothing and a wide encoder's small axes matter little.
 
 Chosen galaxies are harder than most, so a head that is confident enough about them is not confident enough about the
-others. A last step therefore fits the slope of all log-odds, and the correlation of predicted votes, to the galaxies
-drawn at random. Axes: N galaxies, H features, A answers, K posterior samples.
+others. A last step therefore fits the slope of all log-odds, and the correlation of predicted votes, to all galaxies,
+and then once more to those drawn at random, which are few. Axes: N galaxies, H features, A answers, K posterior
+samples.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ from zoobot.models.gaussian_process import (
 )
 
 Floats = npt.NDArray[np.float64]
-_WIDTHS = np.array([0.5, 1.0])  # of the last step's normal priors: log slope around 0, logit rho around the fit
+# Widths of the last step's normal priors, of the log slope and of the log-odds of rho: on all galaxies around 0 and the
+# fit, and then on galaxies drawn at random around that.
+_WIDTHS, _NEAR = np.array([0.5, 1.0]), np.array([0.12, 0.25])
 
 
 @dataclass(frozen=True)
@@ -236,22 +239,34 @@ def _splits(counts_N_A: Floats, order: Sequence[int]) -> Iterator[Votes]:
 def _calibrate(
     fitted: QuestionPosterior, x_N_H: Floats, counts_N_A: Floats, at_random_N: npt.NDArray[np.bool_]
 ) -> QuestionPosterior:
-    """The slope and the correlation of predicted votes with the lowest leave-one-out loss on galaxies at random."""
+    """The slope and the correlation of predicted votes: first those of all galaxies that were asked, then, near these,
+    those of the galaxies drawn at random.
+    """
+    asked_N = counts_N_A.sum(axis=1) > 0
     first_rho = max((process.tuned.rho for process in fitted.processes), default=0.0)
-    rows = np.flatnonzero(at_random_N & (counts_N_A.sum(axis=1) > 0))
-    if not len(rows):
-        return replace(fitted, rho=first_rho)
+    found = replace(fitted, rho=first_rho)
+    if asked_N.any():
+        found = _calibrate_on(found, x_N_H[asked_N], counts_N_A[asked_N], _WIDTHS)
+    at_random_N = at_random_N & asked_N
+    if at_random_N.any() and at_random_N.sum() < asked_N.sum():
+        found = _calibrate_on(found, x_N_H[at_random_N], counts_N_A[at_random_N], _NEAR)
+    return found
+
+
+def _calibrate_on(fitted: QuestionPosterior, x_N_H: Floats, counts_N_A: Floats, widths: Floats) -> QuestionPosterior:
+    """The slope and the correlation with the lowest leave-one-out loss on these galaxies, given normal priors around
+    those it has, of the log slope and of the log-odds of the correlation.
+    """
     random = np.random.default_rng(0)  # pairs the points of one process with those of another
-    x_N_H, counts_N_A = x_N_H[rows], counts_N_A[rows]
     logits = [
         random.permuted(gaussian_process.quadrature(*process.leave_one_out(x_N_H, votes)), axis=1)
         for process, votes in zip(fitted.processes, _splits(counts_N_A, fitted.order), strict=True)
     ]
-    n = 2 if first_rho else 1  # single votes show no correlation
-    start = np.array([0.0, logit(max(first_rho, SMALLEST_RHO))])[:n]
+    n = 2 if fitted.rho else 1  # single votes show no correlation
+    start = np.array([np.log(fitted.slope), logit(max(fitted.rho, SMALLEST_RHO))])[:n]
 
     def calibrated(step: Floats) -> QuestionPosterior:
-        point = start + _WIDTHS[:n] * step
+        point = start + widths[:n] * step
         return replace(fitted, slope=float(np.exp(point[0])), rho=rho_of(point[1]) if n == 2 else 0.0)
 
     def evaluate(step: Floats) -> float:
