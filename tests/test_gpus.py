@@ -14,9 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 STEP = """
 import json, sys
 import keras, numpy as np, tensorflow as tf
+from contextlib import nullcontext
 from dataclasses import replace
 from benchmarks.networks import settings_of, task_of
-from zoobot.models import mc_dropout
+from zoobot.models import encoders, mc_dropout
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 mirrored = tf.distribute.MirroredStrategy
@@ -29,7 +30,7 @@ images = np.concatenate([half, half[:, :, ::-1]], axis=2)  # flips, which every 
 counts = random.multinomial(40, [0.3, 0.7], 16)
 found = []
 for both in (False, True):
-    mc_dropout._use_gpus = lambda model: both
+    encoders.precision = lambda model: nullcontext(both)
     model = replace(settings.model, dropout_rate=0.0, rotate=False, zoom=0.0, all_gpus=True, likelihood=sys.argv[1])
     network = mc_dropout.build(model, task_of(settings).groups, 64, 3, 0)
     network.trainer.optimizer.learning_rate = 1.0

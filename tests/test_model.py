@@ -141,7 +141,7 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
 def test_settings_for_a_gpu_are_ignored_here_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("this machine has a GPU")
-    mc_dropout._warn_once.cache_clear()
+    encoders._warn_once.cache_clear()
     for_gpu = replace(TINY, mixed_precision=True, xla=True, all_gpus=True, max_epochs=1)
     digests = []
     for chosen in (for_gpu, for_gpu, replace(TINY, max_epochs=1)):

@@ -108,6 +108,16 @@ def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_bytes() -> No
     assert curves["loss"][-1] < curves["loss"][0] - 0.3 and np.mean(curves["accuracy"][-3:]) > 3 / 47
 
 
+def test_it_learns_in_float16_as_on_a_gpu() -> None:
+    """With model.mixed_precision; a machine without GPU ignores the setting, but can compute so."""
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        _, curves = trained(12)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert curves["loss"][-1] < curves["loss"][0] - 0.3
+
+
 # --------------------------------------------------------------- the stage
 
 QUICK = ("stage=pretrain", "quick=true", "model=pretrained")

@@ -6,6 +6,8 @@ and the convolutions (floats → features). Axes: N galaxies, H features.
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +28,7 @@ from zoobot.models.architectures import ARCHITECTURES, OFFSET, SCALE, Floats32, 
 from zoobot.models.shapes import read_record, shape_of
 from zoobot.settings import ENCODER_SHAPE, ModelSettings
 
+log = logging.getLogger("zoobot")
 Pass = Callable[[Tensor], Tensor]
 
 
@@ -34,6 +37,28 @@ def build(model: ModelSettings, image_size_px: int, channels: int) -> keras.Mode
     images = keras.Input((image_size_px, image_size_px, channels), dtype="uint8", name="images")
     convolutions = _build_convolutions(model, image_size_px)
     return keras.Model(images, convolutions(prepare(images, model)), name="encoder")
+
+
+@contextmanager
+def precision(model: ModelSettings) -> Iterator[bool]:
+    """Networks built inside compute in the precision of the settings; gives whether the machine has a GPU.
+
+    A machine without one computes in float32, and warns which settings it ignores.
+    """
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    wanted = [key for key in ("mixed_precision", "xla", "all_gpus") if getattr(model, key)]
+    if wanted and not on_gpu:
+        _warn_once(f"this machine has no GPU: model.{', model.'.join(wanted)} ignored")
+    keras.mixed_precision.set_global_policy("mixed_float16" if on_gpu and model.mixed_precision else "float32")
+    try:
+        yield on_gpu
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    log.warning("%s", text)  # once, not for each network that is built or loaded
 
 
 def prepare(images: Tensor, model: ModelSettings) -> Tensor:

@@ -7,9 +7,7 @@ encoder and K passes of the small head. Axes: N galaxies, K samples, H features,
 
 from __future__ import annotations
 
-import functools
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -28,7 +26,6 @@ from zoobot.models.saved import Training
 from zoobot.models.views import RandomView
 from zoobot.settings import ModelSettings
 
-log = logging.getLogger("zoobot")
 _ROWS = 1024  # galaxies whose samples are computed at a time
 Floats32 = npt.NDArray[np.float32]
 tf.get_logger().setLevel("ERROR")  # it would warn that each iteration compiles a new network, which is intended
@@ -50,8 +47,10 @@ def build(model: ModelSettings, groups: Sequence[Group], image_size_px: int, cha
     """A network with new weights. The same seed gives the same weights, dropout and augmentation."""
     keras.utils.set_random_seed(number(seed, "network"))
     tf.config.experimental.enable_op_determinism()
-    on_gpu = _use_gpus(model)
-    with tf.distribute.MirroredStrategy().scope() if on_gpu and model.all_gpus else nullcontext():
+    with (
+        encoders.precision(model) as on_gpu,
+        tf.distribute.MirroredStrategy().scope() if on_gpu and model.all_gpus else nullcontext(),
+    ):
         images = keras.Input((image_size_px, image_size_px, channels), dtype="uint8", name="images")
         encoder = encoders.build(model, image_size_px, channels)
         convolutions = encoder.get_layer("convolutions")
@@ -66,21 +65,6 @@ def build(model: ModelSettings, groups: Sequence[Group], image_size_px: int, cha
             jit_compile=on_gpu and model.xla,
         )
     return Network(encoder, head, trainer, model.dropout_rate)
-
-
-def _use_gpus(model: ModelSettings) -> bool:
-    """Set the precision, and warn which settings a machine without GPU ignores. Returns whether it has one."""
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    wanted = [key for key in ("mixed_precision", "xla", "all_gpus") if getattr(model, key)]
-    if wanted and not on_gpu:
-        _warn_once(f"this machine has no GPU: model.{', model.'.join(wanted)} ignored")
-    keras.mixed_precision.set_global_policy("mixed_float16" if on_gpu and model.mixed_precision else "float32")
-    return on_gpu
-
-
-@functools.cache
-def _warn_once(text: str) -> None:
-    log.warning("%s", text)  # once, not for each network that is built or loaded
 
 
 def _build_head(n_features: int, likelihood: str, groups: Sequence[Group]) -> keras.Model:

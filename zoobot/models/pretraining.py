@@ -16,9 +16,10 @@ from zoobot.models.architectures import OFFSET, SCALE, Tensor
 from zoobot.models.views import RandomView
 from zoobot.settings import ModelSettings, PretrainSettings
 
-# Changes that leave a galaxy's shape as it is: factors e^(s n) of brightness and colours, with normal n.
-ZOOM, BRIGHTNESS, COLOUR = 0.4, 0.25, 0.1
-GREY_SHARE, BLUR_SHARE, MAX_NOISE = 0.2, 0.4, 12 / 255
+# Changes that leave a galaxy's shape as it is: a factor of brightness and an exponent of it, e^(s n) with normal n. Its
+# colours and its noise stay, because they tell galaxies apart (docs/results/encoders.md).
+ZOOM, BRIGHTNESS, GAMMA = 0.8, 0.25, 0.3
+GREY_SHARE, BLUR_SHARE, DARKEST = 0.2, 0.4, 1e-4
 HIDDEN, PROJECTED = 256, 128  # sizes of the layers between features and loss, which are discarded afterwards
 WEIGHT_DECAY, WARM_UP_STEPS = 1e-4, 50
 
@@ -96,10 +97,10 @@ def contrastive_loss(projected_2N_D: Tensor, temperature: float) -> tuple[Tensor
 
 
 class RandomLight(keras.layers.Layer):
-    """Random changes of each scaled image: brightness, colours, sometimes grey, sometimes blurred, and noise."""
+    """Random changes of each scaled image: brightness, contrast, sometimes grey and sometimes blurred."""
 
     def __init__(self, seed: int) -> None:
-        super().__init__()
+        super().__init__(dtype="float32")  # also where networks compute in float16
         self._random = keras.random.SeedGenerator(seed)
 
     def call(self, scaled: Tensor, training: bool = False) -> Tensor:
@@ -108,15 +109,12 @@ class RandomLight(keras.layers.Layer):
             return scaled
         n, channels = keras.ops.shape(scaled)[0], scaled.shape[-1]
         light = (scaled - OFFSET) / (255 * SCALE)  # 0 to 1
-        brightness = keras.random.normal((n, 1, 1, 1), 0.0, BRIGHTNESS, seed=self._random)
-        light = light * keras.ops.exp(
-            brightness + keras.random.normal((n, 1, 1, channels), 0.0, COLOUR, seed=self._random)
-        )
+        light = light * keras.ops.exp(keras.random.normal((n, 1, 1, 1), 0.0, BRIGHTNESS, seed=self._random))
+        gamma = keras.ops.exp(keras.random.normal((n, 1, 1, 1), 0.0, GAMMA, seed=self._random))
+        light = keras.ops.maximum(light, DARKEST) ** gamma
         grey = keras.ops.mean(light, axis=-1, keepdims=True) * keras.ops.ones_like(light)
         light = keras.ops.where(self._happens(n, GREY_SHARE), grey, light)
         light = keras.ops.where(self._happens(n, BLUR_SHARE), _blur(light, channels), light)
-        noise = keras.random.uniform((n, 1, 1, 1), 0.0, MAX_NOISE, seed=self._random)
-        light = light + noise * keras.random.normal(keras.ops.shape(light), seed=self._random)
         return keras.ops.clip(light, 0.0, 1.0) * (255 * SCALE) + OFFSET
 
     def _happens(self, n: Tensor, share: float) -> Tensor:

@@ -16,7 +16,7 @@ class RandomView(keras.layers.Layer):
     """
 
     def __init__(self, rotate: bool, zoom: float, seed: int) -> None:
-        super().__init__()
+        super().__init__(dtype="float32")  # also where networks compute in float16
         self._rotate, self._zoom = rotate, zoom
         self._random = keras.random.SeedGenerator(seed)
 

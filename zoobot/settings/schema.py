@@ -125,7 +125,7 @@ class PretrainSettings:
     name: str = "galaxies"  # name of the encoder's folder
     epochs: int = 12  # passes over the pictures
     batch_size: int = 128  # galaxies per training step, which the encoder learns to distinguish
-    learning_rate: float = 0.001  # highest learning rate of the AdamW optimiser
+    learning_rate: float = 0.003  # highest learning rate of the AdamW optimiser
     temperature: float = 0.2  # of the contrastive loss: a lower one gives more weight to the most similar galaxies
     max_galaxies: int = 0  # use the first pool shards up to this many galaxies; 0: the whole pool
     seed: int = 0  # of the encoder's weights and views; simulations with different seeds can share one encoder

@@ -35,7 +35,10 @@ def run(settings: Settings) -> Path:
     from zoobot.models import encoders, pretraining
     from zoobot.models.datasets import dataset
 
-    with folders.create(path, used, {"shards": settings.shard_dir}) as staging:
+    with (
+        folders.create(path, used, {"shards": settings.shard_dir}) as staging,
+        encoders.precision(settings.model),
+    ):
         keras.utils.set_random_seed(settings.pretrain.seed)
         encoder = encoders.build(settings.model, config.image_size_px, config.channels)
         batch_size = min(settings.pretrain.batch_size, n_galaxies)
