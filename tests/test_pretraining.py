@@ -96,16 +96,15 @@ def trained(epochs: int) -> tuple[str, dict[str, list[float]]]:
     encoder = encoders.build(TINY, 32, 3)
     pictures = np.stack([galaxy.image for galaxy in demo.survey(48, seed=0, size_px=32)])
     images = tf.data.Dataset.from_tensor_slices(pictures).batch(24)
-    chosen = PretrainSettings(epochs=epochs, batch_size=24, learning_rate=0.01)
+    chosen = PretrainSettings(epochs=epochs, batch_size=24)
     curves = pretraining.train(encoder, images, 2, TINY, chosen)
     return encoders.digest(encoder), curves
 
 
 def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_bytes() -> None:
-    (digest, curves), (again, _) = trained(12), trained(12)
-    assert digest == again and len(curves["loss"]) == 12
-    assert curves["loss"][0] == pytest.approx(math.log(47), abs=0.1), "at first, guesses among 47 others"
-    assert curves["loss"][-1] < curves["loss"][0] - 0.3 and np.mean(curves["accuracy"][-3:]) > 3 / 47
+    (digest, curves), (again, _) = trained(30), trained(30)
+    assert digest == again and len(curves["loss"]) == 30
+    assert np.mean(curves["loss"][-5:]) < math.log(47) - 0.25 and np.mean(curves["accuracy"][-5:]) > 4 / 47
 
 
 def test_it_learns_in_float16_as_on_a_gpu() -> None:
