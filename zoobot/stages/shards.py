@@ -29,7 +29,7 @@ from zoobot.errors import InputError
 from zoobot.folders import disk
 from zoobot.galaxies import cells, database, feature_tables, picture_paths, same_galaxy, tables, tfrecords
 from zoobot.galaxies.feature_tables import FeatureTable
-from zoobot.galaxies.images import read_picture, resize
+from zoobot.galaxies.images import PIXELS, read_for_shards
 from zoobot.galaxies.pictures import Pixels
 from zoobot.galaxies.questions import load_questions
 from zoobot.galaxies.tables import read_table
@@ -94,6 +94,8 @@ def run(settings: Settings) -> Path:
     published = feature_tables.find(settings) if settings.survey.features else None
     if published:  # by their digest, as questions are: they may be moved once they are in the shards
         used["features"] = tables.digest(published.path)
+    else:
+        used["pixels"] = PIXELS
     if folders.is_done(settings.shard_dir, used, inputs):
         return settings.shard_dir
     splits = split_galaxies(settings)
@@ -288,12 +290,9 @@ def _read_images(
 
     def read(row: dict[str, Any]) -> tuple[dict[str, Any], Pixels | str, tuple[str, ...]]:
         try:
-            picture = read_picture(settings.image_path(str(row["file_loc"])), settings.survey)
+            return row, *read_for_shards(settings.image_path(str(row["file_loc"])), settings.survey, settings.shards)
         except InputError as error:
             return row, str(error), ()
-        stored = settings.shards
-        pixels = resize(picture.pixels, stored.image_size_px, stored.channels, stored.crop)
-        return row, pixels, picture.notes
 
     rows = [dict(zip(galaxies.columns, row, strict=True)) for row in galaxies.itertuples(index=False)]
     with ThreadPoolExecutor(READ_THREADS) as pool:
