@@ -3,9 +3,10 @@
 The first bytes of a file say whether it is PNG, JPEG, TIFF (bitmaps.py) or FITS (fits_images.py), not its name.
 
 The pixels of a shard are made in two steps, whose results are the same on every machine (``PIXELS``). The picture is
-halved, once to three times, as long as its central square keeps ``size_px``: a JPEG while it is read (decoders.py), any
-other by the means of its pixels. Then Pillow resizes the square, in integers: by Hamming's window, or by Lanczos' if it
-becomes larger. Against one step from the full picture by Lanczos, pixels of galaxies differ by 1 of 255 in the mean.
+halved, once to three times, as long as its central square keeps 1.5 times the size that is stored: a JPEG while it is
+read (decoders.py), any other by the means of its pixels. Then Pillow resizes the square, in integers: by Hamming's
+window, or by Lanczos' if it is smaller than that, where Hamming's would move details. Against one step from the full
+picture by Lanczos, pixels of galaxies differ by 1 of 255 in the mean.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from zoobot.galaxies import bitmaps, fits_images, pictures
 from zoobot.galaxies.pictures import BYTES_PER_PIXEL, LARGE_BYTES, Picture, Pixels, Reduced
 from zoobot.settings.schema import ShardsSettings, SurveySettings
 
-PIXELS = "halved while possible, then Hamming"  # with other words, shards were made in another way
+PIXELS = "halved to 1.5 times the size, then Hamming"  # with other words, shards were made in another way
 _DEFAULT = SurveySettings()
+_SPARE = 1.5  # how many times the size that is stored must be left
 
 
 def read_image(path: Path, survey: SurveySettings = _DEFAULT) -> Pixels:
@@ -59,7 +61,7 @@ def read_for_shards(path: Path, survey: SurveySettings, stored: ShardsSettings) 
     """The pixels of the picture at ``path`` as shards hold them, and what was changed in it. Raises InputError, with
     the reason, if it cannot be used.
     """
-    picture = read_picture(path, survey, math.ceil(stored.image_size_px / stored.crop))
+    picture = read_picture(path, survey, math.ceil(_SPARE * stored.image_size_px / stored.crop))
     pixels = resize(picture.pixels, stored.image_size_px, stored.channels, stored.crop, picture.reduced)
     return pixels, picture.notes
 
@@ -110,15 +112,18 @@ def resize(pixels: Pixels, size_px: int, channels: int, crop: float = 1.0, reduc
     by, height, width = reduced or (1, *pixels.shape[:2])
     side = max(1, round(crop * min(height, width)))
     left, top = (width - side) // 2, (height - side) // 2
-    if not reduced:
-        pixels, left, top = pixels[top : top + side, left : left + side], 0, 0
-    if side != size_px:
-        square = Image.fromarray(pixels)
-        if not reduced:
-            by = pictures.reduction(side, size_px)
-            square = square.reduce(by) if by > 1 else square
+    if side == size_px and not reduced:
+        pixels = pixels[top : top + side, left : left + side]
+    else:
+        if reduced:
+            square = Image.fromarray(pixels)
+        else:
+            by = pictures.reduction(side, math.ceil(_SPARE * size_px))
+            end = math.ceil(side / by) * by  # what lies behind the square belongs to the mean at its edge
+            square = Image.fromarray(pixels[top : top + end, left : left + end])
+            square, left, top = square.reduce(by) if by > 1 else square, 0, 0
         box = (left / by, top / by, (left + side) / by, (top + side) / by)
-        window = Image.Resampling.HAMMING if side > size_px else Image.Resampling.LANCZOS
+        window = Image.Resampling.HAMMING if side >= _SPARE * size_px else Image.Resampling.LANCZOS
         pixels = np.asarray(square.resize((size_px, size_px), window, box))
     if channels == 1:
         pixels = np.rint(pixels.mean(axis=2, keepdims=True)).astype(np.uint8)

@@ -44,9 +44,9 @@ class Picture:
     reduced: Reduced | None = None  # None: the pixels are those of the file
 
 
-def reduction(side_px: int, size_px: int) -> int:
-    """By how much a square of ``side_px`` is reduced before it is resized to ``size_px``: 1, 2, 4 or 8."""
-    return next((by for by in (8, 4, 2) if side_px >= by * size_px), 1)
+def reduction(side_px: int, least_px: int) -> int:
+    """By how much ``side_px`` can be reduced so that ``least_px`` are left: 1, 2, 4 or 8."""
+    return next((by for by in (8, 4, 2) if side_px >= by * least_px), 1)
 
 
 def one_at_a_time(large: bool) -> AbstractContextManager[object]:
