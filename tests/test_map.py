@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from zoobot.engine import map as engine
+from zoobot.engine import progress
 from zoobot.errors import InputError, ProcessError, ServiceError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,6 +143,20 @@ def test_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> Non
     for limit, expected in (("max 100000", 64), ("250000 100000", 3), ("5000 100000", 1), ("nonsense", 64)):
         monkeypatch.setattr(Path, "read_text", lambda *_, limit=limit: limit)
         assert engine.cores() == expected
+
+
+def test_a_log_has_a_line_with_the_rate_and_the_time_left(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    now_s = iter([0, 0, 61, 100, 9000])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(now_s)))
+    sizes = [610, 390, 1000, 1000]
+    assert list(progress.track(sizes, "writing shards", 100_000, lambda size: size)) == sizes
+    assert caplog.messages == [
+        "writing shards: 610 of 100000, 10 a second, 2.8 h left",
+        "writing shards: 2000 of 100000, 13.3 a minute, 122.5 h left",
+    ]
 
 
 def test_input_errors_keep_their_kind() -> None:

@@ -251,15 +251,12 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(custom_survey: Custom, 
     parent.kill()
     parent.wait()
     before = {path.name: path.stat().st_mtime_ns for path in kept.glob("[!.]*_*.json")}
-    stamps = dict[str, int]()
+    stamps, config = dict[str, int](), shards._config
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "_config", lambda *a: stamps.update(
             {path.name: path.stat().st_mtime_ns for path in kept.glob("[!.]*_*.json")}) or config(*a))  # fmt: skip
         assert digest_with(s, 2) == digest
     assert before and before.items() <= stamps.items() and len(stamps) > len(before)
-
-
-config = shards._config  # before a test replaces it
 
 
 # --------------------------------------------------------------- bad pictures, bad catalogs
