@@ -287,7 +287,7 @@ def test_an_output_depends_on_all_but_places_and_looks(compose: Compose, tmp_pat
         "survey.folder", "survey.allow_links",
         "survey.catalog", "survey.classifications", "survey.features",  # places; their content goes in by its digest
         "extensions", "oracle.live",  # goes in by digest; follows from oracle.kind
-        "survey.same_galaxy",
+        "survey.same_galaxy", "workers",
         "max_dropped_fraction", "iterate.previous", "simulate.iterations", "verify_inputs", "stop.votes",  # limits
         "stop.labels", "stop.eval_loss", "stop.next_100_labels_buy", "stop.minutes_per_vote",
         "oracle.dry_run", "oracle.subjects", "oracle.credentials_file",  # how Zooniverse is reached, not what is asked

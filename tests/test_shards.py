@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +23,12 @@ from PIL import Image
 
 from zoobot import folders
 from zoobot.errors import FolderError, InputError, SettingsError
-from zoobot.galaxies import database, tfrecords
+from zoobot.galaxies import database, shard_writer, tfrecords
 from zoobot.settings import Settings
 from zoobot.stages import catalogs, master_catalog, shards, simulate
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT_FOLDER = Path(__file__).resolve().parents[1]
+SHARED = ROOT_FOLDER.parent / "shared"
 needs_real_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data is not at {SHARED}")
 Custom = Callable[..., Settings]
 ROOT = ("smooth-or-featured_smooth", "smooth-or-featured_featured-or-disk", "smooth-or-featured_artifact")
@@ -59,10 +67,13 @@ def read_all(folder: Path) -> dict[str, dict[str, tuple[np.ndarray[Any, Any], di
     config = tfrecords.load_config(folder)
     found: dict[str, dict[str, tuple[np.ndarray[Any, Any], dict[str, int]]]] = {}
     for split, files in config.splits.items():
-        assert files == [f"{split}/{split}_{k:05d}.tfrecord" for k in range(len(files))]
+        assert files == sorted(set(files)) and all(
+            re.fullmatch(rf"{split}/{split}_\d{{5}}\.tfrecord", f) for f in files
+        )
         records = [[tfrecords.decode(r, config.encoding) for r in tfrecords.read(folder / f)] for f in files]
         sizes = [len(shard) for shard in records]
-        assert min(sizes) > 0 and set(sizes[:-1]) <= {config.shard_size} and sizes[-1] <= config.shard_size
+        assert min(sizes) > 0 and max(sizes) <= config.shard_size
+        assert config.dropped or set(sizes[:-1]) <= {config.shard_size}
         found[split] = {i: (pixels, votes) for shard in records for i, pixels, votes in shard}
         assert len(found[split]) == sum(sizes) == config.galaxies[split]
     ids = [i for split in found.values() for i in split]
@@ -191,6 +202,63 @@ def test_a_version_it_does_not_read(tmp_path: Path) -> None:
         tfrecords.load_config(tmp_path)
 
 
+# --------------------------------------------------------------- workers
+
+
+def digest_with(s: Settings, workers: int) -> str:
+    """The digest of the shards, made anew."""
+    s = replace(s, workers=workers)
+    if s.shard_dir.exists():
+        s.shard_dir.rename(s.shard_dir.with_name(f"before_{len(list(s.shard_dir.parent.iterdir()))}"))
+    return folders.digest_of(shards.run(s))
+
+
+def killed_at_first(work: shard_writer.Work) -> shard_writer.Part:
+    """Write a shard; but the first process that comes to the pool's second one is killed half way."""
+    mark = Path(work.settings.data_dir) / "killed"
+    if work.file.endswith("pool_00001.tfrecord") and not mark.exists():
+        mark.touch()
+        (work.folder / work.file).parent.mkdir(exist_ok=True)
+        (work.folder / work.file).with_name(".pool_00001.tfrecord.1").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return shard_writer.write(work)
+
+
+def test_any_number_of_workers_gives_the_same_bytes(
+    custom_survey: Custom, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    s = prepare(custom_survey, galaxies(40), "max_dropped_fraction=0.1")
+    s.image_path(galaxies(40)["file_loc"][5]).write_bytes(b"no picture")
+    digest = digest_with(s, 1)
+    assert [digest_with(s, workers) for workers in (2, 3)] == [digest] * 2
+    monkeypatch.setattr(shard_writer, "write", killed_at_first)
+    assert digest_with(s, 2) == digest and "was killed (SIGKILL): it is done again" in caplog.text
+    assert not list(s.shard_dir.rglob(".*"))
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes(custom_survey: Custom, tmp_path: Path) -> None:
+    """All of it is killed, workers too, at a moment of chance; finished shards are not written again."""
+    s = prepare(custom_survey, galaxies(60))
+    digest = digest_with(s, 1)
+    s.shard_dir.rename(s.shard_dir.with_name("whole"))
+    (tmp_path / "settings").write_bytes(pickle.dumps(replace(s, workers=2)))
+    code = "import pickle, sys; from pathlib import Path; from zoobot.stages import shards;"
+    code += "shards.run(pickle.loads(Path(sys.argv[1]).read_bytes()))"
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "settings")], cwd=ROOT_FOLDER)
+    kept = folders.unfinished(s.shard_dir)
+    while parent.poll() is None and len(list(kept.glob("[!.]*_*.json"))) < 2:
+        time.sleep(0.005)
+    parent.kill()
+    parent.wait()
+    before = {path.name: path.stat().st_mtime_ns for path in kept.glob("[!.]*_*.json")}
+    stamps, config = dict[str, int](), shards._config
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "_config", lambda *a: stamps.update(
+            {path.name: path.stat().st_mtime_ns for path in kept.glob("[!.]*_*.json")}) or config(*a))  # fmt: skip
+        assert digest_with(s, 2) == digest
+    assert before and before.items() <= stamps.items() and len(stamps) > len(before)
+
+
 # --------------------------------------------------------------- bad pictures, bad catalogs
 
 
@@ -227,6 +295,26 @@ def test_what_was_changed_in_pictures_is_said_once(custom_survey: Custom, caplog
     assert dropped.id_str == table["id_str"][9] and dropped.reason.startswith("the picture is blank")
 
 
+def test_a_dropped_galaxy_moves_no_other(custom_survey: Custom) -> None:
+    """Shard n has the catalog's rows n x shard_size and on; one of which nothing is left does not exist."""
+    s = prepare(custom_survey, galaxies(26), "max_dropped_fraction=0.3")
+    pool = [*shards.split_galaxies(s)["pool"].itertuples()]
+    for row in (pool[1], *pool[4:8]):
+        s.image_path(row.file_loc).write_bytes(b"no picture")
+    config = tfrecords.load_config(shards.run(s))
+    stored = {Path(f).stem[-1]: tfrecords.read_ids(s.shard_dir / f) for f in config.splits["pool"]}
+    ids = [row.id_str for row in pool]
+    assert stored == {"0": [ids[0], *ids[2:4]], "2": ids[8:12], "3": ids[12:]}
+    assert config.galaxies["pool"] == 9 and [d.id_str for d in config.dropped] == [ids[1], *ids[4:8]]
+    with database.connect(s.shard_dir / config.database) as connection:
+        counts = database.counts_by_shard(connection, "pool")
+    assert list(counts.values()) == [3, 4, 2]
+    names = list(counts)
+    assert [tfrecords.first_shards(counts, n) for n in (0, 3, 4, 7, 8, 99)] == [
+        names, names[:1], names[:2], names[:2], names, names
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("other", ["survey.bands=[r]", "survey.zero_point=27", "survey.stretch=noise"])
 def test_shards_depend_on_how_fits_is_shown(custom_survey: Custom, other: str) -> None:
     table = galaxies(14)
@@ -240,7 +328,9 @@ def test_too_many_bad_pictures_stop_the_work_at_once(custom_survey: Custom) -> N
     s = prepare(custom_survey, table)
     for location in table["file_loc"]:
         s.image_path(location).write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"1 of 40 images cannot be used so far.*max_dropped_fraction=0\.01") as caught:
+    with pytest.raises(
+        InputError, match=r"\d of 40 images cannot be used so far.*max_dropped_fraction=0\.01"
+    ) as caught:
         shards.run(s)
     assert "not a readable picture" in str(caught.value) and "or raise max_dropped_fraction" in str(caught.value)
     assert not s.shard_dir.exists()

@@ -29,7 +29,7 @@ def call(function: Callable[[Any], object], argument: Any, what: str) -> None:
     ours, theirs = context.Pipe(duplex=False)
     level = logging.getLogger().level
     process = context.Process(target=_work, args=(theirs, level, function, argument))
-    with _without_interrupts():
+    with without_interrupts():
         process.start()
     theirs.close()  # so that recv() sees the end of the pipe when the process dies
     failure: Exception | None = None
@@ -49,13 +49,13 @@ def call(function: Callable[[Any], object], argument: Any, what: str) -> None:
         raise failure
     if process.exitcode:
         raise ProcessError(
-            f"The process working on {what} was killed ({_describe(process.exitcode)}), by hand or because memory ran"
+            f"The process working on {what} was killed ({describe(process.exitcode)}), by hand or because memory ran"
             " out. Nothing incomplete was published. Run the same command again to continue."
         )
 
 
 @contextmanager
-def _without_interrupts() -> Iterator[None]:
+def without_interrupts() -> Iterator[None]:
     """A process that starts here never sees Ctrl-C: its parent does, says so once, and ends it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -66,17 +66,27 @@ def _without_interrupts() -> Iterator[None]:
 
 def _work(pipe: Connection, level: int, function: Callable[[Any], object], argument: Any) -> None:
     """What the new process does: it sends its log and any error through the pipe, and ends when its parent does."""
+    begin(pipe, level)
+    try:
+        function(argument)
+    except Exception as error:
+        pipe.send(to_send(error))
+
+
+def begin(pipe: Connection, level: int) -> None:
+    """What a new process does first: it sends its log through the pipe, and ends when its parent does."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     root = logging.getLogger()
     root.handlers, root.level = [_ToPipe(pipe)], level
-    try:
-        function(argument)
-    except ZoobotError as error:
-        pipe.send(error)
-    except Exception as error:
-        failure = RuntimeError(f"{type(error).__name__}: {error}")  # this exception can always be sent
-        failure.add_note(traceback.format_exc())
-        pipe.send(failure)
+
+
+def to_send(error: Exception) -> Exception:
+    """An exception as it can be sent to the parent: one of ours, or a RuntimeError that tells all of another."""
+    if isinstance(error, ZoobotError):
+        return error
+    failure = RuntimeError(f"{type(error).__name__}: {error}")
+    failure.add_note("".join(traceback.format_exception(error)))
+    return failure
 
 
 class _ToPipe(QueueHandler):
@@ -98,5 +108,6 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _describe(exit_code: int) -> str:
+def describe(exit_code: int) -> str:
+    """How a process ended, e.g. SIGKILL."""
     return signal.Signals(-exit_code).name if exit_code < 0 else f"exit status {exit_code}"

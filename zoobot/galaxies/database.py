@@ -114,6 +114,12 @@ def ids_by_shard(connection: sqlite3.Connection, split: str) -> dict[str, list[s
     return found
 
 
+def counts_by_shard(connection: sqlite3.Connection, split: str) -> dict[str, int]:
+    """How many galaxies each shard of one split has, by its name, in order."""
+    query = "SELECT shard, COUNT(*) FROM shard_index JOIN galaxies USING (id_str) WHERE split = ? GROUP BY shard"
+    return dict(sorted(connection.execute(query, (split,))))
+
+
 def ids_in_split(connection: sqlite3.Connection, split: str) -> set[str]:
     """The galaxies of one split."""
     return {id_str for (id_str,) in connection.execute("SELECT id_str FROM galaxies WHERE split = ?", (split,))}

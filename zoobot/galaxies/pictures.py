@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,18 @@ _MIN_SIDE_PX = 8
 _BLANK_LEVELS = 4  # of 255: JPEG turns one colour into levels that differ by so much
 _BLANK_FRACTION = 0.001  # so few pixels of another level are no galaxy: hot pixels
 _SAMPLE_STEP = 7  # pixels
+# The same for a JPEG that was reduced. There a single pixel changes at most its block of 8 × 8, so that a blank picture
+# differs in at most 64 x _BLANK_FRACTION of it.
+_REDUCED_STEP, _REDUCED_FRACTION = 3, 0.1
 _ONE_LARGE = threading.RLock()
+
+
+class Reduced(NamedTuple):
+    """How a JPEG was read: at 1/``by`` of its height and width (2, 4 or 8), which are those of the file, in pixels."""
+
+    by: int
+    height: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,12 @@ class Picture:
     pixels: Pixels
     notes: tuple[str, ...] = ()  # what was changed, or chosen, that the file's own pixels do not show
     media_type: str = ""  # of the file, if a browser shows these pixels; empty: it must be converted
+    reduced: Reduced | None = None  # None: the pixels are those of the file
+
+
+def reduction(side_px: int, least_px: int) -> int:
+    """By how much ``side_px`` can be reduced so that ``least_px`` are left: 1, 2, 4 or 8."""
+    return next((by for by in (8, 4, 2) if side_px >= by * least_px), 1)
 
 
 def one_at_a_time(large: bool) -> AbstractContextManager[object]:
@@ -52,6 +70,11 @@ def too_many_bytes(max_pixels: int) -> InputError:
         f"it has more than {BYTES_PER_PIXEL * max_pixels / 1e6:.0f} MB, {BYTES_PER_PIXEL} bytes for each pixel of"
         f" survey.max_pixels={max_pixels}: cut it out smaller, or raise that"
     )
+
+
+def may_be_blank(reduced: Pixels) -> bool:
+    """Whether a JPEG that was reduced must be looked at in full. Of most pictures it need not."""
+    return _fraction_different(reduced[::_REDUCED_STEP, ::_REDUCED_STEP]) <= _REDUCED_FRACTION
 
 
 def check_content(pixels: Pixels) -> None:

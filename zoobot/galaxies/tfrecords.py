@@ -9,7 +9,6 @@ were published (``FEATURES``). Axes: H W C pixels; N galaxies, F features.
 from __future__ import annotations
 
 import io
-import math
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,10 +68,17 @@ def load_config(folder: Path) -> ShardConfig:
     return folders.read_record(folder / SHARD_CONFIG, ShardConfig)
 
 
-def first_of_pool(config: ShardConfig, at_most: int) -> list[str]:
-    """The pool's first shards, enough for ``at_most`` galaxies; 0: all of them."""
-    wanted = at_most and at_most < config.galaxies["pool"]
-    return config.splits["pool"][: math.ceil(at_most / config.shard_size) if wanted else None]
+def first_shards(counts: Mapping[str, int], at_most: int) -> list[str]:
+    """The first shards, in order, enough for ``at_most`` galaxies; 0: all of them. ``counts`` has the galaxies of each,
+    which may be fewer than ``shard_size``.
+    """
+    names, total = list[str](), 0
+    for name in sorted(counts):
+        if at_most and total >= at_most:
+            break
+        names.append(name)
+        total += counts[name]
+    return names
 
 
 # --------------------------------------------------------------- galaxies

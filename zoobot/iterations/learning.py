@@ -130,6 +130,6 @@ def drawn_at_random(it: Iteration, ids: list[str]) -> npt.NDArray[np.bool_]:
 
 
 def scale_of(it: Iteration, of: Callable[[Path], Floats32]) -> head.Scale:
-    """That of the first pool shards that hold enough galaxies: the same ones in every iteration."""
+    """That of the first pool shards, as many as hold enough galaxies if none was dropped: always the same ones."""
     names = it.shard_config.splits["pool"][: -(-SCALED // it.shard_config.shard_size)]
     return head.Scale.of(np.concatenate([of(it.shard_dir / name) for name in names]))

@@ -23,6 +23,7 @@ IF_SAME = ("warn", "error")
 STRETCHES = ("nanomaggies", "noise")
 # The least that a setting may be, and between which values it may be.
 _AT_LEAST = {
+    "workers": 0,
     "seed": 0, "survey.retirement_votes": 0, "survey.draw_size_px": 16, "survey.draw_seed": 0, "catalogs.seed": 0,
     "survey.max_pixels": 64,
     "catalogs.mock_labelled": 3, "catalogs.max_galaxies": 0,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zoobot import folders
 from zoobot.errors import InputError
-from zoobot.galaxies import tfrecords
+from zoobot.galaxies import database, tfrecords
 from zoobot.galaxies.tfrecords import ShardConfig
 from zoobot.models import features
 from zoobot.settings import Settings, stage_settings
@@ -53,7 +53,10 @@ def run(settings: Settings) -> Path:
 
 def _pool_files(settings: Settings, config: ShardConfig) -> tuple[list[Path], int]:
     """The pool's first shards, enough for ``pretrain.max_galaxies``, and the number of galaxies in them."""
-    names, total = tfrecords.first_of_pool(config, settings.pretrain.max_galaxies), config.galaxies["pool"]
+    total = config.galaxies["pool"]
     if total < 2:
         raise InputError(f"Pretraining needs at least 2 galaxies in the pool of {settings.shard_dir}; it has {total}.")
-    return [settings.shard_dir / name for name in names], min(total, len(names) * config.shard_size)
+    with database.connect(settings.shard_dir / config.database) as connection:
+        counts = database.counts_by_shard(connection, "pool")
+    names = tfrecords.first_shards(counts, settings.pretrain.max_galaxies)
+    return [settings.shard_dir / name for name in names], sum(counts[name] for name in names)

@@ -1,89 +1,72 @@
 """stage=shards: turn galaxies and their pictures into TFRecord shards with a SQLite index.
 
 train, eval and test come from the labelled galaxies, the pool from the rest. All later stages read pixels only from the
-shards. If the survey has published features (``survey.features``), they are stored and no picture is read. A shard's
-record (``_Part``) is published once its file is on disk, so a run that was stopped continues after the last finished
-shard. At the end the index is made from these records.
+shards. If the survey has published features (``survey.features``), they are stored and no picture is read. Shard n of a
+split has the galaxies n × shard_size … of the catalog; worker processes write shards side by side (shard_writer.py). A
+run that was stopped continues with the shards that are not finished. At the end the index is made from their records.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from zoobot import folders
+from zoobot.engine import map as engine
 from zoobot.engine.progress import track
 from zoobot.errors import InputError
 from zoobot.folders import disk
-from zoobot.galaxies import cells, database, feature_tables, picture_paths, same_galaxy, tables, tfrecords
-from zoobot.galaxies.feature_tables import FeatureTable
-from zoobot.galaxies.images import read_picture, resize
-from zoobot.galaxies.pictures import Pixels
+from zoobot.galaxies import cells, database, feature_tables, picture_paths, same_galaxy, shard_writer, tables, tfrecords
+from zoobot.galaxies.feature_tables import FeatureTable, Gathered
+from zoobot.galaxies.images import PIXELS
 from zoobot.galaxies.questions import load_questions
+from zoobot.galaxies.shard_writer import Part, Work
 from zoobot.galaxies.tables import read_table
 from zoobot.galaxies.tasks import LABEL, TOTAL_VOTES, build_task
-from zoobot.galaxies.tfrecords import Dropped, Floats32, ShardConfig
+from zoobot.galaxies.tfrecords import ShardConfig
 from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")
-READ_THREADS = 4  # decoding a picture releases Python's lock
-# Each galaxy in order, with its pixels or features, or with the reason why it has none.
-Read = Callable[[pd.DataFrame], Iterator[tuple[dict[str, Any], Pixels | Floats32 | str]]]
-
-
-@dataclass
-class _Part:
-    """A shard, and what happened to the next ``taken`` galaxies of the catalog: some may be dropped. The last part of a
-    split may have only dropped galaxies and no file.
-    """
-
-    file: str
-    taken: int = 0
-    rows: list[tuple[str, str, str, str, int]] = field(default_factory=list)  # of database.add_galaxies
-    votes: dict[str, dict[str, int]] = field(default_factory=dict)
-    dropped: list[Dropped] = field(default_factory=list)
-
-
-@dataclass
-class _Tally:
-    """What was found in the pictures so far, and how many there are in total."""
-
-    total: int
-    so_far: int = 0
-    notes: Counter[str] = field(default_factory=Counter)  # how many pictures were changed, by what was changed
-
-    def check(self, new: list[Dropped], settings: Settings) -> None:
-        """Count more dropped galaxies. Raises an error as soon as there are too many, not after hours of work."""
-        self.so_far += 1
-        if self.so_far > settings.max_dropped_fraction * self.total:
-            disk.remove(folders.unfinished(settings.shard_dir))  # start again once the pictures are fixed
-            first = "; ".join(f"{d.id_str}: {d.reason}" for d in new[:5])
-            raise InputError(
-                f"{self.so_far} of {self.total} images cannot be used so far, more than max_dropped_fraction="
-                f"{settings.max_dropped_fraction}. The newest: {first}. Fix them, or raise max_dropped_fraction."
-            )
+GALAXIES_PER_WORKER = 1000  # with fewer, starting a process takes as long as it saves
 
 
 @dataclass(frozen=True)
-class _Writer:
-    """What the splits share."""
+class _Source:
+    """Where the shards are made from: the galaxies of each split, which votes are stored, and published features."""
 
     settings: Settings
-    folder: Path
-    read: Read
-    tally: _Tally
+    splits: Mapping[str, pd.DataFrame]
+    vote_columns: Sequence[str]
+    gathered: Gathered | None  # None: pictures are read
+
+    def work(self, staging: Path, finished: Mapping[str, Part]) -> Iterator[Work]:
+        """Each shard that is not finished."""
+        size, kept = self.settings.shards.shard_size, folders.unfinished(self.settings.shard_dir)
+        for split, table in self.splits.items():
+            for number, start in enumerate(range(0, len(table), size)):
+                file = shard_writer.name_of(split, number)
+                if file not in finished:
+                    galaxies, votes = self._galaxies(split, table.iloc[start : start + size])
+                    features = list(self.gathered.of([i for i, _ in galaxies])) if self.gathered else None
+                    yield Work(file, galaxies, votes, features, self.settings, staging, kept)
+
+    def _galaxies(self, split: str, table: pd.DataFrame) -> tuple[list[tuple[str, str]], list[dict[str, int]]]:
+        locations = table["file_loc"]
+        if self.gathered:
+            locations = locations.mask(cells.no_text(locations), "")
+        columns = [] if split == "pool" else self.vote_columns
+        votes = [
+            {column: int(count) for column, count in zip(columns, row, strict=True)}
+            for row in table[list(columns)].itertuples(index=False)
+        ]
+        return list(zip(map(str, table["id_str"]), map(str, locations), strict=True)), votes
 
 
 def run(settings: Settings) -> Path:
@@ -94,6 +77,8 @@ def run(settings: Settings) -> Path:
     published = feature_tables.find(settings) if settings.survey.features else None
     if published:  # by their digest, as questions are: they may be moved once they are in the shards
         used["features"] = tables.digest(published.path)
+    else:
+        used["pixels"] = PIXELS
     if folders.is_done(settings.shard_dir, used, inputs):
         return settings.shard_dir
     splits = split_galaxies(settings)
@@ -105,24 +90,16 @@ def run(settings: Settings) -> Path:
     if not published:
         _check_images_exist(splits, settings)
     space = _bytes_needed(splits, settings, published)
-    tally = _Tally(sum(map(len, splits.values())))
     with (
-        _reader(splits, settings, published, tally) as read,
+        _gathered(splits, settings, published) as gathered,
         folders.create(settings.shard_dir, used, inputs, resumes=True, needs_bytes=space) as staging,
     ):
-        writer = _Writer(settings, staging, read, tally)
-        parts = {
-            split: _write_split(split, table, [] if split == "pool" else vote_columns, writer)
-            for split, table in splits.items()
-        }
+        parts = _write_all(_Source(settings, splits, vote_columns, gathered), staging)
         config = _config(settings, task.name, parts)
-        for entry in config.dropped:
-            log.warning("dropped %s: %s", entry.id_str, entry.reason)
-        for note, count in sorted(tally.notes.items()):
-            log.info("%d pictures: %s", count, note)
+        _report(parts, config)
         listed = {staging / name for names in config.splits.values() for name in names}
-        for path in set(staging.rglob("*.tfrecord")) - listed:
-            path.unlink()  # left by a stopped run; its pictures are gone now
+        for path in {path for path in staging.rglob("*") if path.is_file()} - listed:
+            path.unlink()  # left by a stopped run
         folders.write_record(staging / tfrecords.SHARD_CONFIG, config)
         _write_index(staging / config.database, parts)
         check_agreement(staging, {split: list(table["id_str"]) for split, table in splits.items()})
@@ -131,13 +108,23 @@ def run(settings: Settings) -> Path:
     return settings.shard_dir
 
 
-def _config(settings: Settings, task_name: str, parts: Mapping[str, list[_Part]]) -> ShardConfig:
+def _report(parts: Mapping[str, Sequence[Part]], config: ShardConfig) -> None:
+    for entry in config.dropped:
+        log.warning("dropped %s: %s", entry.id_str, entry.reason)
+    notes = Counter[str]()
+    for part in (part for found in parts.values() for part in found):
+        notes.update(part.notes)
+    for note, count in sorted(notes.items()):
+        log.info("%d pictures: %s", count, note)
+
+
+def _config(settings: Settings, task_name: str, parts: Mapping[str, Sequence[Part]]) -> ShardConfig:
     return ShardConfig(
         survey=settings.survey.name,
         task=task_name,
         image_size_px=0 if settings.survey.features else settings.shards.image_size_px,
         channels=0 if settings.survey.features else settings.shards.channels,
-        encoding=_encoding(settings),
+        encoding=shard_writer.encoding(settings),
         shard_size=settings.shards.shard_size,
         seed=settings.catalogs.seed,
         splits={split: [part.file for part in found if part.rows] for split, found in parts.items()},
@@ -145,10 +132,6 @@ def _config(settings: Settings, task_name: str, parts: Mapping[str, list[_Part]]
         dropped=[entry for found in parts.values() for part in found for entry in part.dropped],
         database="shards.db",
     )
-
-
-def _encoding(settings: Settings) -> str:
-    return tfrecords.FEATURES if settings.survey.features else settings.shards.encoding
 
 
 def _bytes_needed(splits: Mapping[str, pd.DataFrame], settings: Settings, published: FeatureTable | None) -> int:
@@ -193,59 +176,48 @@ def _read_pool(path: Path) -> pd.DataFrame:
         ) from error
 
 
-def _write_split(split: str, galaxies: pd.DataFrame, vote_columns: list[str], writer: _Writer) -> list[_Part]:
-    settings, tally = writer.settings, writer.tally
-    kept = folders.unfinished(settings.shard_dir)
-    parts = _finished_parts(kept, split)
-    tally.so_far += sum(len(part.dropped) for part in parts)
-    if parts:
-        log.info("%s: %d %s shards already exist", settings.shard_dir, len(parts), split)
-    left = galaxies.iloc[sum(part.taken for part in parts) :]
-    part, records = _Part(_name(split, len(parts))), list[bytes]()
-    for row, content in track(writer.read(left), f"writing {split} shards", len(left)):
-        part.taken += 1
-        if isinstance(content, str):
-            part.dropped.append(Dropped(row["id_str"], content))
-            tally.check(part.dropped, settings)
-            continue
-        counts = {column: int(row[column]) for column in vote_columns}
-        records.append(tfrecords.encode(row["id_str"], content, counts, _encoding(settings)))
-        part.rows.append((row["id_str"], row["file_loc"], split, part.file, len(part.rows)))
-        if counts:
-            part.votes[row["id_str"]] = counts
-        if len(records) == settings.shards.shard_size:
-            parts.append(_finish(part, records, writer.folder, kept))
-            part, records = _Part(_name(split, len(parts))), []
-    if part.taken:
-        parts.append(_finish(part, records, writer.folder, kept))
-    if not any(part.rows for part in parts):
+def _write_all(source: _Source, staging: Path) -> dict[str, list[Part]]:
+    """Write all shards, side by side. The parts of each split, in order."""
+    settings, n = source.settings, sum(map(len, source.splits.values()))
+    finished = shard_writer.finished(folders.unfinished(settings.shard_dir))
+    if finished:
+        log.info("%s: %d shards already exist", settings.shard_dir, len(finished))
+    left = n - sum(part.n_galaxies for part in finished.values())
+    most = 1 if source.gathered else engine.cores()  # features are only copied
+    workers = settings.workers or max(1, min(most, left // GALAXIES_PER_WORKER))
+    n_dropped, problem = sum(len(part.dropped) for part in finished.values()), ""
+    works = source.work(staging, finished)
+    with closing(engine.in_order(shard_writer.write, works, workers, lambda work: work.file)) as written:
+        for part in track(written, "writing shards", left, lambda part: part.n_galaxies):
+            finished[part.file] = part
+            n_dropped += len(part.dropped)
+            if part.dropped and n_dropped > settings.max_dropped_fraction * n:
+                problem = _too_many(n_dropped, n, part, settings)
+                break
+    if problem:
+        disk.remove(folders.unfinished(settings.shard_dir))  # start again once the pictures are fixed
+        raise InputError(problem)
+    return {split: _parts_of(split, finished, settings) for split in source.splits}
+
+
+def _too_many(n_dropped: int, n: int, part: Part, settings: Settings) -> str:
+    """What is said of too many dropped galaxies: as soon as there are so many, not after hours of work."""
+    first = "; ".join(f"{dropped.id_str}: {dropped.reason}" for dropped in part.dropped[:5])
+    return (
+        f"{n_dropped} of {n} images cannot be used so far, more than max_dropped_fraction="
+        f"{settings.max_dropped_fraction}. The newest: {first}. Fix them, or raise max_dropped_fraction."
+    )
+
+
+def _parts_of(split: str, parts: Mapping[str, Part], settings: Settings) -> list[Part]:
+    found = [parts[file] for file in sorted(parts) if file.startswith(f"{split}/")]
+    if not any(part.rows for part in found):
         what = "features" if settings.survey.features else "a readable picture"
-        raise InputError(f"No galaxy of split {split} has {what}; for example: {parts[-1].dropped[-1].reason}.")
-    return parts
+        raise InputError(f"No galaxy of split {split} has {what}; for example: {found[-1].dropped[-1].reason}.")
+    return found
 
 
-def _name(split: str, number: int) -> str:
-    return f"{split}/{split}_{number:05d}.tfrecord"
-
-
-def _finished_parts(kept: Path, split: str) -> list[_Part]:
-    """The parts of a split that a stopped run had finished."""
-    return [folders.parse(folders.read_json(path), _Part, str(path)) for path in sorted(kept.glob(f"{split}_*.json"))]
-
-
-def _finish(part: _Part, records: list[bytes], folder: Path, kept: Path) -> _Part:
-    if records:
-        path = folder / part.file
-        disk.make_folder(path.parent)
-        tfrecords.write(path, records)
-        disk.flush_file(path)
-        disk.flush_folder(path.parent)
-    record = kept / Path(part.file).with_suffix(".json").name
-    folders.publish_file(record, json.dumps(dataclasses.asdict(part)).encode())
-    return part
-
-
-def _write_index(path: Path, parts: Mapping[str, list[_Part]]) -> None:
+def _write_index(path: Path, parts: Mapping[str, Sequence[Part]]) -> None:
     path.unlink(missing_ok=True)  # left by a stopped run
     database.create(path)
     with database.connect(path) as connection:
@@ -255,14 +227,14 @@ def _write_index(path: Path, parts: Mapping[str, list[_Part]]) -> None:
 
 
 @contextmanager
-def _reader(
-    splits: Mapping[str, pd.DataFrame], settings: Settings, published: FeatureTable | None, tally: _Tally
-) -> Iterator[Read]:
-    """How galaxies are read. Features lie in the order of their file, so they are first put in that of the catalogs, in
-    a temporary file. InputError: too many galaxies have none; nothing is begun then, so that the file may be fixed.
+def _gathered(
+    splits: Mapping[str, pd.DataFrame], settings: Settings, published: FeatureTable | None
+) -> Iterator[Gathered | None]:
+    """Published features in the order of the catalogs, in a temporary file: they lie in the order of their own file.
+    InputError: too many galaxies have none; nothing is begun then, so that the file may be fixed.
     """
     if published is None:
-        yield partial(_read_images, settings=settings, notes=tally.notes)
+        yield None
         return
     log.info("%s: %d features of each galaxy (%s)", published.path, published.n_features, published.shown)
     disk.require_space(settings.survey_dir, 2 * _bytes_needed(splits, settings, published))
@@ -272,35 +244,7 @@ def _reader(
         if problem := gathered.problem(settings.max_dropped_fraction):
             raise InputError(problem)
         log.info("%s; %d rows of other galaxies", gathered.described(), gathered.n_other)
-
-        def read(galaxies: pd.DataFrame) -> Iterator[tuple[dict[str, Any], Floats32 | str]]:
-            galaxies = galaxies.assign(file_loc=galaxies["file_loc"].mask(cells.no_text(galaxies["file_loc"]), ""))
-            for row, found in zip(galaxies.itertuples(index=False), gathered.of(list(galaxies["id_str"])), strict=True):
-                yield dict(zip(galaxies.columns, row, strict=True)), found
-
-        yield read
-
-
-def _read_images(
-    galaxies: pd.DataFrame, settings: Settings, notes: Counter[str]
-) -> Iterator[tuple[dict[str, Any], Pixels | str]]:
-    """Galaxies with their pixels. What was changed in them is counted in ``notes``."""
-
-    def read(row: dict[str, Any]) -> tuple[dict[str, Any], Pixels | str, tuple[str, ...]]:
-        try:
-            picture = read_picture(settings.image_path(str(row["file_loc"])), settings.survey)
-        except InputError as error:
-            return row, str(error), ()
-        stored = settings.shards
-        pixels = resize(picture.pixels, stored.image_size_px, stored.channels, stored.crop)
-        return row, pixels, picture.notes
-
-    rows = [dict(zip(galaxies.columns, row, strict=True)) for row in galaxies.itertuples(index=False)]
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        for start in range(0, len(rows), 256):  # limits the number of pictures in memory
-            for row, pixels, changes in pool.map(read, rows[start : start + 256]):
-                notes.update(changes)
-                yield row, pixels
+        yield gathered
 
 
 def _check_images_exist(splits: Mapping[str, pd.DataFrame], settings: Settings) -> None:
