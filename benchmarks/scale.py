@@ -1,0 +1,168 @@
+"""How an iteration grows with the pool: seconds of each step, and peak memory, from 10,000 to 10,000,000 galaxies.
+
+    python -m benchmarks.scale                               # pools of 10,000 and 100,000 galaxies
+    python -m benchmarks.scale --galaxies 1000000 --labels 10000 --folder /big/disk
+    python -m benchmarks.scale --galaxies 100000 --profile   # and which functions take the time
+
+The survey is drawn: features instead of pictures (model=features, so no network and no TensorFlow), as many bytes a galaxy
+as a picture of 16 px in colour. An iteration predicts all of the pool. Stages and iterations are the program's own,
+each iteration in a process of its own, and the second one is measured: it receives the labels that the first asked
+for. "around" is what is in no step of iteration.json: checks of the inputs, the manifest, flushing. The survey and its
+shards stay in --folder, for the next measurement. Axes: N galaxies, H features.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import os
+import pstats
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
+from zoobot.folders import disk
+from zoobot.iterations.files import ExperimentFolder
+from zoobot.settings import Settings, compose
+from zoobot.stages import catalogs, check_settings, instructions, iterate, master_catalog, shards
+
+ROOT = Path(__file__).resolve().parents[1]
+LABELLED, N_FEATURES, CHUNK = 2500, 192, 50_000
+ANSWERS = ("smooth", "featured-or-disk", "artifact")
+STEPS = ("receive", "train", "evaluate", "predict", "request")
+
+
+def write_survey(folder: Path, n: int) -> None:
+    """A table with votes, and features whose logit of a smooth galaxy is linear in them."""
+    random = np.random.default_rng(0)
+    direction_H = random.normal(size=N_FEATURES) * 2 / N_FEATURES**0.5
+    folder.mkdir(parents=True)
+    schema = pa.schema({"id_str": pa.string(), "embedding": pa.list_(pa.float32(), N_FEATURES)})
+    votes = []
+    with pq.ParquetWriter(folder / "features.parquet", schema, compression="NONE") as writer:
+        for start in range(0, n, CHUNK):
+            features_N_H = random.standard_normal((min(CHUNK, n - start), N_FEATURES), np.float32)
+            votes.append(random.binomial(40, 1 / (1 + np.exp(-features_N_H @ direction_H))))
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(features_N_H.ravel()), N_FEATURES)
+            ids = [f"J{number:09}" for number in range(start, start + len(features_N_H))]
+            writer.write_table(pa.table([pa.array(ids), vectors], schema))
+    smooth_N = np.concatenate(votes)
+    counts = dict(zip(ANSWERS, (smooth_N, 40 - smooth_N, np.zeros_like(smooth_N)), strict=True))
+    table = {"id_str": [f"J{number:09}" for number in range(n)]}
+    pa_csv.write_csv(
+        pa.table(table | {f"smooth-or-featured_{name}": n for name, n in counts.items()}), folder / "catalog.csv"
+    )
+
+
+def settings_of(folder: Path, n: int, labels: int, acquisition: str) -> Settings:
+    """An experiment that predicts the complete pool in each iteration."""
+    compose.register()
+    overrides = ["stage=simulate", "survey=custom", "survey.name=drawn", f"survey.folder={folder / 'in'}",
+                 "survey.features=features.parquet", "model=features", f"acquisition={acquisition}", "oracle=known",
+                 f"catalogs.mock_labelled={LABELLED}", "shards.eval_size=500", "shards.test_size=1000",
+                 f"iterate.subjects_per_iteration={labels}", f"iterate.shards_per_iteration={n // 512 + 1}",
+                 "tracking=disabled", f"data_dir={folder}"]  # fmt: skip
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return check_settings(compose.from_config(hydra_compose("config", overrides)))
+
+
+def prepare(folder: Path, settings: Settings, n: int) -> dict[str, tuple[float, float]]:
+    """The survey and its shards, unless they are there: seconds and peak MiB of each stage that was run."""
+    if not (folder / "in").is_dir():
+        write_survey(folder / "in", n + LABELLED)
+    disk.remove(Path(settings.experiment_dir))
+    return {} if settings.shard_dir.is_dir() else {
+        name: (found["total"], found["peak_mib"])
+        for name in ("master_catalog", "catalogs", "shards")
+        for found in [in_process(folder, n, name)]
+    }  # fmt: skip
+
+
+def in_process(folder: Path, n: int, stage: str, *more: str) -> dict[str, float]:
+    """Run a stage in a process of its own: its seconds, those of its steps, and its peak memory in MiB."""
+    command = [sys.executable, "-m", "benchmarks.scale", "--folder", str(folder), "--galaxies", str(n), "--child", stage]
+    done = subprocess.run([*command, *more], check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def child(stage: str, settings: Settings, profiled: bool) -> dict[str, float]:
+    """Run a stage here."""
+    run = {module.__name__.rpartition(".")[2]: module.run for module in
+           (master_catalog, catalogs, shards, instructions, iterate)}[stage]  # fmt: skip
+    profile, start = cProfile.Profile(), time.perf_counter()
+    if profiled:
+        profile.runcall(run, settings)
+        pstats.Stats(profile, stream=sys.stderr).sort_stats("cumulative").print_stats(70)
+    else:
+        run(settings)
+    found = {"total": time.perf_counter() - start, "peak_mib": peak_mib()}
+    if stage == "iterate":
+        folder = ExperimentFolder(settings.experiment_dir).iterations()[-1]
+        found |= folder.summary().timings_s
+        found["predictions_bytes"] = (folder.path / "predictions.parquet").stat().st_size
+        found["folder_mb"] = sum(path.stat().st_size for path in folder.path.rglob("*")) / 1e6
+    return found
+
+
+def peak_mib() -> float:
+    """The most memory that this process has had."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def measure(folder: Path, n: int, args: argparse.Namespace) -> None:
+    """Print a line for one size."""
+    settings = settings_of(folder, n, args.labels, args.acquisition)
+    for name, (seconds, mib) in prepare(folder, settings, n).items():
+        print(f"{n:>10,} {name}: {seconds:.1f} s, {mib:,.0f} MiB", flush=True)
+    more = ["--labels", str(args.labels), "--acquisition", args.acquisition]
+    in_process(folder, n, "instructions", *more)
+    in_process(folder, n, "iterate", *more)
+    found = in_process(folder, n, "iterate", *more, *(["--profile"] if args.profile else []))
+    around = found["total"] - sum(found[step] for step in STEPS)
+    steps = " ".join(f"{found[step]:>8.1f}" for step in STEPS)
+    print(f"{n:>10,} {args.labels:>7,} {steps} {around:>8.1f} {found['total']:>8.1f} {found['peak_mib']:>9,.0f}"
+          f" {found['predictions_bytes'] / n:>9.0f} {found['folder_mb']:>8.0f}", flush=True)  # fmt: skip
+
+
+def main() -> None:
+    """Measure every size, or be the process that runs one stage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--galaxies", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--labels", type=int, default=1000, help="galaxies asked about, and labelled")
+    parser.add_argument("--acquisition", default="badge")
+    parser.add_argument("--folder", type=Path, help="keep surveys and shards here")
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        settings = settings_of(args.folder, args.galaxies[0], args.labels, args.acquisition)
+        print(json.dumps(child(args.child, settings, args.profile)))
+        return
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"{'galaxies':>10} {'labels':>7} {' '.join(f'{step:>8}' for step in (*STEPS, 'around', 'total'))}"
+          f" {'peak MiB':>9} {'B/galaxy':>9} {'folder MB':>8}")  # fmt: skip
+    folder = args.folder or Path(tempfile.mkdtemp())
+    try:
+        for n in args.galaxies:
+            measure(folder / str(n), n, args)
+    finally:
+        if not args.folder:
+            disk.make_writable(folder)
+            shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
