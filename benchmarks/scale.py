@@ -4,11 +4,12 @@
     python -m benchmarks.scale --galaxies 1000000 --labels 10000 --folder /big/disk
     python -m benchmarks.scale --galaxies 100000 --profile   # and which functions take the time
 
-The survey is drawn: features instead of pictures (model=features, so no network and no TensorFlow), as many bytes a galaxy
-as a picture of 16 px in colour. An iteration predicts all of the pool. Stages and iterations are the program's own,
-each iteration in a process of its own, and the second one is measured: it receives the labels that the first asked
+The survey is drawn: features instead of pictures (model=features, so no network and no TensorFlow), as many bytes a
+galaxy as a picture of 16 px in colour. An iteration predicts all of the pool. Stages and iterations are the program's
+own, each iteration in a process of its own, and the second one is measured: it receives the labels that the first asked
 for. "around" is what is in no step of iteration.json: checks of the inputs, the manifest, flushing. The survey and its
-shards stay in --folder, for the next measurement. Axes: N galaxies, H features.
+shards stay in --folder, for the next measurement. Set OPENBLAS_NUM_THREADS=1 if others use the cores. Axes: N galaxies,
+H features.
 """
 
 from __future__ import annotations
@@ -91,7 +92,17 @@ def prepare(folder: Path, settings: Settings, n: int) -> dict[str, tuple[float, 
 
 def in_process(folder: Path, n: int, stage: str, *more: str) -> dict[str, float]:
     """Run a stage in a process of its own: its seconds, those of its steps, and its peak memory in MiB."""
-    command = [sys.executable, "-m", "benchmarks.scale", "--folder", str(folder), "--galaxies", str(n), "--child", stage]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.scale",
+        "--folder",
+        str(folder),
+        "--galaxies",
+        str(n),
+        "--child",
+        stage,
+    ]
     done = subprocess.run([*command, *more], check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found

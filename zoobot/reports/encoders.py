@@ -55,5 +55,4 @@ def _pictures(shards: Path, at_most: int) -> set[str]:
     config = tfrecords.load_config(shards)
     wanted = tfrecords.first_of_pool(config, at_most)
     with database.connect(shards / config.database) as connection:
-        by_shard = database.ids_by_shard(connection, "pool")
-    return {id_str for shard in wanted for id_str in by_shard[shard]}
+        return {id_str for shard in wanted for id_str in database.ids_in_shard(connection, shard)}
