@@ -11,6 +11,7 @@ from itertools import chain
 import pandas as pd
 
 from zoobot import folders
+from zoobot.folders import disk
 from zoobot.galaxies import database, tfrecords
 from zoobot.galaxies.tasks import LABEL, TOTAL_VOTES
 from zoobot.iterations import waiting as still_waiting
@@ -59,7 +60,7 @@ def receive(it: Iteration, oracle: Oracle, instructions: InstructionsFolder) -> 
     kept = it.unfinished / "received"
     if not kept.is_dir():
         with folders.step(kept) as staging:
-            shutil.copyfile(index, IterationFolder(staging).database)
+            disk.copy(index, IterationFolder(staging).database)
             last_id = (
                 it.before[-1].summary().last_classification_id
                 if it.before
@@ -67,7 +68,8 @@ def receive(it: Iteration, oracle: Oracle, instructions: InstructionsFolder) -> 
             )
             counts = _receive(replace(it, folder=IterationFolder(staging)), oracle, pool, last_id)
             folders.write_json(staging / _COUNTS, asdict(counts))
-    shutil.copytree(kept, it.folder.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(_COUNTS))
+    left_out = shutil.ignore_patterns(_COUNTS)
+    shutil.copytree(kept, it.folder.path, copy_function=disk.copy, dirs_exist_ok=True, ignore=left_out)
     with database.connect(it.folder.database) as connection:
         pool = pool.with_labels(database.labelled_ids(connection, "pool"), database.control_ids(connection))
     counts = folders.parse(folders.read_json(kept / _COUNTS), Counts, str(kept / _COUNTS))
