@@ -6,8 +6,8 @@
 
 The survey is drawn: features instead of pictures (model=features, so no network and no TensorFlow), as many bytes a
 galaxy as a picture of 16 px in colour. An iteration predicts all of the pool. Stages and iterations are the program's
-own, each iteration in a process of its own, and the second one is measured: it receives the labels that the first asked
-for. "around" is what is in no step of iteration.json: checks of the inputs, the manifest, flushing. The survey and its
+own, each iteration in a process of its own, and the last one is measured: it receives the labels that the one before
+asked for. "around" is what is in no step of iteration.json: checks of the inputs, the manifest, flushing. The survey and its
 shards stay in --folder, for the next measurement. Set OPENBLAS_NUM_THREADS=1 if others use the cores. Axes: N galaxies,
 H features.
 """
@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
+from zoobot import acquisition
 from zoobot.folders import disk
 from zoobot.iterations.files import ExperimentFolder
 from zoobot.settings import Settings, compose
@@ -66,44 +67,34 @@ def write_survey(folder: Path, n: int) -> None:
     )
 
 
-def settings_of(folder: Path, n: int, labels: int, acquisition: str) -> Settings:
+def settings_of(folder: Path, n: int, args: argparse.Namespace) -> Settings:
     """An experiment that predicts the complete pool in each iteration."""
     compose.register()
     overrides = ["stage=simulate", "survey=custom", "survey.name=drawn", f"survey.folder={folder / 'in'}",
-                 "survey.features=features.parquet", "model=features", f"acquisition={acquisition}", "oracle=known",
+                 "survey.features=features.parquet", "model=features", f"acquisition={args.acquisition}", "oracle=known",
                  f"catalogs.mock_labelled={LABELLED}", "shards.eval_size=500", "shards.test_size=1000",
-                 f"iterate.subjects_per_iteration={labels}", f"iterate.shards_per_iteration={n // 512 + 1}",
+                 f"iterate.subjects_per_iteration={args.labels}", f"seed={args.seed}", f"iterate.shards_per_iteration={n // 512 + 1}",
                  "tracking=disabled", f"data_dir={folder}"]  # fmt: skip
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         return check_settings(compose.from_config(hydra_compose("config", overrides)))
 
 
-def prepare(folder: Path, settings: Settings, n: int) -> dict[str, tuple[float, float]]:
-    """The survey and its shards, unless they are there: seconds and peak MiB of each stage that was run."""
+def prepare(folder: Path, settings: Settings, n: int, args: argparse.Namespace) -> None:
+    """Make the survey and its shards, unless they are there, and print how long each stage took."""
     if not (folder / "in").is_dir():
         write_survey(folder / "in", n + LABELLED)
     disk.remove(Path(settings.experiment_dir))
-    return {} if settings.shard_dir.is_dir() else {
-        name: (found["total"], found["peak_mib"])
-        for name in ("master_catalog", "catalogs", "shards")
-        for found in [in_process(folder, n, name)]
-    }  # fmt: skip
+    if not settings.shard_dir.is_dir():
+        for name in ("master_catalog", "catalogs", "shards"):
+            found = in_process(folder, n, name, args)
+            print(f"{n:>10,} {name}: {found['total']:.1f} s, {found['cpu']:.1f} of CPU, {found['peak_mib']:,.0f} MiB")
 
 
-def in_process(folder: Path, n: int, stage: str, *more: str) -> dict[str, float]:
+def in_process(folder: Path, n: int, stage: str, args: argparse.Namespace, *more: str) -> dict[str, float]:
     """Run a stage in a process of its own: its seconds, those of its steps, and its peak memory in MiB."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.scale",
-        "--folder",
-        str(folder),
-        "--galaxies",
-        str(n),
-        "--child",
-        stage,
-    ]
-    done = subprocess.run([*command, *more], check=True, stdout=subprocess.PIPE, text=True)
+    given = [f"--{key}={getattr(args, key)}" for key in ("labels", "acquisition", "seed", "most")]
+    command = [sys.executable, "-m", "benchmarks.scale", f"--folder={folder}", f"--galaxies={n}", f"--child={stage}"]
+    done = subprocess.run([*command, *given, *more], check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -112,16 +103,17 @@ def child(stage: str, settings: Settings, profiled: bool) -> dict[str, float]:
     """Run a stage here."""
     run = {module.__name__.rpartition(".")[2]: module.run for module in
            (master_catalog, catalogs, shards, instructions, iterate)}[stage]  # fmt: skip
-    profile, start = cProfile.Profile(), time.perf_counter()
+    profile, start, cpu = cProfile.Profile(), time.perf_counter(), time.process_time()
     if profiled:
         profile.runcall(run, settings)
         pstats.Stats(profile, stream=sys.stderr).sort_stats("cumulative").print_stats(70)
     else:
         run(settings)
-    found = {"total": time.perf_counter() - start, "peak_mib": peak_mib()}
+    found = {"total": time.perf_counter() - start, "cpu": time.process_time() - cpu, "peak_mib": peak_mib()}
     if stage == "iterate":
         folder = ExperimentFolder(settings.experiment_dir).iterations()[-1]
         found |= folder.summary().timings_s
+        found["loss"] = folder.loss("test")
         found["predictions_bytes"] = (folder.path / "predictions.parquet").stat().st_size
         found["folder_mb"] = sum(path.stat().st_size for path in folder.path.rglob("*")) / 1e6
     return found
@@ -135,17 +127,17 @@ def peak_mib() -> float:
 
 def measure(folder: Path, n: int, args: argparse.Namespace) -> None:
     """Print a line for one size."""
-    settings = settings_of(folder, n, args.labels, args.acquisition)
-    for name, (seconds, mib) in prepare(folder, settings, n).items():
-        print(f"{n:>10,} {name}: {seconds:.1f} s, {mib:,.0f} MiB", flush=True)
-    more = ["--labels", str(args.labels), "--acquisition", args.acquisition]
-    in_process(folder, n, "instructions", *more)
-    in_process(folder, n, "iterate", *more)
-    found = in_process(folder, n, "iterate", *more, *(["--profile"] if args.profile else []))
+    settings = settings_of(folder, n, args)
+    prepare(folder, settings, n, args)
+    in_process(folder, n, "instructions", args)
+    for number in range(args.iterations):
+        profile = args.profile and number == args.iterations - 1
+        found = in_process(folder, n, "iterate", args, *(["--profile"] if profile else []))
     around = found["total"] - sum(found[step] for step in STEPS)
     steps = " ".join(f"{found[step]:>8.1f}" for step in STEPS)
-    print(f"{n:>10,} {args.labels:>7,} {steps} {around:>8.1f} {found['total']:>8.1f} {found['peak_mib']:>9,.0f}"
-          f" {found['predictions_bytes'] / n:>9.0f} {found['folder_mb']:>8.0f}", flush=True)  # fmt: skip
+    print(f"{n:>10,} {args.labels:>7,} {steps} {around:>8.1f} {found['total']:>8.1f} {found['cpu']:>8.1f}"
+          f" {found['peak_mib']:>9,.0f} {found['predictions_bytes'] / n:>9.0f} {found['folder_mb']:>9.0f}"
+          f" {found['loss']:>7.4f}", flush=True)  # fmt: skip
 
 
 def main() -> None:
@@ -154,17 +146,21 @@ def main() -> None:
     parser.add_argument("--galaxies", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--labels", type=int, default=1000, help="galaxies asked about, and labelled")
     parser.add_argument("--acquisition", default="badge")
+    parser.add_argument("--iterations", type=int, default=2, help="the last one is measured")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--most", type=int, default=acquisition.MOST, help="galaxies that a batch is chosen from")
     parser.add_argument("--folder", type=Path, help="keep surveys and shards here")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        settings = settings_of(args.folder, args.galaxies[0], args.labels, args.acquisition)
+        acquisition.MOST = args.most
+        settings = settings_of(args.folder, args.galaxies[0], args)
         print(json.dumps(child(args.child, settings, args.profile)))
         return
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print(f"{'galaxies':>10} {'labels':>7} {' '.join(f'{step:>8}' for step in (*STEPS, 'around', 'total'))}"
-          f" {'peak MiB':>9} {'B/galaxy':>9} {'folder MB':>8}")  # fmt: skip
+    print(f"{'galaxies':>10} {'labels':>7} {' '.join(f'{step:>8}' for step in (*STEPS, 'around', 'total', 'CPU'))}"
+          f" {'peak MiB':>9} {'B/galaxy':>9} {'folder MB':>9} {'loss':>7}")  # fmt: skip
     folder = args.folder or Path(tempfile.mkdtemp())
     try:
         for n in args.galaxies:
