@@ -7,9 +7,9 @@
 The survey is drawn: features instead of pictures (model=features, so no network and no TensorFlow), as many bytes a
 galaxy as a picture of 16 px in colour. An iteration predicts all of the pool. Stages and iterations are the program's
 own, each iteration in a process of its own, and the last one is measured: it receives the labels that the one before
-asked for. "around" is what is in no step of iteration.json: checks of the inputs, the manifest, flushing. The survey and its
-shards stay in --folder, for the next measurement. Set OPENBLAS_NUM_THREADS=1 if others use the cores. Axes: N galaxies,
-H features.
+asked for. "around" is what is in no step of iteration.json: checks of the inputs, the manifest, flushing. The survey
+and its shards stay in --folder, for the next measurement. Set OPENBLAS_NUM_THREADS=1 if others use the cores. Axes: N
+galaxies, H features.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def settings_of(folder: Path, n: int, args: argparse.Namespace) -> Settings:
     """An experiment that predicts the complete pool in each iteration."""
     compose.register()
     overrides = ["stage=simulate", "survey=custom", "survey.name=drawn", f"survey.folder={folder / 'in'}",
-                 "survey.features=features.parquet", "model=features", f"acquisition={args.acquisition}", "oracle=known",
-                 f"catalogs.mock_labelled={LABELLED}", "shards.eval_size=500", "shards.test_size=1000",
-                 f"iterate.subjects_per_iteration={args.labels}", f"seed={args.seed}", f"iterate.shards_per_iteration={n // 512 + 1}",
-                 "tracking=disabled", f"data_dir={folder}"]  # fmt: skip
+                 "survey.features=features.parquet", "model=features", f"acquisition={args.acquisition}",
+                 "oracle=known", f"catalogs.mock_labelled={LABELLED}", "shards.eval_size=500", "shards.test_size=1000",
+                 f"iterate.subjects_per_iteration={args.labels}", f"iterate.shards_per_iteration={n // 512 + 1}",
+                 f"seed={args.seed}", "tracking=disabled", f"data_dir={folder}"]  # fmt: skip
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         return check_settings(compose.from_config(hydra_compose("config", overrides)))
 
