@@ -107,8 +107,7 @@ def read(*overrides: str) -> Galaxies:
     names = [name for split in ("train", "eval", "test", "pool") for name in config.splits[split]]
     features_N_H = np.concatenate([features_of(settings.shard_dir / name) for name in names])
     with database.connect(settings.shard_dir / config.database) as connection:
-        of_shard = {s: ids for split in config.splits for s, ids in database.ids_by_shard(connection, split).items()}
-    ids = [id_str for name in names for id_str in of_shard[name]]
+        ids = [id_str for name in names for id_str in database.ids_in_shard(connection, name)]
     hidden = read_votes(settings.catalog_dir / "oracle.csv")
     first = read_table(settings.catalog_dir / "mock_labelled.csv").set_index("id_str")[list(hidden)]
     votes = task.add_label(pd.concat([hidden, first.apply(cells.numbers).astype("int64")]).loc[ids])

@@ -311,7 +311,9 @@ def test_a_calibration_is_fitted_on_eval_and_used_on_test_and_on_the_pool(compos
     assert all(off[key] == 1 for key in vars(by)) and by != Calibration()
     assert corrected["eval"]["all"]["loss"] < plain["eval"]["all"]["loss"]
     assert corrected["test"]["all"]["loss"] != plain["test"]["all"]["loss"]
-    assert calibrate(predicted[0], by).samples_N_K_A == pytest.approx(predicted[1].samples_N_K_A, rel=1e-4)
+    assert calibrate(predicted[0], by).samples_N_K_A == pytest.approx(
+        predicted[1].samples_N_K_A, rel=0.01
+    )  # stored with 8 bits
 
 
 def test_an_unknown_likelihood_is_refused(compose: Compose, tmp_path: Path) -> None:

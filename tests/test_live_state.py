@@ -16,7 +16,7 @@ from tests.records import a_summary
 from tests.test_live import LIVE, QUESTIONS, copy_of, live, pool, prepared, project, server
 from zoobot import folders
 from zoobot.errors import ServiceError, SettingsError
-from zoobot.galaxies import database
+from zoobot.galaxies import database, tfrecords
 from zoobot.iterations.files import ExperimentFolder, IterationFolder, Summary
 from zoobot.iterations.pool import read_pool
 from zoobot.oracles.build import ORACLES, build_oracle
@@ -185,10 +185,11 @@ def assert_back_in_the_pool(settings: Settings, id_str: str) -> None:
     """It may be asked about in iteration 1 and later, as any other galaxy."""
     before = ExperimentFolder(settings.experiment_dir).iterations()
     index = before[-1].database
-    now = read_pool(before, index)
+    shards = tfrecords.load_config(settings.shard_dir).splits["pool"]
+    now = read_pool(before, index, shards)
     again = {**asked(settings, 1), **asked(settings, 1, "control")}
-    assert (id_str in now.open_ids()) == (id_str not in again)
-    assert id_str in read_pool(before[:1], index).chosen
+    assert (id_str in now.open_ids(shards)) == (id_str not in again)
+    assert id_str in read_pool(before[:1], index, shards).chosen
     assert not set(now.chosen) & set(now.control)
 
 

@@ -13,7 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from zoobot.acquisition.batches import badge, k_center, lcmd, typiclust
-from zoobot.acquisition.candidates import Candidates, ExpectedVotes, Floats, Rows, Strategy, by_score
+from zoobot.acquisition.candidates import (
+    Candidates,
+    ExpectedVotes,
+    Floats,
+    Rows,
+    Source,
+    Strategy,
+    by_score,
+    check_finite,
+    in_parts,
+)
 from zoobot.acquisition.coverage import uherding
 from zoobot.acquisition.information import (
     binomial_mutual_information,
@@ -42,6 +52,7 @@ __all__ = [
     "ExpectedVotes",
     "Floats",
     "Rows",
+    "Source",
     "Strategy",
     "binomial_mutual_information",
     "by_score",
@@ -51,6 +62,7 @@ __all__ = [
     "multinomial_mutual_information",
     "strategy",
 ]
+MOST = 350_000  # galaxies that a function looks at together: bounds memory
 log = logging.getLogger("zoobot")
 
 ACQUISITIONS: dict[str, Strategy] = {
@@ -91,7 +103,7 @@ def strategy(name: str) -> Strategy:
 
 def choose(
     name: str,
-    candidates: Candidates,
+    candidates: Source,
     n: int,
     random: np.random.Generator,
     skip_confident: float = 1.0,
@@ -99,7 +111,9 @@ def choose(
 ) -> Choice:
     """The ``n`` galaxies to ask about, or all if there are fewer.
 
-    The same seed gives the same picks, whatever the order of the candidates. The seed breaks ties.
+    The same seed gives the same picks, whatever the order of the candidates. The seed breaks ties. Of more than
+    ``MOST`` candidates, a function that looks at the whole batch sees those with the highest mutual information; the
+    others get the lowest of their scores. A function that scores each galaxy by itself sees all, in parts.
 
     Args:
         name: of the acquisition function.
@@ -114,22 +128,56 @@ def choose(
     function = strategy(name)
     # Sort, then shuffle, so that the result depends on the seed only, not on the order of the candidates.
     order = np.argsort(np.asarray(candidates.ids_N, dtype=np.str_), kind="stable")[random.permutation(len(candidates))]
-    shuffled = candidates.take(order)
     n_at_random = round(random_share * min(n, len(order)))
     at_random = np.arange(n_at_random)  # the order is random, so the first ones are a random draw
     free_N = np.arange(len(order)) >= n_at_random
     if skip_confident < 1 and len(order):
-        free_N &= confidence(shuffled) <= skip_confident
+        free_N &= in_parts(candidates, confidence)[order] <= skip_confident
     n_picks = min(n - n_at_random, int(free_N.sum()))
-    picks, scores_N = function.choose(replace(shuffled, allowed_N=free_N), n_picks, random)
+    look = _look_at_all if len(order) <= MOST else _look_at_best if function.batch_aware else _look_in_parts
+    picks, scores_N = look(function, _Shuffled(candidates, order, free_N), n_picks, random)
     assert len(set(picks)) == n_picks and free_N[picks].all(), f"{name} must pick {n_picks} different free galaxies"
-    shuffled.check_finite(scores_N, "scores")
+    check_finite(candidates.ids_N, scores_N, "scores", order)
     if n_picks + n_at_random < min(n, len(order)):
         log.warning("only %d of %d galaxies to ask about: the model is sure of the others", n_picks + n_at_random, n)
     batch = np.concatenate([picks, at_random])
     others = np.setdiff1d(np.arange(len(order)), batch)
     others = others[np.argsort(-scores_N[others], kind="stable")]
     return _in_order_given(order, batch, others, scores_N, n_at_random)
+
+
+@dataclass(frozen=True)
+class _Shuffled:
+    """The candidates in a random order: galaxy i is row ``order[i]`` of ``source``."""
+
+    source: Source
+    order: Rows
+    free_N: npt.NDArray[np.bool_]
+
+    def take(self, rows: Rows | slice) -> Candidates:
+        """Those at these places of the order."""
+        return replace(self.source.take(self.order[rows]), allowed_N=self.free_N[rows])
+
+
+def _look_at_all(function: Strategy, all_N: _Shuffled, n: int, random: np.random.Generator) -> tuple[Rows, Floats]:
+    return function.choose(all_N.take(slice(None)), n, random)
+
+
+def _look_in_parts(function: Strategy, all_N: _Shuffled, n: int, random: np.random.Generator) -> tuple[Rows, Floats]:
+    """The highest scores, of galaxies that are scored one by one."""
+    scores_N = in_parts(all_N.source, lambda part: function.choose(part, 0, random)[1])[all_N.order]
+    by_score = np.argsort(-scores_N, kind="stable")
+    return by_score[all_N.free_N[by_score]][:n], scores_N
+
+
+def _look_at_best(function: Strategy, all_N: _Shuffled, n: int, random: np.random.Generator) -> tuple[Rows, Floats]:
+    """The function's choice among those with the highest mutual information."""
+    first_N, free = in_parts(all_N.source, mutual_information)[all_N.order], np.flatnonzero(all_N.free_N)
+    best = np.sort(free[np.argsort(-first_N[free], kind="stable")][: max(MOST, n)])  # in the random order again
+    picks, scores = function.choose(all_N.take(best), n, random)
+    scores_N = np.full(len(first_N), scores.min(initial=0))
+    scores_N[best] = scores
+    return best[picks], scores_N
 
 
 def _in_order_given(order: Rows, batch: Rows, others: Rows, scores_N: Floats, n_at_random: int) -> Choice:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from zoobot.acquisition.candidates import Candidates, Floats, Floats32, Rows
+from zoobot.acquisition.candidates import PART, Candidates, Floats, Floats32, Rows
 from zoobot.acquisition.scores import mutual_information
 from zoobot.errors import InputError
 
@@ -68,7 +68,7 @@ def badge(candidates: Candidates, n: int, random: np.random.Generator) -> tuple[
         likeliest_N_A = np.eye(mean_N_A.shape[1], dtype=np.float32)[mean_N_A.argmax(axis=1)]
         parts.append(question.votes_N[:, None].astype(np.float32) * (mean_N_A - likeliest_N_A))
     gradient_N_A = np.concatenate(parts, axis=1)
-    length_N = (gradient_N_A**2).sum(axis=1) * (features_N_H**2).sum(axis=1)
+    length_N = (gradient_N_A**2).sum(axis=1) * _squared_lengths(features_N_H)
 
     def distance_to(row: int) -> Floats32:
         product_N = (gradient_N_A @ gradient_N_A[row]) * (features_N_H @ features_N_H[row])
@@ -131,6 +131,12 @@ def _features(candidates: Candidates) -> Floats32:
     if len(candidates) and not candidates.features_N_H.size:
         raise InputError("this acquisition function needs the features of the candidates: give features_N_H")
     return candidates.features_N_H.astype(np.float32, copy=False)
+
+
+def _squared_lengths(features_N_H: Floats32) -> Floats32:
+    """Part by part: the squares of all would take as much memory as the features."""
+    parts = [(features_N_H[at : at + PART] ** 2).sum(axis=1) for at in range(0, len(features_N_H), PART)]
+    return np.concatenate([np.zeros(0, np.float32), *parts])
 
 
 def _from_labelled(candidates: Candidates) -> tuple[Floats32, Floats32, Rows]:

@@ -19,6 +19,7 @@ from zoobot.metrics import PredictedQuestion, PredictedVotes
 Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
+PART = 16_384  # galaxies that are predicted or scored at once
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,7 @@ class Candidates:
 
     def check_finite(self, values_N: npt.NDArray[np.floating], what: str) -> None:
         """Refuse NaN and infinity, naming the galaxies."""
-        wrong = np.flatnonzero(~np.isfinite(values_N.sum(axis=tuple(range(1, values_N.ndim)))))
-        if len(wrong):
-            names = ", ".join(str(self.ids_N[row]) for row in wrong[:10])
-            raise InputError(f"{what} are not finite for {len(wrong)} galaxies: {names}")
+        check_finite(self.ids_N, values_N, what)
 
     def take(self, rows: Rows) -> Candidates:
         """The candidates at these rows, in this order."""
@@ -125,6 +123,40 @@ class Candidates:
         for predicted in self.predicted.questions():
             asked_N = asked[predicted.group.question]
             yield ExpectedVotes(predicted, asked_N, np.rint(self.expected_votes * asked_N).astype(np.int64))
+
+
+class Source(Protocol):
+    """Galaxies to choose from that need not all be in memory, as ``Candidates`` are."""
+
+    @property
+    def ids_N(self) -> Sequence[str] | npt.NDArray[np.str_]:
+        """Their ids."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Rows) -> Candidates:
+        """The candidates at these rows, in this order."""
+
+
+def in_parts(candidates: Source, score: Callable[[Candidates], Floats]) -> Floats:
+    """The scores N of galaxies that are scored one by one, a part of them in memory at a time."""
+    starts = range(0, len(candidates), PART)
+    parts = [score(candidates.take(np.arange(at, min(at + PART, len(candidates))))) for at in starts]
+    return np.concatenate([np.zeros(0), *parts])
+
+
+def check_finite(
+    ids_N: Sequence[str] | npt.NDArray[np.str_],
+    values_N: npt.NDArray[np.floating],
+    what: str,
+    order: Rows | None = None,
+) -> None:
+    """Refuse NaN and infinity, naming the galaxies; value i is that of galaxy ``order[i]``."""
+    wrong = np.flatnonzero(~np.isfinite(values_N.sum(axis=tuple(range(1, values_N.ndim)))))
+    if len(wrong):
+        rows = wrong if order is None else order[wrong]
+        names = ", ".join(str(ids_N[row]) for row in rows[:10])
+        raise InputError(f"{what} are not finite for {len(wrong)} galaxies: {names}")
 
 
 Choose = Callable[[Candidates, int, np.random.Generator], tuple[Rows, Floats]]

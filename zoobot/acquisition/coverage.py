@@ -23,15 +23,18 @@ def uherding(candidates: Candidates, n: int, random: np.random.Generator) -> tup
     picks, gains_N = np.zeros(n, np.int64), np.zeros(len(candidates))
     if not len(candidates):
         return picks, gains_N
-    features_N_H, labelled_M_H = _directions(candidates)
+    if not candidates.features_N_H.size:
+        raise InputError("this acquisition function needs the features of the candidates: give features_N_H")
+    centre_H = candidates.features_N_H.mean(axis=0)
+    labelled_M_H = _directions(candidates.labelled_features_M_H.reshape(-1, len(centre_H)), centre_H)  # also of none
     uncertain_N = uncertainty(candidates)
     free = np.flatnonzero(candidates.free_N)
     some_C = free[np.argsort(-uncertain_N[free], kind="stable")][: max(_MOST, 4 * n)]
-    reference_R_H = features_N_H[:_MOST]  # the caller shuffles, so these are a fair sample
+    reference_R_H = _directions(candidates.features_N_H[:_MOST], centre_H)  # a fair sample: the caller shuffles
     radius = _spacing(labelled_M_H if len(labelled_M_H) > 1 else reference_R_H[: max(n, 2)])
     weight_R = uncertain_N[:_MOST].astype(np.float32)
     covered_R = _similarity(reference_R_H, labelled_M_H, radius).max(axis=1, initial=0)
-    similar_R_C = _similarity(reference_R_H, features_N_H[some_C], radius)
+    similar_R_C = _similarity(reference_R_H, _directions(candidates.features_N_H[some_C], centre_H), radius)
     left_C = np.ones(len(some_C), np.bool_)
     for number in range(n + 1):  # a last time for the scores of those not picked
         gain_C = weight_R @ np.maximum(similar_R_C - covered_R[:, None], 0)
@@ -52,15 +55,12 @@ def uncertainty(candidates: Candidates) -> Floats:
     return total_N
 
 
-def _directions(candidates: Candidates) -> tuple[Floats32, Floats32]:
-    """Features of candidates and of labelled galaxies, seen from the candidates' mean, with length 1."""
-    if not candidates.features_N_H.size:
-        raise InputError("this acquisition function needs the features of the candidates: give features_N_H")
-    labelled_M_H = candidates.labelled_features_M_H.reshape(-1, candidates.features_N_H.shape[1])  # also of none
-    both = np.concatenate([candidates.features_N_H, labelled_M_H]).astype(np.float32)
-    both -= candidates.features_N_H.mean(axis=0)
-    both /= np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-12)
-    return both[: len(candidates)], both[len(candidates) :]
+def _directions(features_X_H: Floats32, centre_H: Floats32) -> Floats32:
+    """Features seen from the candidates' mean, with length 1."""
+    found: Floats32 = features_X_H.astype(np.float32)
+    found -= centre_H
+    found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+    return found
 
 
 def _spacing(features_M_H: Floats32) -> float:

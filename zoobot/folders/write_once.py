@@ -10,6 +10,7 @@ steps that survive a crash.
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from pathlib import Path
 from zoobot.errors import FolderError, ZoobotError
 from zoobot.folders import disk, manifest
 from zoobot.folders.files import publish_file, read_json, read_record, to_text, write_json
-from zoobot.folders.manifest import MANIFEST, Manifest, digest_file
+from zoobot.folders.manifest import MANIFEST, Listed, Manifest, digest_file
 from zoobot.settings import DEFAULTS
 
 BEGUN = "begun.json"
@@ -206,7 +207,15 @@ def digest_in(path: Path) -> str:
     folder = path.parent.parent
     if not (folder / MANIFEST).is_file():
         return digest_file(path)
-    return read_manifest(folder).files[path.relative_to(folder).as_posix()].sha256
+    now = (folder / MANIFEST).stat()
+    listed = _files_listed(folder, (now.st_ino, now.st_mtime_ns, now.st_size))
+    return listed[path.relative_to(folder).as_posix()].sha256
+
+
+@functools.lru_cache(maxsize=4)
+def _files_listed(folder: Path, version: tuple[int, int, int]) -> dict[str, Listed]:
+    """The files of a finished folder, often thousands: its manifest is read once for each ``version`` of it."""
+    return read_manifest(folder).files
 
 
 def require(path: Path, made_by: str, check: str = "sizes") -> None:

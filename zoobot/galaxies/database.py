@@ -1,6 +1,7 @@
 """The SQLite index of a set of shards: where each galaxy is stored, and which labels are known.
 
 Ids are TEXT in STRICT tables: an 18-digit id must never become a number. Each iteration adds labels to its own copy.
+``record_offsets``, where the records of a shard begin, is made when records are first taken out of that shard.
 ``control_labels`` are the labels of galaxies drawn at random, with fewer votes: they test the model and never train it.
 """
 
@@ -12,7 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from zoobot.errors import FolderError
+from zoobot.galaxies import tfrecords
+from zoobot.galaxies.tfrecords import Offsets
 
 _SCHEMA = """
 CREATE TABLE galaxies(id_str TEXT PRIMARY KEY, file_loc TEXT NOT NULL, split TEXT NOT NULL) STRICT;
@@ -24,6 +29,7 @@ CREATE TABLE control_labels(id_str TEXT PRIMARY KEY REFERENCES galaxies, label I
     votes TEXT NOT NULL, iteration INTEGER NOT NULL) STRICT;
 CREATE INDEX shard_index_by_shard ON shard_index(shard, position);
 """
+_OFFSETS = "CREATE TABLE IF NOT EXISTS record_offsets(shard TEXT PRIMARY KEY, offsets BLOB NOT NULL) STRICT"
 INITIAL = -1  # the `iteration` of labels that were known before the first iteration
 
 
@@ -103,15 +109,10 @@ def control_ids(connection: sqlite3.Connection) -> set[str]:
     return {id_str for (id_str,) in connection.execute("SELECT id_str FROM control_labels")}
 
 
-def ids_by_shard(connection: sqlite3.Connection, split: str) -> dict[str, list[str]]:
-    """The galaxies in each shard of one split, in the order of its records."""
-    found: dict[str, list[str]] = {}
-    query = (
-        "SELECT shard, id_str FROM shard_index JOIN galaxies USING (id_str) WHERE split = ? ORDER BY shard, position"
-    )
-    for shard, id_str in connection.execute(query, (split,)):
-        found.setdefault(shard, []).append(id_str)
-    return found
+def ids_in_shard(connection: sqlite3.Connection, shard: str) -> list[str]:
+    """The galaxies in a shard, in the order of its records."""
+    rows = connection.execute("SELECT id_str FROM shard_index WHERE shard = ? ORDER BY position", (shard,))
+    return [id_str for (id_str,) in rows]
 
 
 def counts_by_shard(connection: sqlite3.Connection, split: str) -> dict[str, int]:
@@ -134,4 +135,14 @@ def shards_of(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, d
     for shard, position, id_str in connection.execute(query):
         found.setdefault(shard, {})[position] = id_str
     connection.execute("DROP TABLE wanted")
+    return found
+
+
+def record_offsets(connection: sqlite3.Connection, shard: str, path: Path) -> Offsets:
+    """Where the records of a shard begin, by position: looked up in the file at ``path`` once, then in the index."""
+    connection.execute(_OFFSETS)
+    for (kept,) in connection.execute("SELECT offsets FROM record_offsets WHERE shard = ?", (shard,)):
+        return np.frombuffer(kept, "<i8")
+    found = tfrecords.find_records(path)
+    connection.execute("INSERT INTO record_offsets VALUES (?, ?)", (shard, found.tobytes()))
     return found

@@ -26,11 +26,13 @@ from zoobot.errors import FolderError
 
 Pixels = npt.NDArray[np.uint8]
 Floats32 = npt.NDArray[np.float32]
+Offsets = npt.NDArray[np.int64]
 ENCODINGS = ("raw", "png", "jpeg")  # of pixels
 FEATURES = "features"  # the encoding of shards with features instead of images, and the name of these in a record
 SHARD_CONFIG = "shard_config.json"
 _JPEG_QUALITY = 95
 _SHAPE = ("height", "width", "channels")  # the other numbers are votes
+_HEADER = 12  # bytes before a record: its length, and the checksum of that
 _VARINT, _BYTES = 0, 2  # wire types
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3  # fields of a Feature
 
@@ -150,11 +152,27 @@ def read(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
             for at, length in _lengths(path, file):
-                file.seek(at)
-                record = file.read(length)
-                if file.read(4) != _checksum(record):
-                    raise FolderError(f"{path} is damaged: the checksums of its records do not match.")
-                yield record
+                yield _content(path, file, at, length)
+    except OSError as error:
+        raise FolderError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def find_records(path: Path) -> Offsets:
+    """Where each record of a file begins, in bytes. Of the records only the lengths are read."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return np.array([at - _HEADER for at, _ in _lengths(path, file)], "<i8")
+    except OSError as error:
+        raise FolderError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def read_at(path: Path, offsets: Offsets) -> Iterator[bytes]:
+    """The records that begin at these places (``find_records``), and nothing else of the file."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            for offset in offsets.tolist():
+                at, length = next(_lengths(path, file, offset))
+                yield _content(path, file, at, length)
     except OSError as error:
         raise FolderError(f"{path} cannot be read: {error.strerror}.") from error
 
@@ -171,13 +189,13 @@ def check_lengths(path: Path) -> None:
         raise FolderError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _lengths(path: Path, file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """Where the content of each record begins, and how many bytes it has; never more than the file has."""
-    at, size = 0, os.fstat(file.fileno()).st_size
+def _lengths(path: Path, file: BinaryIO, at: int = 0) -> Iterator[tuple[int, int]]:
+    """Where the content of each record from ``at`` on begins, and how many bytes it has: no more than are left."""
+    size = os.fstat(file.fileno()).st_size
     while at < size:
         file.seek(at)
-        header = file.read(12)
-        at += 12
+        header = file.read(_HEADER)
+        at += _HEADER
         if _checksum(header[:8]) != header[8:]:
             raise FolderError(f"{path} is damaged: the checksums of its records do not match.")
         (length,) = struct.unpack("<Q", header[:8])
@@ -185,6 +203,14 @@ def _lengths(path: Path, file: BinaryIO) -> Iterator[tuple[int, int]]:
             raise FolderError(f"{path} is damaged: a record of {length} bytes is longer than what is left of the file.")
         yield at, length
         at += length + 4
+
+
+def _content(path: Path, file: BinaryIO, at: int, length: int) -> bytes:
+    file.seek(at)
+    record = file.read(length)
+    if file.read(4) != _checksum(record):
+        raise FolderError(f"{path} is damaged: the checksums of its records do not match.")
+    return record
 
 
 def _checksum(content: bytes) -> bytes:

@@ -51,10 +51,11 @@ def write(settings: Settings) -> None:
 def _fit(it: Iteration) -> None:
     frozen = frozen_features(it.settings, it.shard_config)
     first_H, first_A, _ = learning.training_set(it, frozen.of)
+    shards = it.shard_config.splits["pool"]
     with database.connect(it.folder.database) as connection:
-        ids = database.ids_by_shard(connection, "pool")
-    pool_H = [frozen.of(it.shard_dir / shard) for shard in ids]
-    pool_A = true_votes.of_galaxies(it, [id_str for of_shard in ids.values() for id_str in of_shard])
+        ids = [id_str for shard in shards for id_str in database.ids_in_shard(connection, shard)]
+    pool_H = [frozen.of(it.shard_dir / shard) for shard in shards]
+    pool_A = true_votes.of_galaxies(it, ids)
     counts_N_A = np.concatenate([first_A, pool_A])
     everyone = np.ones(len(counts_N_A), bool)  # nobody was chosen: the pool is what most galaxies are like
     learning.write_head(it, frozen, np.concatenate([first_H, *pool_H]), counts_N_A, everyone)

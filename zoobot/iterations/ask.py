@@ -50,7 +50,8 @@ def predicted_fractions(it: Iteration, ids: Sequence[str]) -> Metadata:
         return {}
     samples_N_K_A = np.stack([np.stack(list(table[answer])) for answer in answers], axis=2)
     found: dict[str, dict[str, float]] = {id_str: {} for id_str in table["id_str"]}
-    for question in PredictedVotes(samples_N_K_A, it.task.groups, it.settings.model.likelihood).questions():
+    predicted = PredictedVotes(samples_N_K_A, it.task.groups, it.settings.model.likelihood)
+    for question in predicted.normalised().questions():
         name = question.group.question
         mean_A_N = question.probabilities_N_K_A.mean(axis=1, dtype=np.float64).T
         for answer, mean_N in zip(question.group.answers, mean_A_N, strict=True):

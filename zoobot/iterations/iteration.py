@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from zoobot import folders
 from zoobot.errors import FolderError
-from zoobot.galaxies import database
+from zoobot.galaxies import database, tfrecords
 from zoobot.galaxies.questions import QuestionTree, load_questions
 from zoobot.galaxies.tasks import Task
 from zoobot.galaxies.tfrecords import ShardConfig
@@ -56,6 +56,16 @@ class Iteration:
     def split_files(self, split: str) -> dict[str, Path]:
         """The shards of one split, by name."""
         return {name: self.shard_dir / name for name in self.shard_config.splits[split]}
+
+    def records(self, ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """These galaxies' records in the shards, by shard and position: read alone, not with all others of a shard."""
+        with database.connect(self.folder.database) as connection:
+            for shard, positions in database.shards_of(connection, ids).items():
+                path = self.shard_dir / shard
+                offsets = database.record_offsets(connection, shard, path)
+                if max(positions) >= len(offsets):
+                    raise FolderError(f"{path} holds {len(offsets)} galaxies, fewer than the index of the shards says.")
+                yield from zip(positions.values(), tfrecords.read_at(path, offsets[list(positions)]), strict=True)
 
     def labelled(self, split: str) -> Labelled:
         """The galaxies of a split that have votes; ``train`` includes all galaxies labelled by iterations so far."""

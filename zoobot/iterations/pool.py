@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from zoobot.galaxies import database
 from zoobot.iterations.files import IterationFolder
@@ -21,7 +25,8 @@ from zoobot.oracles.protocol import Asked
 class Pool:
     """Which galaxies are in which shard, which were asked about, and which are labelled."""
 
-    ids: dict[str, list[str]]  # of each shard, in the order of its records
+    ids: pa.StringArray  # of all galaxies, shard after shard, in the order of the records
+    rows: dict[str, slice]  # of each shard, in ``ids``
     chosen: dict[str, Asked]  # all that were asked about to train on, labelled or not
     control: dict[str, Asked]  # all that were drawn for the control sample
     labelled: frozenset[str]
@@ -37,16 +42,22 @@ class Pool:
         """The control galaxies without a label."""
         return {id_: asked for id_, asked in self.control.items() if id_ not in self.control_labelled}
 
-    def open_in(self, shard: str) -> list[bool]:
-        """Which galaxies of a shard may be asked about, in the order of its records."""
-        return [not self._is_closed(id_) for id_ in self.ids[shard]]
+    @cached_property
+    def open_N(self) -> npt.NDArray[np.bool_]:
+        """Which galaxies may be asked about: N."""
+        closed = pa.array([*self.labelled, *self.chosen, *self.control], pa.string())
+        is_closed: npt.NDArray[np.bool_] = pc.is_in(self.ids, value_set=closed).to_numpy(zero_copy_only=False)
+        return ~is_closed
 
-    def open_ids(self) -> list[str]:
-        """All galaxies that may be asked about, sorted."""
-        return sorted(id_ for ids in self.ids.values() for id_ in ids if not self._is_closed(id_))
+    def open_in(self, shard: str) -> npt.NDArray[np.int64]:
+        """Which records of a shard may be asked about."""
+        return np.flatnonzero(self.open_N[self.rows[shard]])
 
-    def _is_closed(self, id_: str) -> bool:
-        return id_ in self.labelled or id_ in self.chosen or id_ in self.control
+    def open_ids(self, shards: Iterable[str]) -> npt.NDArray[np.str_]:
+        """The galaxies of these shards that may be asked about, in the order of their records."""
+        rows = [self.rows[shard].start + self.open_in(shard) for shard in shards]
+        found = self.ids.take(pa.array(np.concatenate([np.zeros(0, np.int64), *rows])))
+        return np.array(found.to_pylist(), np.str_)
 
     def with_labels(self, labelled: Iterable[str], control_labelled: Iterable[str]) -> Pool:
         """The pool after new labels came in."""
@@ -70,8 +81,8 @@ class Pool:
         return replace(self, control=self.control | {id_: Asked("", votes) for id_ in ids})
 
 
-def read_pool(before: Sequence[IterationFolder], index: Path) -> Pool:
-    """The pool after the iterations ``before``, with the labels in ``index``."""
+def read_pool(before: Sequence[IterationFolder], index: Path, shards: Sequence[str]) -> Pool:
+    """The pool in these shards after the iterations ``before``, with the labels in ``index``."""
     chosen: dict[str, Asked] = {}
     control: dict[str, Asked] = {}
     for number, folder in enumerate(before):
@@ -82,8 +93,11 @@ def read_pool(before: Sequence[IterationFolder], index: Path) -> Pool:
         chosen |= requests.asked(number)
         control |= requests.control.asked(number)
     with database.connect(index) as connection:
+        ids = [pa.array(database.ids_in_shard(connection, shard), pa.string()) for shard in shards]
+        ends = np.cumsum([len(of_shard) for of_shard in ids]).tolist()
         return Pool(
-            database.ids_by_shard(connection, "pool"),
+            pa.concat_arrays(ids),
+            dict(zip(shards, map(slice, [0, *ends], ends), strict=False)),
             chosen,
             control,
             frozenset(database.labelled_ids(connection, "pool")),
@@ -93,5 +107,8 @@ def read_pool(before: Sequence[IterationFolder], index: Path) -> Pool:
 
 def draw_control(pool: Pool, size: int, random: np.random.Generator) -> list[str]:
     """More galaxies for the control sample, drawn from all open galaxies before any are chosen."""
-    ids = pool.open_ids()
-    return [ids[i] for i in random.choice(len(ids), min(size, len(ids)), replace=False)]
+    if not size:
+        return []
+    ids = np.sort(pool.open_ids(pool.rows))
+    drawn: list[str] = ids[random.choice(len(ids), min(size, len(ids)), replace=False)].tolist()
+    return drawn

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 
 import pandas as pd
 
 from zoobot import folders
-from zoobot.errors import FolderError
+from zoobot.folders import disk
 from zoobot.galaxies import database, tfrecords
 from zoobot.galaxies.tasks import LABEL, TOTAL_VOTES
 from zoobot.iterations import waiting as still_waiting
@@ -56,11 +56,11 @@ def receive(it: Iteration, oracle: Oracle, instructions: InstructionsFolder) -> 
     continue.
     """
     index = it.before[-1].database if it.before else instructions.database
-    pool = read_pool(it.before, index)
+    pool = read_pool(it.before, index, it.shard_config.splits["pool"])
     kept = it.unfinished / "received"
     if not kept.is_dir():
         with folders.step(kept) as staging:
-            shutil.copyfile(index, IterationFolder(staging).database)
+            disk.copy(index, IterationFolder(staging).database)
             last_id = (
                 it.before[-1].summary().last_classification_id
                 if it.before
@@ -68,7 +68,8 @@ def receive(it: Iteration, oracle: Oracle, instructions: InstructionsFolder) -> 
             )
             counts = _receive(replace(it, folder=IterationFolder(staging)), oracle, pool, last_id)
             folders.write_json(staging / _COUNTS, asdict(counts))
-    shutil.copytree(kept, it.folder.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(_COUNTS))
+    left_out = shutil.ignore_patterns(_COUNTS)
+    shutil.copytree(kept, it.folder.path, copy_function=disk.copy, dirs_exist_ok=True, ignore=left_out)
     with database.connect(it.folder.database) as connection:
         pool = pool.with_labels(database.labelled_ids(connection, "pool"), database.control_ids(connection))
     counts = folders.parse(folders.read_json(kept / _COUNTS), Counts, str(kept / _COUNTS))
@@ -137,28 +138,16 @@ def _sort(it: Iteration, received: Received, asked: Mapping[str, Asked], than: i
 def _labels(it: Iteration, votes: pd.DataFrame) -> dict[str, dict[str, int]]:
     table = it.task.add_label(votes)
     stored = [c for c in (LABEL, TOTAL_VOTES, *it.questions.columns) if c in table.columns]
-    return {str(id_str): {c: int(row[c]) for c in stored} for id_str, row in table.iterrows()}
+    columns = [table[c].astype("int64").tolist() for c in stored]
+    return {
+        str(id_str): dict(zip(stored, row, strict=True)) for id_str, *row in zip(table.index, *columns, strict=True)
+    }
 
 
 def _write_labelled(it: Iteration, labels: Labels, kind: str) -> None:
     """Write galaxies with their new labels as TFRecords; the pixels come from the pool's shards."""
-    records = _labelled_records(it, labels)
+    records = [tfrecords.add_votes(record, labels[id_str]) for id_str, record in it.records(list(labels))]
     size = it.shard_config.shard_size
     (it.folder.path / kind).mkdir()
     for number, start in enumerate(range(0, len(records), size)):
         tfrecords.write(it.folder.labelled_file(kind, number), records[start : start + size])
-
-
-def _labelled_records(it: Iteration, labels: Labels) -> Sequence[bytes]:
-    with database.connect(it.folder.database) as connection:
-        places = database.shards_of(connection, list(labels))
-    records = []
-    for shard, positions in places.items():
-        for position, record in enumerate(tfrecords.read(it.shard_dir / shard)):
-            if position in positions:
-                records.append(tfrecords.add_votes(record, labels[positions[position]]))
-    if len(records) != len(labels):
-        raise FolderError(
-            f"{it.shard_dir}: {len(labels) - len(records)} labelled galaxies are not in the shards named in the index."
-        )
-    return records

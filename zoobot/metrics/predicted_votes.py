@@ -76,6 +76,12 @@ class PredictedVotes:
         """Other samples for the same answers."""
         return replace(self, samples_N_K_A=samples_N_K_A)
 
+    def normalised(self) -> PredictedVotes:
+        """Probabilities that sum to 1 for each question again, after they were rounded. Concentrations stay."""
+        if LIKELIHOODS[self.likelihood].concentrations:
+            return self
+        return self.with_samples(np.concatenate([fractions(q.samples_N_K_A) for q in self.questions()], axis=2))
+
     def questions(self) -> Iterator[PredictedQuestion]:
         """Each question, in the order of ``groups``."""
         for group, at in zip(self.groups, columns(self.groups), strict=True):

@@ -54,6 +54,5 @@ def _pictures(shards: Path, at_most: int) -> set[str]:
     """The galaxies of the pool's first shards, as stage=pretrain takes them."""
     config = tfrecords.load_config(shards)
     with database.connect(shards / config.database) as connection:
-        by_shard = database.ids_by_shard(connection, "pool")
-    wanted = tfrecords.first_shards({shard: len(ids) for shard, ids in by_shard.items()}, at_most)
-    return {id_str for shard in wanted for id_str in by_shard[shard]}
+        wanted = tfrecords.first_shards(database.counts_by_shard(connection, "pool"), at_most)
+        return {id_str for shard in wanted for id_str in database.ids_in_shard(connection, shard)}

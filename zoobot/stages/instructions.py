@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from pathlib import Path
 
 from zoobot import folders
+from zoobot.folders import disk
 from zoobot.galaxies import cells, tfrecords
 from zoobot.galaxies.questions import load_questions
 from zoobot.galaxies.tables import read_table
@@ -66,7 +66,7 @@ def run(settings: Settings) -> Path:
     with folders.create(path, used, inputs) as staging:
         folder = InstructionsFolder(staging)
         folder.write(content)
-        shutil.copyfile(settings.shard_dir / tfrecords.load_config(settings.shard_dir).database, folder.database)
+        disk.copy(settings.shard_dir / tfrecords.load_config(settings.shard_dir).database, folder.database)
     log.info("%s: written", path)
     return path
 
