@@ -19,7 +19,7 @@ from zoobot.galaxies import tfrecords
 from zoobot.iterations import oracle_batch
 from zoobot.iterations.evaluate import Evaluated
 from zoobot.iterations.iteration import Iteration
-from zoobot.iterations.learning import Predictor
+from zoobot.iterations.learning import Predictor, features_of
 from zoobot.iterations.pool import Pool
 from zoobot.iterations.predicted_pool import PredictedPool
 from zoobot.models.architectures import Floats32
@@ -65,7 +65,10 @@ def _labelled_features(it: Iteration, predictor: Predictor) -> Floats32:
     name = it.settings.acquisition.name
     if name != oracle_batch.NAME and not acquisition.strategy(name).needs_labelled_features:
         return np.zeros((0, 0), np.float32)
-    return np.concatenate([predictor.features(path) for path in it.labelled("train").files.values()])
+    labelled = it.labelled("train")
+    if predictor.joint:
+        return features_of(it, predictor.features, labelled.ids)
+    return np.concatenate([predictor.features(path) for path in labelled.files.values()])
 
 
 def _choose(it: Iteration, predicted: PredictedPool) -> Choice:

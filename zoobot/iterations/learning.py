@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from zoobot import folders
 from zoobot.errors import FolderError
+from zoobot.galaxies import database
 from zoobot.galaxies.tasks import Group
 from zoobot.galaxies.tfrecords import ShardConfig
 from zoobot.iterations.iteration import Iteration
@@ -95,8 +96,20 @@ def training_set(it: Iteration, of: Callable[[Path], Floats32]) -> tuple[Floats3
     which galaxies were drawn at random (N).
     """
     labelled = it.labelled("train")
-    features_N_H = np.concatenate([of(path) for path in labelled.files.values()])
-    return features_N_H, labelled.counts_N_A, drawn_at_random(it, labelled.ids)
+    return features_of(it, of, labelled.ids), labelled.counts_N_A, drawn_at_random(it, labelled.ids)
+
+
+def features_of(it: Iteration, of: Callable[[Path], Floats32], ids: Sequence[str]) -> Floats32:
+    """Features N × H of these galaxies, from those that ``of`` gives of their shards. An iteration that chose them has
+    predicted these shards, so with a cache nothing is encoded, and no network is built.
+    """
+    with database.connect(it.folder.database) as connection:
+        places = database.shards_of(connection, ids)
+    row = {id_str: i for i, id_str in enumerate(ids)}
+    by_shard_N_H = np.concatenate([of(it.shard_dir / shard)[list(at)] for shard, at in places.items()])
+    found_N_H = np.empty_like(by_shard_N_H)
+    found_N_H[[row[id_str] for at in places.values() for id_str in at.values()]] = by_shard_N_H
+    return found_N_H
 
 
 def write_head(
