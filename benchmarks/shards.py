@@ -35,7 +35,7 @@ from zoobot.settings import Settings
 from zoobot.stages import catalogs, master_catalog, shards
 
 SIDE_PX, SIZES_PX = 424, (64, 128, 224)
-N = {"JPEG": 6000, "PNG": 1600}
+N = {"JPEG": 4000, "PNG": 1000}
 REPEATS = 3
 Seconds = tuple[float, float]  # of the processor, of the clock
 

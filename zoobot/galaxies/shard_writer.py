@@ -85,6 +85,8 @@ def write(work: Work) -> Part:
     part.notes = dict(sorted(notes.items()))
     if records:
         _publish(work.folder / work.file, records)
+        if tfrecords.read_ids(work.folder / work.file) != [id_str for id_str, *_ in part.rows]:
+            raise AssertionError(f"{work.file} does not hold the galaxies of the catalog, in its order")
     record = work.kept / Path(work.file).with_suffix(".json").name
     folders.publish_file(record, json.dumps(dataclasses.asdict(part)).encode())
     return part
