@@ -356,6 +356,15 @@ def test_a_gate_wider_than_the_difference_flags_nothing(frozen: Settings, compos
 # --------------------------------------------------------------- many iterations in one driver
 
 
+def test_a_second_simulation_on_the_same_shards_encodes_nothing(
+    frozen: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = (*HEAD, "stage=simulate", "iterate.subjects_per_iteration=4", "simulate.iterations=2")
+    simulate.run(beside(frozen, compose, "encodes", *few, "acquisition=badge"))
+    monkeypatch.setattr(features, "encode", lambda _, path: pytest.fail(f"{path} was encoded again"))
+    simulate.run(beside(frozen, compose, "encodes_nothing", *few, "acquisition=uherding"))
+
+
 def test_the_driver_of_a_simulation_builds_no_network_and_does_not_grow(
     frozen: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:

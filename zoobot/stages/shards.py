@@ -308,8 +308,8 @@ def _check_agreement(folder: Path, parts: Mapping[str, Sequence[Part]], expected
             if seen & set(ids) or len(set(ids)) != len(ids):
                 raise AssertionError("a galaxy is in two shards")
             seen |= set(ids)
-            in_database = database.ids_by_shard(connection, split)
-            if [id_str for file in config.splits[split] for id_str in in_database[file]] != ids:
+            in_database = [i for file in config.splits[split] for i in database.ids_in_shard(connection, file)]
+            if in_database != ids:
                 raise AssertionError(f"the database does not say where the {split} galaxies are")
             if not all((folder / file).is_file() for file in config.splits[split]):
                 raise AssertionError(f"a {split} shard is missing")
