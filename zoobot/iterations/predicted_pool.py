@@ -117,7 +117,7 @@ def _groups(group_N: Sequence[int] | Rows) -> Iterator[tuple[int, Rows]]:
 
 
 def _rounded(values: Floats32) -> npt.NDArray[np.uint16]:
-    """Floats with 8 significant bits, 0.2 % apart on average (bfloat16): the upper half of a float32."""
+    """Floats with 8 significant bits, at most 0.4 % off (bfloat16): the upper half of a float32."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     return ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
