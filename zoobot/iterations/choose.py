@@ -5,7 +5,6 @@ Axes: N galaxies, M labelled galaxies, H features.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,13 +40,15 @@ def choose(it: Iteration, evaluated: Evaluated, pool: Pool) -> Chosen:
     posterior samples per answer, acquisition, rank, at_random. The choice is made from the samples as they are stored.
     """
     shards = _next_shards(it, pool)
-    with tempfile.TemporaryFile(dir=it.folder.path) as file:
+    kept = it.folder.path / "samples"  # until they are in the table
+    with kept.open("w+b") as file:
         labelled_M_H = _labelled_features(it, evaluated.predictor)
         records = {shard: pool.open_in(shard) for shard in shards}
         predicted = PredictedPool(it, evaluated.predictor, pool.open_ids(shards), records, labelled_M_H, file)
         predicted.predict(evaluated.calibration)
         choice = _choose(it, predicted)
         it.folder.write_predictions(predicted.tables(choice))
+    kept.unlink()
     return Chosen(predicted.ids_N[choice.picks].tolist(), shards, len(predicted))
 
 
