@@ -248,8 +248,8 @@ def test_an_ensemble_learns_predicts_and_warm_starts_by_member(
         started.append(encoders.digest(network.encoder))
         return train(network, *others)
 
-    def note_candidates(name: str, of: acquisition.Candidates, *others: Any, **named: Any) -> acquisition.Choice:
-        candidates.append(of)
+    def note_candidates(name: str, of: acquisition.Source, *others: Any, **named: Any) -> acquisition.Choice:
+        candidates.append(of.take(np.arange(len(of))))
         return choose(name, of, *others, **named)
 
     monkeypatch.setattr(training, "train", note_start)

@@ -153,7 +153,7 @@ def write_iteration(
     ranks = [*reversed(range(len(ids))), len(ids)]
     scores = [1 / (2 + rank) for rank in ranks]
     table = {"id_str": rows, "shard": ["pool/pool_00000.tfrecord"] * len(rows), "acquisition": scores, "rank": ranks}
-    it.write_predictions(pa.table(table))
+    it.write_predictions([pa.table(table)])
     it.picture(0).parent.mkdir()
     for rank in range(len(ids)):
         pixels = np.full((SIZE_PX, SIZE_PX, 3), 20 * rank, dtype=np.uint8)
