@@ -114,6 +114,12 @@ def ids_by_shard(connection: sqlite3.Connection, split: str) -> dict[str, list[s
     return found
 
 
+def ids_in_shard(connection: sqlite3.Connection, shard: str) -> list[str]:
+    """The galaxies in a shard, in the order of its records."""
+    rows = connection.execute("SELECT id_str FROM shard_index WHERE shard = ? ORDER BY position", (shard,))
+    return [id_str for (id_str,) in rows]
+
+
 def ids_in_split(connection: sqlite3.Connection, split: str) -> set[str]:
     """The galaxies of one split."""
     return {id_str for (id_str,) in connection.execute("SELECT id_str FROM galaxies WHERE split = ?", (split,))}
