@@ -60,9 +60,9 @@ class Card:
     def summary(self) -> str:
         """What the catalogue is, in two sentences."""
         return (
-            f"How volunteers would vote on {self.n_galaxies:,} galaxies of the survey {self.survey}, as predicted by"
-            f" the final model of the experiment {self.experiment} (task {self.final.recipe.task.name}). It has learnt from"
-            f" the votes on {self.final.train_galaxies:,} galaxies."
+            f"How volunteers would vote on {self.n_galaxies:,} galaxies of the survey {self.survey}: predicted by the"
+            f" final model of the experiment {self.experiment} (task {self.final.recipe.task.name}), which has learnt"
+            f" from the votes on {self.final.train_galaxies:,} galaxies."
         )
 
     def said(self, key: str) -> str:
@@ -92,8 +92,8 @@ def _readme(card: Card, first: Path) -> str:
         *_meaning(), *_calibration(card),
         "## Licence", "", card.said("licence"), "", "## Citation", "", card.said("citation"), "",
         "## Origin", "",
-        "`manifest.json` has the digests of all files, of the final model, the shards and the catalogs, and settings and"
-        " versions; `python run.py stage=verify verify.path=…` checks them.", "",
+        "`manifest.json` has the settings, the versions, and the digests of all files, of the final model, the shards"
+        " and the catalogs; `python run.py stage=verify verify.path=…` checks them.", "",
     ])  # fmt: skip
 
 
