@@ -3,7 +3,7 @@
 # make fuzz, make soak, make test-crash and make test-ec2: long tests.
 PYTHON ?= python3
 RUN := .venv/bin/python run.py
-BENCHMARKS := startup acquisition head reduction prediction input verify
+BENCHMARKS := startup acquisition head reduction prediction input catalogue verify
 
 .PHONY: setup demo test test-crash test-ec2 bench docs fuzz soak lock clean
 
