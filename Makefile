@@ -3,7 +3,7 @@
 # make bench-gpu: what a GPU gains; make fuzz, make soak, make test-crash and make test-ec2: long tests.
 PYTHON ?= python3
 RUN := .venv/bin/python run.py
-BENCHMARKS := startup acquisition head reduction prediction input shards verify
+BENCHMARKS := startup acquisition head reduction prediction input shards catalogue verify
 
 .PHONY: setup demo test test-crash test-ec2 bench bench-gpu docs fuzz soak lock clean
 

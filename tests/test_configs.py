@@ -279,7 +279,8 @@ def test_quick_reads_a_survey_where_it_lies(compose: Compose) -> None:
 
 def test_an_output_depends_on_all_but_places_and_looks(compose: Compose, tmp_path: Path) -> None:
     settings = compose("stage=simulate", data_dir=tmp_path)
-    used = {key for stage in ("master_catalog", "catalogs", "shards", "pretrain", "instructions", "finish", "reduce")
+    used = {key for stage in ("master_catalog", "catalogs", "shards", "pretrain", "instructions", "finish", "predict",
+                              "reduce")
             for key in stage_settings(settings, stage)}  # fmt: skip
     every = set(flatten(dataclasses.asdict(settings)))
     free = ("report.", "tracking.", "verify.", "check.", "reduce.", "stage", "data_dir", "quick", "experiment_name")

@@ -11,14 +11,17 @@ from __future__ import annotations
 import itertools
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
+from zoobot import folders
 from zoobot.engine.seeds import stream
+from zoobot.errors import SettingsError
 from zoobot.folders import disk
 from zoobot.galaxies import tfrecords
 from zoobot.galaxies.tfrecords import ShardConfig
@@ -28,11 +31,13 @@ from zoobot.iterations.iteration import Iteration
 from zoobot.iterations.learning import Predictor
 from zoobot.metrics import PredictedVotes
 from zoobot.metrics.temperature import calibrate, fit_calibration
-from zoobot.models import features, saved
-from zoobot.models.architectures import ARCHITECTURES
+from zoobot.models import features, saved, shapes
+from zoobot.models.architectures import ARCHITECTURES, Floats32
 from zoobot.models.features import FrozenEncoder
 from zoobot.settings import ModelSettings
 
+Sample = Callable[[Floats32, int, np.random.Generator], Floats32]
+_POINTS = 64  # of a head's posterior, at least: few of them pair badly where a question has three answers
 log = logging.getLogger("zoobot")
 
 
@@ -45,12 +50,55 @@ class FinalModel:
 
     def predict(self, files: Iterable[Path]) -> PredictedVotes:
         """Posterior samples for the galaxies in TFRecord files, in order; each call uses the same K models."""
-        model, random = self.recipe.model, stream(self.recipe.seed, "posterior samples", self.recipe.iteration)
         features_N_H = np.concatenate([self.predictor.features(path) for path in files])
-        samples = self.predictor.sample(features_N_H, model.n_samples, random)
+        return self._predict(features_N_H, self.predictor.sample, self.recipe.model.n_samples)
+
+    def predict_alone(self, file: Path) -> PredictedVotes:
+        """The same for a catalogue: the samples of a head do not say how galaxies go together, which is faster."""
+        joint, n_samples = self.predictor.joint, self.recipe.model.n_samples
+        with threadpool_limits(1, "blas"):  # the same bytes, however many processes work on a catalogue
+            features_N_H = self.predictor.features(file)
+            if joint is None:
+                return self._predict(features_N_H, self.predictor.sample, n_samples)
+            return self._predict(features_N_H, joint.sample_alone, max(n_samples, _POINTS))
+
+    def _predict(self, features_N_H: Floats32, sample: Sample, n_samples: int) -> PredictedVotes:
+        model, random = self.recipe.model, stream(self.recipe.seed, "posterior samples", self.recipe.iteration)
+        samples = sample(features_N_H, n_samples, random)
         predicted = PredictedVotes(samples, self.recipe.build_task().groups, model.likelihood)
         found = calibrate(predicted, self.recipe.calibration)
         return found.with_samples(found.samples_N_K_A.astype(np.float32))
+
+
+def refuse_other_shards(folder: FinalFolder, config: ShardConfig, shard_dir: Path) -> None:
+    """SettingsError: the final model takes features, not pictures, or the other way round; or others than these."""
+    features.refuse_other_shards(folder.read().recipe.model, config, shard_dir)
+    takes, holds = (
+        _features(folder, config, shard_dir) if config.encoding == tfrecords.FEATURES else _pictures(folder, config)
+    )
+    if takes != holds:
+        raise SettingsError(
+            f"{folder.path} takes {takes}; {shard_dir} holds {holds}. Make shards as it takes them under another"
+            " shards.name, or name another experiment."
+        )
+
+
+def _features(folder: FinalFolder, config: ShardConfig, shard_dir: Path) -> tuple[str, str]:
+    """What the model takes, and what the shards hold."""
+    with np.load(folder.model / learning.HEAD_FILE) as stored:
+        n_taken = len(stored["centre_H"])
+    first = next(name for names in config.splits.values() for name in names)
+    n_held = len(tfrecords.decode(next(tfrecords.read(shard_dir / first)), config.encoding)[1])
+    return f"{n_taken} features", f"{n_held} features"
+
+
+def _pictures(folder: FinalFolder, config: ShardConfig) -> tuple[str, str]:
+    holds = f"pictures of {config.image_size_px} px with {config.channels} channels"
+    if record := shapes.read_record(folder.model):
+        return f"pictures of {record.image_size_px} px with {record.channels} channels", holds
+    learnt = folders.read_json(folder.model / saved.ARCHITECTURE)["encoder"]
+    same = features.digest(FrozenEncoder(folder.read().recipe.model, config, None)) == learnt
+    return holds if same else "pictures of another size", holds
 
 
 def load(folder: FinalFolder, config: ShardConfig, kept: Path) -> FinalModel:

@@ -79,6 +79,14 @@ class QuestionPosterior:
         logits = [process.sample(x_N_H, n_samples, random) for process in self.processes]
         return np.asarray(concentrations(self.probabilities(logits), self.rho))
 
+    def sample_alone(self, x_N_H: Floats, n_samples: int, random: np.random.Generator) -> Floats:
+        """Like ``sample``, of each galaxy by itself."""
+        logits, points_K = [], gaussian_process.normal_points(n_samples)
+        for process in self.processes:
+            mean_N, variance_N = process.alone(x_N_H)
+            logits.append(mean_N[:, None] + np.sqrt(variance_N)[:, None] * random.permutation(points_K))
+        return np.asarray(concentrations(self.probabilities(logits), self.rho))
+
     def probabilities(self, logits: Sequence[Floats]) -> Floats:
         """Of the question's answers, N × K × A, from the log-odds of its processes, N × K each."""
         found = np.empty((*logits[0].shape, len(self.order)))
@@ -105,6 +113,16 @@ class Head:
         """Dirichlet concentrations N × K × A over all questions. Sample k of one galaxy goes with k of every other."""
         x_N_H = self.scale.apply(features_N_H)
         parts = [question.sample(x_N_H, n_samples, random).astype(np.float32) for question in self.questions]
+        return np.concatenate(parts, axis=-1)
+
+    def sample_alone(
+        self, features_N_H: npt.ArrayLike, n_samples: int, random: np.random.Generator
+    ) -> npt.NDArray[np.float32]:
+        """Like ``sample``, but samples of different galaxies have nothing to do with each other: several times faster,
+        and all that a catalogue needs.
+        """
+        x_N_H = self.scale.apply(features_N_H)
+        parts = [question.sample_alone(x_N_H, n_samples, random).astype(np.float32) for question in self.questions]
         return np.concatenate(parts, axis=-1)
 
     @property

@@ -54,6 +54,7 @@ _RANGES = {
 }  # fmt: skip
 _FOLDER_NAMES = (
     "task.name", "model.name", "survey.name", "catalogs.name", "shards.name", "pretrain.name", "experiment_name",
+    "predict.name",
 )  # fmt: skip
 
 

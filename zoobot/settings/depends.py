@@ -32,6 +32,7 @@ _DEPENDS_ON = {
                      "iterate.shards_per_iteration", "iterate.gate_margin", "iterate.keep_better", "seed",
                      *_COUNTED),
     "finish": ("finish",),  # and on all that the instructions depend on
+    "predict": ("survey.name", "predict"),
 }  # fmt: skip
 
 

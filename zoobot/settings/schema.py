@@ -259,6 +259,17 @@ class FinishSettings:
 
 
 @dataclass(frozen=True)
+class PredictSettings:
+    """The catalogue that stage=predict makes with the final model of the experiment in experiment_name."""
+
+    name: str = MISSING  # name of the catalogue's folder
+    format: str = "parquet"  # parquet (a folder of files), fits or csv
+    columns: list[str] = field(default_factory=list)  # columns of the survey's table to copy, beside ra and dec
+    licence: str = ""  # of the catalogue, for its data card: a name or an address
+    citation: str = ""  # how to cite the catalogue, for its data card
+
+
+@dataclass(frozen=True)
 class ReportSettings:
     """What the report shows, and where it goes."""
 
@@ -310,6 +321,7 @@ class Settings:
     stop: StopSettings = field(default_factory=StopSettings)
     simulate: SimulateSettings = field(default_factory=SimulateSettings)
     finish: FinishSettings = field(default_factory=FinishSettings)
+    predict: PredictSettings = field(default_factory=PredictSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
     verify: VerifySettings = field(default_factory=VerifySettings)
@@ -380,6 +392,11 @@ class Settings:
         if self.model.weights.startswith(PUBLISHED):
             return self.published_encoders_dir / self.model.weights.removeprefix(PUBLISHED)
         return Path(os.path.normpath(self.encoders_dir / self.model.weights))  # ".." works even if no folder exists yet
+
+    @property
+    def predictions_dir(self) -> Path:
+        """The catalogues of predicted votes."""
+        return self.survey_dir / "predictions"
 
     @property
     def features_dir(self) -> Path:

@@ -17,7 +17,7 @@ from typing import Any
 from zoobot.acquisition import ACQUISITIONS
 from zoobot.errors import SettingsError
 from zoobot.folders import disk
-from zoobot.galaxies import filters
+from zoobot.galaxies import filters, table_writers
 from zoobot.galaxies.demo import WORLDS
 from zoobot.galaxies.surveys import SURVEYS
 from zoobot.galaxies.tfrecords import ENCODINGS
@@ -34,6 +34,7 @@ CHOICES: dict[str, Collection[str]] = {
     "survey.kind": SURVEYS,
     "survey.world": WORLDS,
     "shards.encoding": ENCODINGS,
+    "predict.format": table_writers.FORMATS,
     "model.architecture": architectures.ARCHITECTURES,
     "model.likelihood": LIKELIHOODS,
     "acquisition.name": ChainMap[str, Any](ACQUISITIONS, {oracle_batch.NAME: None}),  # extensions add more
