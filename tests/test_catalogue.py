@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from astropy.io import fits
 from astropy.table import Table
 from hypothesis import given
 from hypothesis import strategies as st
@@ -143,14 +144,15 @@ def test_a_catalogue_has_every_galaxy_once_and_what_the_model_says_of_it(done: S
     assert set(found["id_str"][found["learnt_from"]]) == learnt and 0 < len(learnt) < len(ids)
 
     model = catalogue._load(final_of(experiment).path, "any", done.shard_dir, done.features_dir)
-    predicted = model.predict([done.shard_dir / name for name in names])
+    many = replace(model.recipe, model=replace(model.recipe.model, n_samples=400))
+    predicted = replace(model, recipe=many).predict([done.shard_dir / name for name in names])
     for q in predicted.questions():
         mean = q.probabilities_N_K_A.mean(axis=1)
         own = found[[f"{answer}_fraction" for answer in q.group.answers]].to_numpy()
         assert own.sum(axis=1) == pytest.approx(1, abs=1e-5)
-        assert np.abs(own - mean).max() < 0.1, "five samples, paired otherwise"
+        assert np.abs(own - mean).max() < 0.05 and np.abs(own - mean).mean() < 0.005
         entropy = -(own * np.log(own)).sum(axis=1)
-        assert found[f"{q.group.question}_entropy"] == pytest.approx(entropy, abs=1e-5)
+        assert found[f"{q.group.question}_entropy"].to_numpy() == pytest.approx(entropy, abs=1e-5)
         c = found[[f"{answer}_concentration" for answer in q.group.answers]].to_numpy(np.float64)
         for at, answer in enumerate(q.group.answers):
             ends = found[[f"{answer}_fraction_low", f"{answer}_fraction_high"]].to_numpy()
@@ -188,7 +190,7 @@ def test_a_run_that_was_killed_goes_on_after_the_last_part_to_the_same_bytes(
 
 def test_a_process_that_is_killed_leaves_nothing_half_written(done: Settings) -> None:
     code = (
-        "import os, signal, sys; sys.argv[0] = 'run.py'\n"
+        "import os, runpy, signal, sys; sys.argv[0] = 'run.py'\n"
         "from zoobot.galaxies import table_writers\n"
         "from zoobot.iterations import catalogue\n"
         "catalogue.PART_GALAXIES = 1\n"
@@ -197,7 +199,7 @@ def test_a_process_that_is_killed_leaves_nothing_half_written(done: Settings) ->
         "    write(path, table)\n"
         "    if path.name == 'part_00001.parquet': os.kill(os.getpid(), signal.SIGKILL)\n"
         "table_writers.write_part = dying\n"
-        "import run; run.main()\n"
+        "runpy.run_path('run.py', run_name='__main__')\n"
     )
     words = [*QUICK, "predict.name=sigkill", f"data_dir={Path(done.data_dir).parent}"]
     died = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, check=False)
@@ -215,7 +217,8 @@ def test_one_file_has_the_same_rows_as_the_parts(form: str, done: Settings, part
     assert not (path / "galaxies").exists()
     if form == "fits":
         table = Table.read(path / "catalogue.fits")
-        assert table["smooth-or-featured_asked"].description.startswith("probability that a volunteer is asked")
+        comments = fits.getheader(path / "catalogue.fits", 1)["TCOMM*"]
+        assert len(comments) == len(expected.columns) and comments["TCOMM1"] == "the galaxy's id"
         table.convert_bytestring_to_unicode()
         found = table.to_pandas()
     else:

@@ -37,6 +37,7 @@ from zoobot.models.features import FrozenEncoder
 from zoobot.settings import ModelSettings
 
 Sample = Callable[[Floats32, int, np.random.Generator], Floats32]
+_POINTS = 64  # of a head's posterior, at least: few of them pair badly where a question has three answers
 log = logging.getLogger("zoobot")
 
 
@@ -50,17 +51,20 @@ class FinalModel:
     def predict(self, files: Iterable[Path]) -> PredictedVotes:
         """Posterior samples for the galaxies in TFRecord files, in order; each call uses the same K models."""
         features_N_H = np.concatenate([self.predictor.features(path) for path in files])
-        return self._predict(features_N_H, self.predictor.sample)
+        return self._predict(features_N_H, self.predictor.sample, self.recipe.model.n_samples)
 
     def predict_alone(self, file: Path) -> PredictedVotes:
         """The same for a catalogue: the samples of a head do not say how galaxies go together, which is faster."""
-        joint = self.predictor.joint
+        joint, n_samples = self.predictor.joint, self.recipe.model.n_samples
         with threadpool_limits(1, "blas"):  # the same bytes, however many processes work on a catalogue
-            return self._predict(self.predictor.features(file), joint.sample_alone if joint else self.predictor.sample)
+            features_N_H = self.predictor.features(file)
+            if joint is None:
+                return self._predict(features_N_H, self.predictor.sample, n_samples)
+            return self._predict(features_N_H, joint.sample_alone, max(n_samples, _POINTS))
 
-    def _predict(self, features_N_H: Floats32, sample: Sample) -> PredictedVotes:
+    def _predict(self, features_N_H: Floats32, sample: Sample, n_samples: int) -> PredictedVotes:
         model, random = self.recipe.model, stream(self.recipe.seed, "posterior samples", self.recipe.iteration)
-        samples = sample(features_N_H, model.n_samples, random)
+        samples = sample(features_N_H, n_samples, random)
         predicted = PredictedVotes(samples, self.recipe.build_task().groups, model.likelihood)
         found = calibrate(predicted, self.recipe.calibration)
         return found.with_samples(found.samples_N_K_A.astype(np.float32))
