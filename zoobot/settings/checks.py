@@ -54,7 +54,6 @@ _RANGES = {
 }  # fmt: skip
 _FOLDER_NAMES = (
     "task.name", "model.name", "survey.name", "catalogs.name", "shards.name", "pretrain.name", "experiment_name",
-    "predict.name",
 )  # fmt: skip
 
 
@@ -107,7 +106,8 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
         for key, (low, high) in _RANGES.items()
         if not low <= flat[key] <= high
     ]
-    for key in _FOLDER_NAMES:
+    own_name = ("predict.name",) if s.predict.name != s.experiment_name else ()
+    for key in (*_FOLDER_NAMES, *own_name):
         if not flat[key] or "/" in flat[key] or flat[key].startswith("."):
             problems.append(f"{key}={flat[key]}: must be a folder name, without / and not starting with a dot")
         elif len(flat[key].encode(errors="replace")) > values.NAME_BYTES:
