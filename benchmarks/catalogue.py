@@ -115,7 +115,7 @@ def measure(folder: Path, n: int) -> None:
         write_survey(folder / "in")
     simulate.run(small)
     finish.run(small)
-    many = ["stage=predict", f"shards.name={MANY}_{n}", f"catalogs.name={MANY}_{n}"]
+    many = ["stage=predict", "workers=1", f"shards.name={MANY}_{n}", f"catalogs.name={MANY}_{n}"]
     if not settings_of(folder, *many).shard_dir.is_dir():
         write_shards(settings_of(folder, *many), small.shard_dir, n)
     name = f"predict.name=catalogue_{n}_{time.time_ns()}"

@@ -57,7 +57,7 @@ def parts_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def named(settings: Settings, name: str, **more: Any) -> Settings:
-    return replace(settings, predict=replace(settings.predict, name=name, **more))
+    return replace(settings, workers=1, predict=replace(settings.predict, name=name, **more))
 
 
 def galaxies_of(path: Path) -> pd.DataFrame:
@@ -188,6 +188,16 @@ def test_a_run_that_was_killed_goes_on_after_the_last_part_to_the_same_bytes(
     assert folders.digest_of(path) == whole and not folders.unfinished(path).exists()
 
 
+def test_any_number_of_workers_gives_the_same_bytes(done: Settings, parts_of_one: None) -> None:
+    path, digests = predict.run(named(done, "workers")), []
+    for n in (1, 2):
+        disk.make_writable(path)
+        shutil.rmtree(path)
+        predict.run(replace(named(done, "workers"), workers=n))
+        digests.append(folders.digest_of(path))
+    assert digests[0] == digests[1]
+
+
 def test_a_process_that_is_killed_leaves_nothing_half_written(done: Settings) -> None:
     code = (
         "import os, runpy, signal, sys; sys.argv[0] = 'run.py'\n"
@@ -201,7 +211,7 @@ def test_a_process_that_is_killed_leaves_nothing_half_written(done: Settings) ->
         "table_writers.write_part = dying\n"
         "runpy.run_path('run.py', run_name='__main__')\n"
     )
-    words = [*QUICK, "predict.name=sigkill", f"data_dir={Path(done.data_dir).parent}"]
+    words = [*QUICK, "workers=1", "predict.name=sigkill", f"data_dir={Path(done.data_dir).parent}"]
     died = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
     staging = done.predictions_dir / ".sigkill.staging" / "galaxies"

@@ -180,13 +180,13 @@ def test_all_problems_are_reported_together_with_full_keys(compose: Compose, tmp
         "shards.channels=2", "experiment_name=a/b", "iterate.subjects_per_iteration=0", "max_dropped_fraction=nan",
     )  # fmt: skip
     for said in (
-        "10 setting(s) cannot be used", "\n  seed=-1: must be at least 0", "model.dropout_rate=2.0: must be between",
+        "9 setting(s) cannot be used", "\n  seed=-1: must be at least 0", "model.dropout_rate=2.0: must be between",
         "oracle.kind=psychic: choose one of simulated, known", "shards.encoding=gif: choose one of raw, png, jpeg",
         "shards.channels=2: choose one of 1, 3", "experiment_name=a/b: must be a folder name",
         "iterate.subjects_per_iteration=0", "max_dropped_fraction=nan",
     ):  # fmt: skip
         assert said in text
-    assert len(text.splitlines()) == 11  # catalogs.seed follows seed, predict.name experiment_name
+    assert len(text.splitlines()) == 10  # catalogs.seed follows seed
 
 
 def test_settings_without_a_value_are_named_together(compose: Compose, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_settings_that_do_not_fit_each_other(compose: Compose, tmp_path: Path) -
         "oracle.votes_per_galaxy=36", "survey.n_galaxies=0", "survey.name=.hidden",
     )  # fmt: skip
     for said in (
-        "8 setting(s)",  # the experiment is named after the survey, and the catalogue after it
+        "7 setting(s)",  # the experiment is named after the survey
         "catalogs.mock_labelled=700: must exceed shards.eval_size + shards.test_size = 700",
         "model.final_size_px=65: larger than the stored images",
         "model.blocks=[[8], []]: each block needs",

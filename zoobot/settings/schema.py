@@ -302,7 +302,9 @@ class Settings:
     seed: int = 0  # of the simulation: weights, dropout, data order, volunteers, random choices
     quick: bool = False  # test mode: few galaxies, tiny images, short training; output goes to {data_dir}/quick
     max_dropped_fraction: float = 0.01  # stop with an error if a larger fraction of rows or images is bad
-    workers: int = 0  # processes that write shards side by side; 0: as many as there are cores and work for
+    workers: int = (
+        0  # processes that write shards or a catalogue side by side; 0: as many as there are cores and work for
+    )
     verify_inputs: str = "sizes"  # what a stage checks in the folders it reads: sizes (JSON: digests) or all digests
     experiment_name: str = MISSING  # name of the experiment's folder, and of the group of its W&B runs
     extensions: list[str] = field(

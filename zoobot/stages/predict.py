@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from zoobot import folders
+from zoobot.engine import map as engine
 from zoobot.engine.progress import track
 from zoobot.errors import FolderError, SettingsError
 from zoobot.folders import disk
@@ -71,7 +73,7 @@ def run(settings: Settings) -> Path:
     _refuse_twice([c.name for c in columns])
     needs_bytes = 2 * sum(config.galaxies.values()) * (40 + 4 * len(columns))
     with folders.create(path, used, inputs, resumes=True, needs_bytes=needs_bytes) as staging:
-        files = _files(settings, staging, [catalogue.predict_part(p) for p in _parts(settings, final, known, staging)])
+        files = _files(settings, staging, _predict_all(settings, final, known, staging))
         card = _card(settings, final, known, columns, config)
         pd.DataFrame([vars(d) for d in config.dropped], columns=["id_str", "reason"]).to_csv(
             staging / data_card.DROPPED, index=False
@@ -158,16 +160,27 @@ def _known(settings: Settings, catalog_dir: Path, final: FinalFolder) -> _Known:
                   learnt)  # fmt: skip
 
 
-def _parts(settings: Settings, final: FinalFolder, known: _Known, staging: Path) -> Iterator[Part]:
+def _predict_all(settings: Settings, final: FinalFolder, known: _Known, staging: Path) -> list[Path]:
+    """Write the parts of the catalogue, side by side. Their files, in order. A network uses all cores by itself."""
+    groups = list(catalogue.groups_of_shards(tfrecords.load_config(settings.shard_dir)))
+    most = engine.cores() if final.read().recipe.model.train == "head" else 1
+    workers = settings.workers or min(most, len(groups))
+    parts = _parts(settings, final, known, staging, groups)
+    with closing(engine.in_order(catalogue.predict_part, parts, workers, lambda part: part.target.name)) as written:
+        return list(track(written, "predicting galaxies", len(groups)))
+
+
+def _parts(
+    settings: Settings, final: FinalFolder, known: _Known, staging: Path, groups: list[tuple[str, ...]]
+) -> Iterator[Part]:
     """The parts of the catalogue, in order. Features of a fixed encoder are those that iterations keep."""
     config, path = tfrecords.load_config(settings.shard_dir), settings.predictions_dir / settings.predict.name
     fixed = final.read().recipe.model.train == "head"
     kept = settings.features_dir if fixed else folders.unfinished(path) / "features"
     folder = (staging if settings.predict.format == "parquet" else folders.unfinished(path)) / "galaxies"
     disk.make_folder(folder)
-    groups = list(catalogue.groups_of_shards(config))
     with database.connect(settings.shard_dir / config.database) as connection:
-        for number, shards in track(list(enumerate(groups)), "predicting galaxies", len(groups)):
+        for number, shards in enumerate(groups):
             ids = [id_ for shard in shards for id_ in database.ids_in_shard(connection, shard)]
             target = folder / f"part_{number:05d}.parquet"
             yield Part(final.path, settings.shard_dir, kept, shards, known.of(ids), target)
