@@ -144,8 +144,8 @@ class _Team:
         new = context.Process(target=_work, args=(theirs, level, self._function), name="worker")
         with process.without_interrupts(), _one_thread():
             new.start()
+            self._workers[ours] = _Worker(new, task)  # before an interrupt, which ends all that are known
         theirs.close()  # so that recv() sees the end of the pipe when the process dies
-        self._workers[ours] = _Worker(new, task)  # it gets the task once it is ready
 
     def _give(self, pipe: Connection, worker: _Worker, task: _Task[Any]) -> None:
         worker.task = task

@@ -29,11 +29,11 @@ def call(function: Callable[[Any], object], argument: Any, what: str) -> None:
     ours, theirs = context.Pipe(duplex=False)
     level = logging.getLogger().level
     process = context.Process(target=_work, args=(theirs, level, function, argument))
-    with without_interrupts():
-        process.start()
-    theirs.close()  # so that recv() sees the end of the pipe when the process dies
     failure: Exception | None = None
     try:
+        with without_interrupts():
+            process.start()
+        theirs.close()  # so that recv() sees the end of the pipe when the process dies
         with suppress(EOFError):
             while True:
                 message = ours.recv()
@@ -43,8 +43,9 @@ def call(function: Callable[[Any], object], argument: Any, what: str) -> None:
                     failure = message
         process.join()
     finally:
-        process.kill()  # it still runs only after an interrupt
-        process.join()
+        if process.pid:  # it was started
+            process.kill()  # it still runs only after an interrupt
+            process.join()
     if failure:
         raise failure
     if process.exitcode:
