@@ -202,6 +202,15 @@ def test_badge_agrees_with_the_complete_gradients() -> None:
     assert pick("badge", of)[1][others] / scale == pytest.approx(nearest[others] / scale, abs=1e-6)
 
 
+def greedily(n: int, n_candidates: int, worth: Callable[[list[int]], float]) -> list[int]:
+    """n rows; each next one makes all so far worth most."""
+    picks: list[int] = []
+    for _ in range(n):
+        others = [row for row in range(n_candidates) if row not in picks]
+        picks.append(max(others, key=lambda row: worth([*picks, row])))
+    return picks
+
+
 def slow_joint_information(of: Candidates, rows: list[int]) -> float:
     """½ log det of the covariance of the votes of some galaxies in units of their noise, as one dense matrix."""
     columns, noise = [], []
@@ -225,10 +234,7 @@ def slow_joint_information(of: Candidates, rows: list[int]) -> float:
 
 def test_batch_mutual_information_agrees_with_one_dense_matrix() -> None:
     of = candidates(25)
-    expected: list[int] = []
-    for _ in range(6):
-        others = [row for row in range(25) if row not in expected]
-        expected.append(max(others, key=lambda row: slow_joint_information(of, [*expected, row])))
+    expected = greedily(6, 25, lambda rows: slow_joint_information(of, rows))
     picks, scores_N = pick("batch_mutual_information", of, 6)
     assert picks == expected
     assert np.cumsum(scores_N[picks]) == pytest.approx(
@@ -301,10 +307,7 @@ def slow_variance(of: Candidates, seen: list[int]) -> float:
 
 def test_variance_reduction_picks_what_leaves_least_variance() -> None:
     of = candidates(25)
-    expected: list[int] = []
-    for _ in range(4):
-        others = [row for row in range(25) if row not in expected]
-        expected.append(min(others, key=lambda row: slow_variance(of, [*expected, row])))
+    expected = greedily(4, 25, lambda rows: -slow_variance(of, rows))
     picks, scores_N = pick("variance_reduction", of, 4)
     assert picks == expected
     less = [slow_variance(of, expected[:i]) - slow_variance(of, expected[: i + 1]) for i in range(4)]
@@ -344,10 +347,7 @@ def slow_herding(of: Candidates, picked: list[int]) -> float:
 
 def test_herding_picks_what_stands_for_most_uncertainty() -> None:
     of = candidates(30, groups=PAIR)
-    expected: list[int] = []
-    for _ in range(4):
-        others = [row for row in range(30) if row not in expected]
-        expected.append(max(others, key=lambda row: slow_herding(of, [*expected, row])))
+    expected = greedily(4, 30, lambda rows: slow_herding(of, rows))
     picks, scores_N = pick("uherding", of, 4)
     assert picks == expected
     gained = [slow_herding(of, expected[: i + 1]) - slow_herding(of, expected[:i]) for i in range(4)]

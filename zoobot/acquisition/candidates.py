@@ -72,11 +72,11 @@ class Candidates:
         n = len(self.ids_N)
         if len(self.predicted) != n:
             raise InputError(f"expected samples of {n} galaxies, got shape {self.predicted.samples_N_K_A.shape}")
-        self.check_finite(self.predicted.samples_N_K_A, "posterior samples")
+        check_finite(self.ids_N, self.predicted.samples_N_K_A, "posterior samples")
         if self.features_N_H.size:
             if len(self.features_N_H) != n:
                 raise InputError(f"expected features of {n} galaxies, got shape {self.features_N_H.shape}")
-            self.check_finite(self.features_N_H, "features")
+            check_finite(self.ids_N, self.features_N_H, "features")
         if self.labelled_features_M_H.size and self.labelled_features_M_H.shape[1] != self.features_N_H.shape[1]:
             raise InputError(
                 f"features of labelled galaxies have shape {self.labelled_features_M_H.shape}, those of the candidates"
@@ -93,10 +93,6 @@ class Candidates:
     def n_samples(self) -> int:
         """K."""
         return int(self.predicted.samples_N_K_A.shape[1])
-
-    def check_finite(self, values_N: npt.NDArray[np.floating], what: str) -> None:
-        """Refuse NaN and infinity, naming the galaxies."""
-        check_finite(self.ids_N, values_N, what)
 
     def take(self, rows: Rows) -> Candidates:
         """The candidates at these rows, in this order."""
@@ -181,7 +177,7 @@ def by_score(score: Callable[[Candidates, np.random.Generator], Floats]) -> Stra
 
     def choose(candidates: Candidates, n: int, random: np.random.Generator) -> tuple[Rows, Floats]:
         scores_N = np.asarray(score(candidates, random), dtype=np.float64)
-        candidates.check_finite(scores_N, "scores")
+        check_finite(candidates.ids_N, scores_N, "scores")
         order = np.argsort(-scores_N, kind="stable")
         return order[candidates.free_N[order]][:n], scores_N
 

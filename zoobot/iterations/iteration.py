@@ -93,6 +93,15 @@ class Iteration:
         }
 
 
+def open_experiment(settings: Settings) -> tuple[ExperimentFolder, dict[str, object]]:
+    """The experiment in the settings, and its fixed settings. FolderError: it has no instructions, or other ones."""
+    experiment = ExperimentFolder(settings.experiment_dir)
+    folders.require(experiment.instructions.path, "instructions", settings.verify_inputs)
+    used = fixed_settings(settings)
+    folders.exists_with(experiment.instructions.path, used, inputs=None)
+    return experiment, used
+
+
 def fixed_settings(settings: Settings) -> dict[str, object]:
     """What never changes in an experiment: the settings that its instructions depend on, its questions, and the files
     of its extensions.

@@ -12,10 +12,9 @@ from zoobot import folders
 from zoobot.errors import FolderError
 from zoobot.folders import disk
 from zoobot.galaxies import tfrecords
-from zoobot.iterations.files import ExperimentFolder
 from zoobot.iterations.final_files import Final, FinalFolder, final_of
 from zoobot.iterations.finishing import finish
-from zoobot.iterations.iteration import Iteration, finished_iterations, fixed_settings, input_dirs
+from zoobot.iterations.iteration import Iteration, finished_iterations, input_dirs, open_experiment
 from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")
@@ -23,11 +22,8 @@ log = logging.getLogger("zoobot")
 
 def run(settings: Settings) -> Path:
     """Write the final model, unless it exists with the same settings and iterations. Returns its folder."""
-    experiment = ExperimentFolder(settings.experiment_dir)
+    experiment, used = open_experiment(settings)
     instructions = experiment.instructions
-    folders.require(instructions.path, "instructions", settings.verify_inputs)
-    used = fixed_settings(settings)
-    folders.exists_with(instructions.path, used, inputs=None)
     used |= stage_settings(settings, "finish")
     with disk.lock(experiment.path):
         shard_dir, catalog_dir = input_dirs(instructions, settings.verify_inputs)

@@ -24,8 +24,8 @@ from zoobot.iterations import learning, stopping
 from zoobot.iterations.ask import ask
 from zoobot.iterations.choose import choose, write_pictures
 from zoobot.iterations.evaluate import evaluate
-from zoobot.iterations.files import SUMMARY, ExperimentFolder, InstructionsFolder, IterationFolder, Summary
-from zoobot.iterations.iteration import Iteration, finished_iterations, fixed_settings, input_dirs
+from zoobot.iterations.files import SUMMARY, InstructionsFolder, IterationFolder, Summary
+from zoobot.iterations.iteration import Iteration, finished_iterations, input_dirs, open_experiment
 from zoobot.iterations.pool import draw_control
 from zoobot.iterations.receive import receive
 from zoobot.iterations.retire import retire_confident
@@ -40,11 +40,8 @@ log = logging.getLogger("zoobot")
 
 def run(settings: Settings) -> Path:
     """Run the next iteration of the experiment and return its folder."""
-    experiment = ExperimentFolder(settings.experiment_dir)
+    experiment, used = open_experiment(settings)
     instructions = experiment.instructions
-    folders.require(instructions.path, "instructions", settings.verify_inputs)
-    used = fixed_settings(settings)
-    folders.exists_with(instructions.path, used, inputs=None)
     with disk.lock(experiment.path):
         shard_dir, catalog_dir = input_dirs(instructions, settings.verify_inputs)
         before = finished_iterations(experiment, settings.verify_inputs)
