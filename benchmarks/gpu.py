@@ -39,7 +39,7 @@ def rates(settings: Settings) -> tuple[list[float], list[float]]:
     images = random.integers(0, 256, (n, size, size, channels), dtype=np.uint8)
     counts = random.multinomial(40, np.full(network.head.output_shape[-1], 1 / network.head.output_shape[-1]), n)
     batches = tf.data.Dataset.from_tensors((images, counts)).cache().repeat(STEPS)
-    of_batch = encoders.forward(network.encoder)
+    of_batch = encoders.forward(network.encoder, xla=model.xla)
 
     def train() -> None:
         network.trainer.fit(batches, shuffle=False, verbose=0)

@@ -35,7 +35,7 @@ def compare(name: str, folder: Path) -> None:
     network = mc_dropout.build(chosen, task.groups, config.image_size_px, config.channels, 0)
     of_batch, of_records = (
         encoders.forward(network.encoder),
-        encoders.forward_records(network.encoder, config, chosen.orientations),
+        encoders.forward_records(network.encoder, config, chosen),
     )
     batches = list(dataset(paths, n, task, config, n))
     images, counts = (values.numpy() for values in batches[0])

@@ -51,7 +51,7 @@ def compare(name: str, folder: Path) -> None:
     chosen = settings_of(*overrides)
     paths, config = write_shards(folder, chosen, n, n_naive)
     network = mc_dropout.build(chosen.model, task_of(chosen).groups, config.image_size_px, config.channels, 0)
-    of_records = encoders.forward_records(network.encoder, config, chosen.model.orientations)
+    of_records = encoders.forward_records(network.encoder, config, chosen.model)
     of_file = functools.partial(encoders.encode, of_records, batch_size=chosen.model.predict_batch_size)
     samples = sampler(network, chosen)
     kept = folder / "features"
@@ -93,7 +93,7 @@ def peak_mb(folder: str, n: int, queue: Any) -> None:
     chosen = settings_of(*NETWORKS["small_cnn"][2])
     paths, config = write_shards(Path(folder), chosen, n, 512)
     network = mc_dropout.build(chosen.model, task_of(chosen).groups, config.image_size_px, config.channels, 0)
-    of_records = encoders.forward_records(network.encoder, config, chosen.model.orientations)
+    of_records = encoders.forward_records(network.encoder, config, chosen.model)
     of_file = functools.partial(encoders.encode, of_records, batch_size=chosen.model.predict_batch_size)
     cache = FeatureCache(Path(folder) / "features", "0" * 64, 1, of_file)
     sampler(network, chosen)(np.concatenate([cache.of(path) for path in paths]), SAMPLES)

@@ -214,6 +214,7 @@ def test_settings_that_do_not_fit_each_other(compose: Compose, tmp_path: Path) -
 @pytest.mark.parametrize(
     "overrides, said",
     [
+        (["model.xla=true", "model.final_size_px=32"], "model.xla: XLA cannot make pictures smaller"),
         (["model.blocks=[[8],[8],[8],[8]]", "model.final_size_px=8"], "model.blocks: 4 halvings need"),
         (["survey=decals"], "survey.catalog: survey decals needs its source table"),
         (["stage=verify"], "verify.path: name the folder"),

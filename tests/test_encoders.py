@@ -153,6 +153,13 @@ def test_the_mean_over_8_orientations_does_not_change_when_pictures_turn() -> No
     assert np.abs(of(turned[1], 1) - of(PICTURES, 1)).max() > 0.01
 
 
+@pytest.mark.parametrize("orientations", [1, 8])
+def test_a_pass_compiled_with_xla_gives_the_same_features(orientations: int) -> None:
+    encoder = two(CNN)[0]
+    plain, compiled = (np.asarray(forward(encoder, orientations, xla)(PICTURES)) for xla in (False, True))
+    assert compiled == pytest.approx(plain, rel=1e-4, abs=1e-5)
+
+
 def test_a_first_block_of_equal_layers_halves_once() -> None:
     chosen = ModelSettings(name="equal", architecture="pooled_cnn", blocks=[[4, 4], [8]], final_size_px=16)
     convolutions = encoders.build(chosen, 16, 3).get_layer("convolutions")

@@ -88,7 +88,7 @@ def fine_tune(it: Iteration, parts: Sequence[Records], folder: Path) -> Floats32
         galaxies = Records([file for other in others for file in other.files], sum(other.n for other in others))
         histories.append(_train(it, network, galaxies, part, member))
         networks.append(network)
-        of_records = encoders.forward_records(network.encoder, config, model.orientations)
+        of_records = encoders.forward_records(network.encoder, config, model)
         features_N_H = [encoders.encode(of_records, file, model.predict_batch_size) for file in part.files]
         random = stream(it.settings.seed, "samples of the part left out", member)
         samples.append(mc_dropout.sample([network], np.concatenate(features_N_H), model.n_samples, random))
@@ -122,7 +122,7 @@ def load_networks(
     networks = [_build(model, groups, config, 0, member) for member in range(model.ensemble)]
     for member, network in enumerate(networks):
         mc_dropout.load_weights(network, folder, member)
-    passes = [encoders.forward_records(network.encoder, config, model.orientations) for network in networks]
+    passes = [encoders.forward_records(network.encoder, config, model) for network in networks]
 
     def encode(path: Path) -> Floats32:
         return np.concatenate([encoders.encode(one, path, model.predict_batch_size) for one in passes], axis=1)

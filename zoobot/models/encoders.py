@@ -45,7 +45,7 @@ def precision(model: ModelSettings) -> Iterator[bool]:
 
     A machine without one computes in float32, and warns which settings it ignores.
     """
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    on_gpu = _on_gpu()
     wanted = [key for key in ("mixed_precision", "xla", "all_gpus") if getattr(model, key)]
     if wanted and not on_gpu:
         _warn_once(f"this machine has no GPU: model.{', model.'.join(wanted)} ignored")
@@ -54,6 +54,10 @@ def precision(model: ModelSettings) -> Iterator[bool]:
         yield on_gpu
     finally:
         keras.mixed_precision.set_global_policy("float32")
+
+
+def _on_gpu() -> bool:
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 @functools.cache
@@ -81,9 +85,9 @@ def _build_convolutions(model: ModelSettings, image_size_px: int) -> keras.Model
 # --------------------------------------------------------------- the pass over stored images
 
 
-def forward(encoder: keras.Model, orientations: int = 1) -> Pass:
+def forward(encoder: keras.Model, orientations: int = 1, xla: bool = False) -> Pass:
     """A compiled function: stored images → features N × H, the mean over 1 or 8 orientations, without dropout or
-    augmentation.
+    augmentation. With ``xla`` it is compiled once for each number of images that it is given.
     """
 
     def mean(batch: Tensor) -> Tensor:
@@ -92,12 +96,13 @@ def forward(encoder: keras.Model, orientations: int = 1) -> Pass:
             views = [tf.image.rot90(v, k) for v in (batch, tf.image.flip_left_right(batch)) for k in range(4)]
         return tf.cast(tf.add_n([encoder(view, training=False) for view in views]), tf.float32) / len(views)
 
-    return tf.function(mean, input_signature=[tf.TensorSpec(encoder.input_shape, tf.uint8)])  # type: ignore[no-any-return]
+    given = tf.TensorSpec(encoder.input_shape, tf.uint8)
+    return tf.function(mean, input_signature=[given], jit_compile=xla or None)  # type: ignore[no-any-return]
 
 
-def forward_records(encoder: keras.Model, config: ShardConfig, orientations: int) -> Pass:
+def forward_records(encoder: keras.Model, config: ShardConfig, model: ModelSettings) -> Pass:
     """A compiled function: serialised galaxies → features N × H."""
-    of_batch = forward(encoder, orientations)
+    of_batch = forward(encoder, model.orientations, model.xla and _on_gpu())
 
     def of_records(records: Tensor) -> Tensor:
         return of_batch(datasets.decode_images(records, config))

@@ -141,6 +141,6 @@ def _built(frozen: FrozenEncoder) -> tuple[Any, encoders.Pass]:
         encoder = encoders.build(frozen.model, frozen.config.image_size_px, frozen.config.channels)
         if frozen.weights:
             encoders.load(encoder, frozen.weights)
-        of_records = encoders.forward_records(encoder, frozen.config, frozen.model.orientations)
+        of_records = encoders.forward_records(encoder, frozen.config, frozen.model)
         _last_built[:] = [(frozen, (encoder, of_records))]
     return _last_built[0][1]

@@ -62,7 +62,7 @@ def build(model: ModelSettings, groups: Sequence[Group], image_size_px: int, cha
         trainer.compile(
             keras.optimizers.Adam(model.learning_rate),
             loss=losses.loss(model.likelihood, groups),
-            jit_compile=on_gpu and model.xla,
+            jit_compile=False,  # XLA knows no random views, and Keras has no XLA for deterministic operations
         )
     return Network(encoder, head, trainer, model.dropout_rate)
 

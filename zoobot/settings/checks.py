@@ -129,6 +129,11 @@ def _misfits(s: Settings) -> list[str]:
             f"model.final_size_px={s.model.final_size_px}: larger than the stored images"
             f" (shards.image_size_px={s.shards.image_size_px})"
         )
+    if s.model.xla and s.model.final_size_px < s.shards.image_size_px:
+        problems.append(
+            "model.xla: XLA cannot make pictures smaller; store them as the network sees them, with"
+            f" shards.image_size_px={s.model.final_size_px}, or set model.xla=false"
+        )
     if s.oracle.kind != "known" and s.stage != "reduce" and s.oracle.votes_per_galaxy <= s.survey.retirement_votes:
         problems.append(
             f"oracle.votes_per_galaxy={s.oracle.votes_per_galaxy}: must exceed survey.retirement_votes"

@@ -114,7 +114,7 @@ class ModelSettings:
     predict_batch_size: int = 256  # galaxies per batch when predicting
     recalibrate: bool = False  # correct the confidence of the samples by a few numbers, fitted on the eval galaxies
     mixed_precision: bool = False  # compute in float16, with float32 weights; ignored on a machine without GPU
-    xla: bool = False  # compile the training step with XLA; ignored on a machine without GPU
+    xla: bool = False  # compile prediction with XLA, 3 to 4 times as fast; ignored on a machine without GPU
     all_gpus: bool = False  # split each training batch over all GPUs; ignored on a machine with fewer than two
 
 
