@@ -1,9 +1,8 @@
 # make setup: the environment; make demo: a first simulation and its report; make test: all checks, as CI runs them;
-# make bench: all benchmarks of speed, a table of ratios; make docs: docs/settings.md; make lock: requirements.lock;
+# make bench: all benchmarks of speed, a table of ratios, and which fell since benchmarks/baseline.json; make docs: docs/settings.md; make lock: requirements.lock;
 # make bench-gpu: what a GPU gains; make fuzz, make soak, make test-crash and make test-ec2: long tests.
 PYTHON ?= python3
 RUN := .venv/bin/python run.py
-BENCHMARKS := startup acquisition head reduction prediction input shards catalogue verify
 
 .PHONY: setup demo test test-crash test-ec2 bench bench-gpu docs fuzz soak lock clean
 
@@ -28,7 +27,7 @@ test: setup
 	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20
 
 bench: setup
-	for name in $(BENCHMARKS); do .venv/bin/python -m benchmarks.$$name || exit 1; done
+	.venv/bin/python -m benchmarks.ratios
 
 # What half precision, XLA and several GPUs gain; needs a GPU and the packages of requirements-gpu.lock.
 bench-gpu:

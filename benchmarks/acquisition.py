@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
+from benchmarks import ratios
 from zoobot import acquisition
 from zoobot.galaxies.questions import load_questions
 from zoobot.galaxies.tasks import Group, build_task
@@ -124,6 +125,7 @@ def binomial(random: np.random.Generator) -> None:
         theirs = median(rates(loop, len(few)))
         difference = np.abs(scores - np.array(loop())).max()
         print(f"  {ours / theirs:,.0f} x {name} ({theirs:,.0f} galaxies/s; scores differ by {difference:.0e})")
+        ratios.record("binomial mutual information", name, ours / theirs)
 
 
 def tree(random: np.random.Generator) -> None:

@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from benchmarks import ratios
 from zoobot.galaxies.tasks import Group
 from zoobot.models import head
 
@@ -64,6 +65,7 @@ def main() -> None:
         one, every = (sorted(values) for values in zip(*pairs, strict=True))
         ratio = np.median(every) / np.median(one)
         print(f"beside {n} busy processes: {ratio:.1f} x faster with one thread")
+        ratios.record(f"head.fit beside {'busy' if n else 'no'} processes", "all BLAS threads", float(ratio))
         for name, values in (("one thread", one), ("all threads", every)):
             print(f"  {name}: {np.median(values):.2f} s ({values[0]:.2f} to {values[-1]:.2f})")
 

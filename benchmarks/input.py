@@ -14,6 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from benchmarks import ratios
 from benchmarks.networks import costs, ratio, settings_of, show_load, task_of, write_shards
 from zoobot.models import encoders, mc_dropout
 from zoobot.models.datasets import dataset
@@ -67,6 +68,7 @@ def compare(name: str, folder: Path) -> None:
             f" {cpu:.3f} x those from memory ({wall:.3f}), needed 0.95",
             flush=True,
         )
+        ratios.record(f"{what}, {name}", "from memory", cpu)
 
 
 def main() -> None:

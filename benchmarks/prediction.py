@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from benchmarks import ratios
 from benchmarks.networks import costs, ratio, settings_of, show_load, task_of, write_shards
 from zoobot.models import encoders, head, mc_dropout
 from zoobot.models.features import FeatureCache
@@ -85,6 +86,8 @@ def compare(name: str, folder: Path) -> None:
     gain = ratio(per_galaxy["naive"], per_galaxy["first"])[0]
     print(f"  {SAMPLES} passes of the complete network cost {gain:.1f} x that, needed 20 at least")
     again = ratio(per_galaxy["second"], per_galaxy["first"])[0]
+    for reference, times in (("one deterministic pass", 1 / cost), (f"{SAMPLES} passes of the network", gain)):
+        ratios.record(f"{SAMPLES} samples, {name}", reference, float(times))
     print(f"  a second scoring from kept features costs {100 * again:.2f} % of the first, needed 5 at most", flush=True)
 
 

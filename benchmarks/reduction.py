@@ -29,6 +29,7 @@ from pathlib import Path
 import duckdb
 
 from benchmarks import classifications as generated
+from benchmarks import ratios
 from tests import reference_votes
 from zoobot import votes
 
@@ -111,6 +112,8 @@ def compare(path: Path, repetitions: int) -> None:
             f"  {key:4} (best of each): reduction / bare parse = {best['reduction'] / best['bare_parse']:.2f},"
             f" plain loop / reduction = {best['plain_loop'] / best['reduction']:.1f}"
         )
+    for reference in ("bare_parse", "plain_loop"):  # of CPU seconds
+        ratios.record(f"stage=reduce, {path.suffix[1:]}", reference, best[reference] / best["reduction"])
 
 
 def main() -> None:

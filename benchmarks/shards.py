@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from benchmarks import ratios
 from benchmarks.networks import settings_of, show_load
 from zoobot.engine.map import cores
 from zoobot.galaxies.images import resize
@@ -181,13 +182,15 @@ def compare(file_format: str, size_px: int, folder: Path, paths: Sequence[str]) 
     medians = {name: median(cpu for cpu, _ in found) for name, found in rates.items()}
     for name, found in rates.items():
         cpu = sorted(cpu for cpu, _ in found)
-        ratios = sorted(o / b for (o, _), (b, _) in zip(rates["stage=shards"], found, strict=True))
+        ratios_of = sorted(o / b for (o, _), (b, _) in zip(rates["stage=shards"], found, strict=True))
         print(
             f"{file_format} {size_px:>3} px  {name:<22} {medians[name]:6,.0f} ({median(w for _, w in found):,.0f}) a"
-            f" second, {cpu[0]:,.0f} to {cpu[-1]:,.0f}; stage / this {median(ratios):.2f},"
-            f" {ratios[0]:.2f} to {ratios[-1]:.2f}",
+            f" second, {cpu[0]:,.0f} to {cpu[-1]:,.0f}; stage / this {median(ratios_of):.2f},"
+            f" {ratios_of[0]:.2f} to {ratios_of[-1]:.2f}",
             flush=True,
         )
+        if name != "stage=shards":
+            ratios.record(f"stage=shards, {file_format} to {size_px} px", name, median(ratios_of))
 
 
 def _rate(n: int, seconds: Seconds) -> Seconds:

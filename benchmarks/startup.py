@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks import ratios
+
 ROOT = Path(__file__).resolve().parents[1]
 REPETITIONS = 5
 REFERENCE = ("import hydra", ["-c", "import hydra"])
@@ -41,6 +43,7 @@ def main() -> None:
             f"{name}: {seconds[REPETITIONS // 2]:.2f} s CPU ({seconds[0]:.2f} to {seconds[-1]:.2f}),"
             f" {ratio:.1f} x {REFERENCE[0]}"
         )
+        ratios.record(name, REFERENCE[0], 1 / ratio)
 
 
 if __name__ == "__main__":
