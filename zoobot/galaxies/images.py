@@ -11,11 +11,8 @@ picture by Lanczos, pixels of galaxies differ by 1 of 255 in the mean.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
-from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -90,19 +87,6 @@ def for_browsers(path: Path, survey: SurveySettings = _DEFAULT) -> tuple[bytes, 
     content = io.BytesIO()
     Image.fromarray(picture.pixels).save(content, "PNG")
     return content.getvalue(), "image/png"
-
-
-def same_pictures(paths: Iterable[Path]) -> list[list[Path]]:
-    """The files that are the same to the byte, each group in the order given. Only files of equal size are read."""
-    by_size, by_digest = defaultdict(list), defaultdict(list)
-    for path in dict.fromkeys(paths):
-        if path.is_file():
-            by_size[path.stat().st_size].append(path)
-    for n_bytes, alike in by_size.items():
-        for path in alike if len(alike) > 1 else ():
-            with path.open("rb") as file:
-                by_digest[n_bytes, hashlib.file_digest(file, "sha256").digest()].append(path)
-    return [same for same in by_digest.values() if len(same) > 1]
 
 
 def resize(pixels: Pixels, size_px: int, channels: int, crop: float = 1.0, reduced: Reduced | None = None) -> Pixels:

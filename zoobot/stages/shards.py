@@ -9,8 +9,6 @@ run that was stopped continues with the shards that are not finished. At the end
 from __future__ import annotations
 
 import logging
-import os
-import stat
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -251,36 +249,14 @@ def _gathered(
 
 def _check_images_exist(splits: Mapping[str, pd.DataFrame], settings: Settings) -> None:
     """Raise an error about missing images before the work starts, not after hours."""
-    locations = [str(loc) for table in splits.values() for loc in table["file_loc"]]
-    missing = _missing(locations, settings)
-    if len(missing) > settings.max_dropped_fraction * len(locations):
+    n = sum(map(len, splits.values()))
+    missing = [each for table in splits.values() for each in picture_paths.missing(table["file_loc"], settings)]
+    if len(missing) > settings.max_dropped_fraction * n:
         raise InputError(
-            f"{len(missing)} of {len(locations)} images are missing from {settings.source_dir}, for example"
+            f"{len(missing)} of {n} images are missing from {settings.source_dir}, for example"
             f" {missing[0]}. Set survey.folder to the folder that file_loc is relative to, or download the images."
             f"{picture_paths.advice(missing, settings.source_dir)}"
         )
-
-
-def _missing(locations: Sequence[str], settings: Settings) -> list[str]:
-    """The locations without a picture. InputError: one leads out of survey.folder.
-
-    The way to a file is looked at once for each folder; after that, only whether it is a plain file, and no link.
-    """
-    missing, known = [], set[str]()
-    for location in locations:
-        place = os.path.join(settings.source_dir, location.lstrip("/"))  # noqa: PTH118  # ten times as fast
-        folder = place.rpartition("/")[0]
-        try:
-            is_plain = stat.S_ISREG(os.lstat(place).st_mode)
-        except (OSError, ValueError):
-            is_plain = False
-        if is_plain and folder in known:
-            continue
-        if not settings.image_path(location).is_file():
-            missing.append(location)
-        elif is_plain:
-            known.add(folder)
-    return missing
 
 
 def _check_unique(splits: Mapping[str, pd.DataFrame], where: Path) -> None:
