@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-PART = 250_000  # rows that are worked on at a time
+PART = 50_000  # rows that are worked on at a time
 Ints = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 

@@ -115,39 +115,41 @@ def _same_position(table: pd.DataFrame, within_arcsec: float, where: str) -> Int
         rows = np.flatnonzero((np.abs(dec) <= 90) & (ra >= -180) & (ra <= 360) & ~((ra == 0) & (dec == 0)))
     if not len(rows):
         return none
-    rows = rows[np.lexsort((dec[rows], ra[rows]))]  # equal positions lie together, the first row first
+    rows = rows[np.lexsort((ra[rows], dec[rows]))]  # equal positions lie together, the first row first
     ra, dec = ra[rows], dec[rows]
-    starts = np.flatnonzero(np.concatenate([[True], (ra[1:] != ra[:-1]) | (dec[1:] != dec[:-1])]))
-    count = np.diff(starts, append=len(rows))
-    known = count <= _PLACEHOLDER
-    if not known.all():
-        at = starts[~known][0]
+    is_new = np.concatenate([[True], (ra[1:] != ra[:-1]) | (dec[1:] != dec[:-1])])
+    starts, copies = np.flatnonzero(is_new), np.flatnonzero(~is_new)
+    first = starts[np.searchsorted(starts, copies, side="right") - 1]
+    crowded, n_others = np.unique(first, return_counts=True)
+    crowded, n_others = crowded[n_others >= _PLACEHOLDER], n_others[n_others >= _PLACEHOLDER]
+    if len(crowded):
         log.warning(
             "%s: %d galaxies share their position with more than %d others, for example %s: taken as not known",
-            where, int(count[~known].sum()), _PLACEHOLDER, (float(ra[at]), float(dec[at])),
+            where, int((n_others + 1).sum()), _PLACEHOLDER, (float(ra[crowded[0]]), float(dec[crowded[0]])),
         )  # fmt: skip
-    first, is_known = np.repeat(rows[starts], count), np.repeat(known, count)
-    is_copy = is_known & (rows != first)
-    equal = np.stack([rows[is_copy], first[is_copy]], axis=1)
-    starts = starts[known]
-    return np.concatenate([equal, rows[starts][_pairs(ra[starts], dec[starts], within_arcsec)]])
+        is_new[crowded] = False
+    is_known = ~np.isin(first, crowded)
+    equal = np.stack([rows[copies[is_known]], rows[first[is_known]]], axis=1)
+    del starts, copies, first, is_known
+    if not is_new.all():
+        rows, ra, dec = rows[is_new], ra[is_new], dec[is_new]
+    return np.concatenate([equal, rows[_pairs(ra, dec, within_arcsec)]])
 
 
 def _pairs(ra_K: Floats, dec_K: Floats, within_arcsec: float) -> Ints:
-    """The pairs, P × 2, of positions (right ascension and declination in degrees) no farther apart than this: found in
-    strips of declination, each with what lies so near above it.
+    """The pairs, P × 2, of positions (right ascension and declination in degrees, by declination) no farther apart than
+    this: found in strips of declination, each with what lies so near above it.
     """
     from scipy.spatial import KDTree
 
-    order = np.argsort(dec_K)
     pairs = [np.empty((0, 2), dtype=np.int64)]
     chord = 2 * np.sin(np.radians(within_arcsec / 3600) / 2)
-    for strip in repeats.parts_of(len(order)) if len(order) else ():
-        highest = dec_K[order[strip][-1]] + within_arcsec / 3600 * 1.001
-        rows = order[strip.start : np.searchsorted(dec_K, highest, side="right", sorter=order)]
-        ra, dec = np.radians(ra_K[rows]), np.radians(dec_K[rows])
+    for strip in repeats.parts_of(len(dec_K)) if len(dec_K) else ():
+        highest = dec_K[strip][-1] + within_arcsec / 3600 * 1.001
+        end = int(np.searchsorted(dec_K, highest, side="right"))
+        ra, dec = np.radians(ra_K[strip.start : end]), np.radians(dec_K[strip.start : end])
         vectors = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
-        pairs.append(rows[KDTree(vectors).query_pairs(chord, output_type="ndarray").reshape(-1, 2)])
+        pairs.append(strip.start + KDTree(vectors).query_pairs(chord, output_type="ndarray").reshape(-1, 2))
     return np.concatenate(pairs)
 
 

@@ -94,8 +94,9 @@ def split(
     If a galaxy has several ids, a column names the first, and a simulation hides all of them or none.
     """
     order = stream(settings.catalogs.seed, "catalogs").permutation(len(master))  # surveys are often sorted
-    for name in master.columns:
-        master[name] = master[name].array.take(order)
+    for at, name in enumerate(list(master.columns)):
+        pa.default_memory_pool().release_unused()
+        master.insert(at, name, _taken(master.pop(name), order))
     where, same_pictures = f"{settings.survey.name}_master_catalog.csv", partial(picture_paths.same_pictures, settings)
     galaxy_N = same_galaxy.groups(master, settings.survey, where, same_pictures)
     votes = master[questions.root.total].fillna(0)
@@ -120,6 +121,16 @@ def split(
         "mock_unlabelled": Catalog(master, hidden, [c for c in PUBLIC_COLUMNS if c in columns]),
         "oracle": Catalog(master, hidden[_by_id(master, hidden)], ["id_str", *counts], counts),
     }, lost
+
+
+def _taken(column: pd.Series, order: Ints) -> pd.Series:
+    """The column in another order. Of a text, the parts in which it was read are first put together and forgotten."""
+    if not isinstance(column.dtype, pd.StringDtype):
+        return pd.Series(column.array.take(order))
+    text = pa.array(column)
+    whole = text.combine_chunks() if isinstance(text, pa.ChunkedArray) else text
+    del column, text
+    return pd.Series(pd.array(whole.take(pa.array(order)), dtype="string"))
 
 
 def _by_id(master: pd.DataFrame, rows: Ints) -> Ints:
