@@ -73,7 +73,8 @@ def spoilt(ids: pd.Series, prefix: str = "") -> pd.Series:
     points, zeros, n_behind, behind = zip(*(_counted(_text(part, prefix)) for part in parts), strict=True)
     all_end_in_zero = 0 < sum(zeros) == sum(points)
     all_rounded = sum(n_behind) >= _MIN_ROUNDED_DIGITS and sum(n_behind) == sum(behind)
-    return pd.concat([_spoilt(_text(part, prefix), all_end_in_zero, all_rounded) for part in parts])
+    why: pd.Series = pd.concat([_spoilt(_text(part, prefix), all_end_in_zero, all_rounded) for part in parts])
+    return why
 
 
 def _text(ids: pd.Series, prefix: str) -> pd.Series:

@@ -1,4 +1,4 @@
-"""Where a survey's table says its pictures are, when it was written on another machine."""
+"""Where a survey's pictures are, and whether they are there; also when its table was written on another machine."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import logging
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from zoobot.errors import InputError
+from zoobot.galaxies import remote_pictures
 from zoobot.galaxies.repeats import Ints
 from zoobot.settings import Settings
 
@@ -43,12 +44,39 @@ def missing(locations: pd.Series, settings: Settings) -> list[str]:
     return [str(each) for each, n_bytes in zip(locations, sizes(locations, settings), strict=True) if n_bytes < 0]
 
 
-def sizes(locations: pd.Series, settings: Settings, *, may_lead_out: bool = False) -> Iterator[int]:
+def sources(settings: Settings, locations: Sequence[str]) -> Generator[Path | bytes | str]:
+    """Each picture: the path of its file, or the content of one in an object store, or (text) why it cannot be had."""
+    if settings.survey.pictures:
+        store = remote_pictures.opened(settings.survey.pictures)
+        yield from store.read(locations, settings.survey.max_pixels)
+        return
+    for location in locations:
+        try:
+            yield settings.image_path(location)
+        except InputError as error:
+            yield str(error)
+
+
+def source(settings: Settings, location: str) -> Path | bytes:
+    """One of ``sources``. InputError: it cannot be had."""
+    found = next(sources(settings, [location]))
+    if isinstance(found, str):
+        raise InputError(found)
+    return found
+
+
+def sizes(locations: pd.Series, settings: Settings, *, may_lead_out: bool = False) -> Iterable[int]:
     """The bytes of each picture; -1 for one that is not there. InputError: one leads out of survey.folder, unless that
     counts as not there.
-
-    The way to a file is looked at once for each folder; after that, only whether it is a plain file, and no link.
     """
+    if settings.survey.pictures:
+        found: list[int] = remote_pictures.opened(settings.survey.pictures).sizes(locations, may_lead_out).tolist()
+        return found
+    return _sizes_of_files(locations, settings, may_lead_out)
+
+
+def _sizes_of_files(locations: pd.Series, settings: Settings, may_lead_out: bool) -> Iterator[int]:
+    """The way to a file is looked at once for each folder; after that, only whether it is a plain file, and no link."""
     known = set[str]()
     for location in map(str, locations):
         place = os.path.join(settings.source_dir, location.lstrip("/"))  # noqa: PTH118  # ten times as fast
@@ -82,8 +110,13 @@ def _plain_size(place: str) -> int | None:
 
 def same_pictures(settings: Settings, locations: pd.Series) -> list[Ints]:
     """The rows, for each picture that is there more than once, whose files are the same to the byte. Only files of
-    equal size are read.
+    equal size are read; in an object store none is, because that would fetch nearly all.
     """
+    if settings.survey.pictures:
+        log.info(
+            "%s: pictures are not compared with one another, only file_loc and positions", settings.survey.pictures
+        )
+        return []
     size_N = np.fromiter(sizes(locations, settings, may_lead_out=True), np.int64, len(locations))
     order = np.argsort(size_N, kind="stable")
     size_N = size_N[order]
@@ -102,8 +135,11 @@ def _digest(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def advice(missing: Sequence[str], folder: Path) -> str:
-    """What to set, so that these pictures are found in ``folder``; "" if nothing there has their names."""
+def advice(missing: Sequence[str], settings: Settings) -> str:
+    """What to set, so that these pictures are found in the survey's folder; "" if nothing there has their names."""
+    folder = settings.source_dir
+    if settings.survey.pictures:
+        return " file_loc, without survey.path_prefix, is what follows survey.pictures in the address of a picture."
     if not missing or not folder.is_dir():
         return ""
     if missing[0].startswith(("http://", "https://")):

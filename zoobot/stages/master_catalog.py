@@ -132,9 +132,9 @@ class Cleaned:
     def parts(self) -> Iterator[pd.DataFrame]:
         """The catalog (with ``{question}_total-votes``). A galaxy without any vote keeps empty vote columns."""
         for part in repeats.parts_of(len(self._table)):
-            rows = np.arange(len(self._table))[part]
-            rows = rows[~self._is_copy_N[rows]]
-            yield self._part(self._table.iloc[rows].set_axis(rows))
+            table = self._table.iloc[part]  # a slice: to take rows would copy all of each text
+            table = table.set_axis(np.arange(part.start, part.start + len(table)))
+            yield self._part(table[~self._is_copy_N[part]])
         if not self.n_kept:
             first = self.dropped.iloc[0]
             raise InputError(
@@ -258,7 +258,7 @@ def _warn_of_missing_images(n_missing: int, n: int, examples: list[str], setting
     log.warning(
         "%d of %d images are missing from %s, for example %s."
         " The catalog stages continue without them; stage=shards needs them.%s",
-        n_missing, n, settings.source_dir, examples[0], picture_paths.advice(examples, settings.source_dir),
+        n_missing, n, settings.pictures_place, examples[0], picture_paths.advice(examples, settings),
     )  # fmt: skip
 
 

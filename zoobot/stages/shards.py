@@ -23,7 +23,17 @@ from zoobot.engine import map as engine
 from zoobot.engine.progress import track
 from zoobot.errors import InputError
 from zoobot.folders import disk
-from zoobot.galaxies import cells, database, feature_tables, picture_paths, same_galaxy, shard_writer, tables, tfrecords
+from zoobot.galaxies import (
+    cells,
+    database,
+    feature_tables,
+    picture_paths,
+    repeats,
+    same_galaxy,
+    shard_writer,
+    tables,
+    tfrecords,
+)
 from zoobot.galaxies.feature_tables import FeatureTable, Gathered
 from zoobot.galaxies.images import PIXELS
 from zoobot.galaxies.questions import load_questions
@@ -164,7 +174,8 @@ def split_galaxies(settings: Settings) -> dict[str, pd.DataFrame]:
         log.warning("left out of the pool: %d galaxies that are labelled under another id", known.sum())
     split_N = same_galaxy.fill(same_galaxy.rows_of(labelled), [n_eval, n_test])
     splits = {split: labelled[split_N == n] for n, split in enumerate(("eval", "test", "train"))}
-    return {"train": splits["train"], "eval": splits["eval"], "test": splits["test"], "pool": pool[~known]}
+    return {"train": splits["train"], "eval": splits["eval"], "test": splits["test"],
+            "pool": pool[~known] if known.any() else pool}  # fmt: skip
 
 
 def _read_pool(path: Path) -> pd.DataFrame:
@@ -253,15 +264,15 @@ def _check_images_exist(splits: Mapping[str, pd.DataFrame], settings: Settings) 
     missing = [each for table in splits.values() for each in picture_paths.missing(table["file_loc"], settings)]
     if len(missing) > settings.max_dropped_fraction * n:
         raise InputError(
-            f"{len(missing)} of {n} images are missing from {settings.source_dir}, for example"
+            f"{len(missing)} of {n} images are missing from {settings.pictures_place}, for example"
             f" {missing[0]}. Set survey.folder to the folder that file_loc is relative to, or download the images."
-            f"{picture_paths.advice(missing, settings.source_dir)}"
+            f"{picture_paths.advice(missing, settings)}"
         )
 
 
 def _check_unique(splits: Mapping[str, pd.DataFrame], where: Path) -> None:
     ids = pd.concat([table["id_str"] for table in splits.values()])
-    repeated = ids[ids.duplicated()]
+    repeated = ids.iloc[repeats.repeated(ids)]
     if len(repeated):
         raise InputError(
             f"{where}: galaxy {repeated.iloc[0]} appears more than once, and so do {repeated.nunique() - 1} others."
