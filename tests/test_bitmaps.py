@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pytest
 from PIL import Image
 
 from zoobot.errors import InputError
-from zoobot.galaxies.images import for_browsers, read_image, read_picture, same_pictures
+from zoobot.galaxies.images import for_browsers, read_image, read_picture
+from zoobot.galaxies.picture_paths import same_pictures
 from zoobot.galaxies.pictures import Pixels
+from zoobot.settings import Settings, SurveySettings
 
 TRANSPARENT = ("transparent parts are shown black",)
 Values = npt.NDArray[np.uint16]  # height, width, colours
@@ -244,6 +247,7 @@ def test_the_same_picture_twice(tmp_path: Path) -> None:
     a, b = encoded(spiral(), "PNG"), encoded(spiral()[::-1], "PNG")
     names = {"1": a, "2": b, "3": a, "4": b[:-1] + b"x", "5": a, "6": encoded(spiral(), "JPEG")}
     paths = {name: written(tmp_path, content, name) for name, content in names.items()}
-    listed = [*paths.values(), tmp_path / "absent", paths["1"]]
-    assert same_pictures(listed) == [[paths["1"], paths["3"], paths["5"]]]
-    assert same_pictures([]) == []
+    listed = pd.Series([*paths, "absent", "../outside"])
+    mine = Settings(survey=SurveySettings(folder=str(tmp_path)))
+    assert [same.tolist() for same in same_pictures(mine, listed)] == [[0, 2, 4]]
+    assert same_pictures(mine, listed.iloc[:0]) == []

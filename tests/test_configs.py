@@ -286,7 +286,7 @@ def test_an_output_depends_on_all_but_places_and_looks(compose: Compose, tmp_pat
     every = set(flatten(dataclasses.asdict(settings)))
     free = ("report.", "tracking.", "verify.", "check.", "reduce.", "stage", "data_dir", "quick", "experiment_name")
     assert {key for key in every - used if not key.startswith(free)} == {
-        "survey.folder", "survey.allow_links",
+        "survey.folder", "survey.pictures", "survey.allow_links",
         "survey.catalog", "survey.classifications", "survey.features",  # places; their content goes in by its digest
         "extensions", "oracle.live",  # goes in by digest; follows from oracle.kind
         "survey.same_galaxy", "workers",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from zoobot.errors import InputError
-from zoobot.galaxies import database, same_galaxy
+from zoobot.galaxies import database, picture_paths, same_galaxy
 from zoobot.galaxies.same_galaxy import SAME_AS
 from zoobot.galaxies.tables import read_table
 from zoobot.settings import Settings, SurveySettings
@@ -43,11 +44,12 @@ def test_copies_of_a_picture_are_one_galaxy_and_placeholders_are_not(
     files.append(tmp_path / "absent.png")
     n = len(files)
     table = pd.DataFrame({"id_str": [f"g{k}" for k in range(n)], "file_loc": [path.name for path in files]})
-    found = same_galaxy.groups(table, SurveySettings(), "t.csv", files).tolist()
+    same = partial(picture_paths.same_pictures, Settings(survey=SurveySettings(folder=str(tmp_path))))
+    found = same_galaxy.groups(table, SurveySettings(), "t.csv", same).tolist()
     assert found == [0, 1, 0, 3, *range(4, 15), 0, 16]
     assert "11 pictures are the same file" in caplog.text
     with pytest.raises(InputError, match=r"2 rows are a galaxy .* g0 and g2"):
-        same_galaxy.groups(table, SurveySettings(same_galaxy="error"), "t.csv", files)
+        same_galaxy.groups(table, SurveySettings(same_galaxy="error"), "t.csv", same)
 
 
 def test_positions_by_hand() -> None:

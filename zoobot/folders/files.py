@@ -8,7 +8,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
@@ -92,13 +92,15 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def publish_file(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees either the old content or the new, never a part."""
+def publish_file(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Write a file so that a reader sees either the old content or the new, never a part. ``content`` may come in
+    parts; if it ends with an error, nothing is published.
+    """
     with disk.clear_errors(path):
         disk.make_folder(path.parent)
         _remove_leftovers(path)
         with _staged(path) as staged:
-            staged.write(content)
+            staged.writelines([content] if isinstance(content, bytes) else content)
             staged.flush()
             os.fsync(staged.fileno())
             Path(staged.name).replace(path)
@@ -113,7 +115,12 @@ def _staged(path: Path) -> Iterator[IO[bytes]]:
         with name.open("xb") as file:
             disk.try_lock(file, wait=True)
             if os.fstat(file.fileno()).st_nlink:  # otherwise another process removed it before it was locked
-                yield file
+                try:
+                    yield file
+                except BaseException:
+                    with suppress(OSError):
+                        name.unlink()
+                    raise
                 return
 
 

@@ -5,7 +5,7 @@ The record is written last, so files without a matching record were left by a ru
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,8 +31,12 @@ class _Record(MadeOf):
     sha256: dict[str, str] | str  # by file name; a plain digest if there is only one file
 
 
-def publish(record: Path, files: Mapping[str, bytes], made_of: MadeOf, found: Mapping[str, object]) -> None:
-    """Publish ``files``, by name, in the folder of ``record``; then publish the record, including ``found``."""
+def publish(
+    record: Path, files: Mapping[str, bytes | Iterable[bytes]], made_of: MadeOf, found: Mapping[str, object]
+) -> None:
+    """Publish ``files``, by name, in the folder of ``record``; then publish the record, including ``found``, which may
+    be filled while the files are written.
+    """
     for name, file_content in files.items():
         publish_file(record.with_name(name), file_content)
     sha256 = {name: digest_file(record.with_name(name)) for name in files}

@@ -8,11 +8,14 @@ from __future__ import annotations
 import pandas as pd
 import pyarrow as pa
 
+from zoobot.galaxies.repeats import parts_of
+
 # How databases, R, pandas and astropy write an empty cell. A galaxy may have any of these names; a number may not.
 _EMPTY = ("", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none", "nil", "nat", "--", "-", "masked", "\\n")
 _TRUTH = {"true": True, "false": False}
 _EXACT_DIGITS = 15  # of a number in a spreadsheet; further digits become zeros
 _MIN_ROUNDED_DIGITS = 6  # so many zeros behind the 15th digit are no chance
+_WITH_POINT, _ENDS_IN_ZERO, _LONG = r"[+-]?\d+\.\d*", r"[+-]?\d+\.0*", rf"\d{{{_EXACT_DIGITS + 1},}}"
 
 
 def numbers(column: pd.Series) -> pd.Series:
@@ -62,28 +65,47 @@ def typed(column: pd.Series) -> pd.Series:
     return exact.astype("int64") if whole else exact.astype("float64").reindex(column.index)
 
 
-def spoilt(ids: pd.Series) -> pd.Series:
-    """Why each id is not the one that the survey gave, because a program has changed it; "" for a sound id."""
-    text = ids.astype("string").str.strip().fillna("")
-    why = pd.Series("", index=ids.index, dtype="object")
+def spoilt(ids: pd.Series, prefix: str = "") -> pd.Series:
+    """Why each id (without ``prefix``) is not the one that the survey gave, because a program has changed it; "" for a
+    sound id.
+    """
+    parts = [ids.iloc[part] for part in parts_of(len(ids))]
+    points, zeros, n_behind, behind = zip(*(_counted(_text(part, prefix)) for part in parts), strict=True)
+    all_end_in_zero = 0 < sum(zeros) == sum(points)
+    all_rounded = sum(n_behind) >= _MIN_ROUNDED_DIGITS and sum(n_behind) == sum(behind)
+    why: pd.Series = pd.concat([_spoilt(_text(part, prefix), all_end_in_zero, all_rounded) for part in parts])
+    return why
+
+
+def _text(ids: pd.Series, prefix: str) -> pd.Series:
+    text: pd.Series = ids.astype("string").fillna("").str.removeprefix(prefix).str.strip()
+    return text
+
+
+def _counted(text: pd.Series) -> tuple[int, int, int, int]:
+    """How many numbers have a point, and how many of these end in .0; of digits behind the 15th: all, and zeros."""
+    behind = text[text.str.fullmatch(_LONG)].str.slice(_EXACT_DIGITS)
+    n_points, n_zeros = (int(text.str.fullmatch(form).sum()) for form in (_WITH_POINT, _ENDS_IN_ZERO))
+    return n_points, n_zeros, int(behind.str.len().sum()), int(behind.str.count("0").sum())
+
+
+def _spoilt(text: pd.Series, all_end_in_zero: bool, all_rounded: bool) -> pd.Series:
+    why = pd.Series("", index=text.index, dtype="object")
     ask = "read the column as text and write the table again"
     exponent = r"[+-]?\d+(?:[.,]\d+[eE][+-]?\d+|[eE][+-]\d+)"
     error = r"#(?:NAME\?|REF!|VALUE!|NUM!|DIV/0!|NULL!)|#{2,}"
     cut = f"is a rounded number: a spreadsheet or pandas has cut its last digits; take the original table, {ask}"
     _note(why, text.str.fullmatch(exponent), cut)
-    numbers_with_point = text.str.fullmatch(r"[+-]?\d+\.\d*")
-    zeros = text.str.fullmatch(r"[+-]?\d+\.0*")
-    if zeros.any() and bool((zeros == numbers_with_point).all()):
-        _note(why, zeros, f"ends in .0: pandas has read the ids as numbers with a fraction; {ask} (dtype=str)")
+    if all_end_in_zero:
+        point = f"ends in .0: pandas has read the ids as numbers with a fraction; {ask} (dtype=str)"
+        _note(why, text.str.fullmatch(_ENDS_IN_ZERO), point)
     _note(why, text.str.fullmatch(r'="?.*"?'), f"is a formula of a spreadsheet; {ask}, without =")
     _note(why, text.str.startswith("'"), f"begins with the apostrophe by which a spreadsheet marks text; {ask} without")
     _note(why, text.str.fullmatch(error), f"is an error of a spreadsheet; {ask}")
     _note(why, text.str.fullmatch(r"\d{1,3}(?:,\d{3})+"), f"has commas between its digits, from a spreadsheet; {ask}")
-    long = text[text.str.fullmatch(rf"\d{{{_EXACT_DIGITS + 1},}}")]
-    behind = long.str.slice(_EXACT_DIGITS)
-    if int(behind.str.len().sum()) >= _MIN_ROUNDED_DIGITS and bool(behind.str.fullmatch("0+").all()):
-        rounded = pd.Series(text.index.isin(long.index), index=text.index)
-        _note(why, rounded, f"has only zeros behind its 15th digit, as have all: a spreadsheet has rounded them; {ask}")
+    if all_rounded:
+        zeros = f"has only zeros behind its 15th digit, as have all: a spreadsheet has rounded them; {ask}"
+        _note(why, text.str.fullmatch(_LONG), zeros)
     return why
 
 

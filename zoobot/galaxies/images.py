@@ -11,11 +11,8 @@ picture by Lanczos, pixels of galaxies differ by 1 of 255 in the mean.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
-from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -31,24 +28,24 @@ _DEFAULT = SurveySettings()
 _SPARE = 1.5  # how many times the size that is stored must be left
 
 
-def read_image(path: Path, survey: SurveySettings = _DEFAULT) -> Pixels:
-    """The picture at ``path`` as uint8 RGB, height × width × 3. Raises InputError, with the reason, if the
-    picture cannot be used.
+def read_image(source: Path | bytes, survey: SurveySettings = _DEFAULT) -> Pixels:
+    """The picture in a file, or in its content, as uint8 RGB, height × width × 3. Raises InputError, with the reason,
+    if it cannot be used.
     """
-    return read_picture(path, survey).pixels
+    return read_picture(source, survey).pixels
 
 
-def read_picture(path: Path, survey: SurveySettings = _DEFAULT, least_px: int = 0) -> Picture:
-    """The picture at ``path``, with what was changed. Raises InputError, with the reason, if it cannot be used. With
-    ``least_px``, a JPEG may be read at a fraction of its size, as long as its shorter side keeps so many pixels.
+def read_picture(source: Path | bytes, survey: SurveySettings = _DEFAULT, least_px: int = 0) -> Picture:
+    """The picture, with what was changed. Raises InputError, with the reason, if it cannot be used. With ``least_px``,
+    a JPEG may be read at a fraction of its size, as long as its shorter side keeps so many pixels.
     """
-    if not path.is_file():
+    if isinstance(source, Path) and not source.is_file():
         raise InputError("no such file")
-    n_bytes = path.stat().st_size
+    n_bytes = source.stat().st_size if isinstance(source, Path) else len(source)
     if n_bytes > BYTES_PER_PIXEL * survey.max_pixels:
         raise pictures.too_many_bytes(survey.max_pixels)
     with pictures.one_at_a_time(n_bytes > LARGE_BYTES):
-        content = _content(path)
+        content = _content(source)
         picture = _read(content, survey, least_px)
         if not picture.reduced:
             pictures.check_content(picture.pixels)
@@ -57,18 +54,20 @@ def read_picture(path: Path, survey: SurveySettings = _DEFAULT, least_px: int = 
     return picture
 
 
-def read_for_shards(path: Path, survey: SurveySettings, stored: ShardsSettings) -> tuple[Pixels, tuple[str, ...]]:
-    """The pixels of the picture at ``path`` as shards hold them, and what was changed in it. Raises InputError, with
-    the reason, if it cannot be used.
+def read_for_shards(
+    source: Path | bytes, survey: SurveySettings, stored: ShardsSettings
+) -> tuple[Pixels, tuple[str, ...]]:
+    """The pixels of a picture as shards hold them, and what was changed in it. Raises InputError, with the reason, if
+    it cannot be used.
     """
-    picture = read_picture(path, survey, math.ceil(_SPARE * stored.image_size_px / stored.crop))
+    picture = read_picture(source, survey, math.ceil(_SPARE * stored.image_size_px / stored.crop))
     pixels = resize(picture.pixels, stored.image_size_px, stored.channels, stored.crop, picture.reduced)
     return pixels, picture.notes
 
 
-def _content(path: Path) -> bytes:
+def _content(source: Path | bytes) -> bytes:
     try:
-        return path.read_bytes()
+        return source.read_bytes() if isinstance(source, Path) else source
     except OSError as error:
         raise InputError(f"not a readable picture: {error.strerror}") from error
 
@@ -82,27 +81,14 @@ def _read(content: bytes, survey: SurveySettings, least_px: int = 0) -> Picture:
     raise InputError(f"not a readable picture: not PNG, JPEG, TIFF or FITS, but a file that begins with {start}")
 
 
-def for_browsers(path: Path, survey: SurveySettings = _DEFAULT) -> tuple[bytes, str]:
+def for_browsers(source: Path | bytes, survey: SurveySettings = _DEFAULT) -> tuple[bytes, str]:
     """A file that browsers show with the pixels of ``read_image``, and its media type: the galaxy's own, or a PNG."""
-    picture = read_picture(path, survey)
+    picture = read_picture(source, survey)
     if picture.media_type:
-        return path.read_bytes(), picture.media_type
+        return _content(source), picture.media_type
     content = io.BytesIO()
     Image.fromarray(picture.pixels).save(content, "PNG")
     return content.getvalue(), "image/png"
-
-
-def same_pictures(paths: Iterable[Path]) -> list[list[Path]]:
-    """The files that are the same to the byte, each group in the order given. Only files of equal size are read."""
-    by_size, by_digest = defaultdict(list), defaultdict(list)
-    for path in dict.fromkeys(paths):
-        if path.is_file():
-            by_size[path.stat().st_size].append(path)
-    for n_bytes, alike in by_size.items():
-        for path in alike if len(alike) > 1 else ():
-            with path.open("rb") as file:
-                by_digest[n_bytes, hashlib.file_digest(file, "sha256").digest()].append(path)
-    return [same for same in by_digest.values() if len(same) > 1]
 
 
 def resize(pixels: Pixels, size_px: int, channels: int, crop: float = 1.0, reduced: Reduced | None = None) -> Pixels:

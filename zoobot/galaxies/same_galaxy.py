@@ -8,43 +8,49 @@ Axes: N galaxies.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from zoobot.errors import InputError
-from zoobot.galaxies import cells
-from zoobot.galaxies.images import same_pictures
+from zoobot.galaxies import cells, repeats
+from zoobot.galaxies.repeats import Ints
 from zoobot.settings import SurveySettings
 
 log = logging.getLogger("zoobot")
 SAME_AS = "same_galaxy_as"  # in the catalogs: the first id of the galaxy, if any has several
 _PLACEHOLDER = 10  # a position that more galaxies share is no position
-Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Same = Callable[[pd.Series], Iterable[Ints]]
 
 
-def groups(table: pd.DataFrame, survey: SurveySettings, where: str, files: Sequence[Path] = ()) -> Ints:
+def groups(table: pd.DataFrame, survey: SurveySettings, where: str, same_pictures: Same = lambda _: []) -> Ints:
     """The galaxy of each row, N: the number of the first row with the same picture or position, directly or by others
-    between. ``files``, N, are the pictures of the rows; those that are not there are passed over.
+    between. ``same_pictures`` gives the rows of a column ``file_loc`` whose files are the same to the byte.
 
     Several rows of a galaxy are warned of, or an error, as ``survey.same_galaxy`` says.
     """
-    pictures = _first_with(table["file_loc"].astype("string").str.replace(r"^(?:\./)+", "", regex=True))
-    position = _same_position(table, survey.same_within_arcsec, where)
-    same_path = np.stack([np.arange(len(table)), pictures], axis=1)
-    first_N = _connected(len(table), [same_path, position, _same_bytes(files, where)])
-    repeated_N = np.flatnonzero(first_N != np.arange(len(table)))
+    locations = table["file_loc"].astype("string")
+    if locations.str.startswith("./").any():
+        locations = locations.str.replace(r"^(?:\./)+", "", regex=True)
+    first_N = repeats.first_with(locations)
+    row_N = np.arange(len(table))
+    by_path = np.flatnonzero(first_N != row_N)
+    others = np.flatnonzero((first_N == row_N) & ~cells.no_text(locations).to_numpy(dtype=bool))
+    pairs = [np.stack([by_path, first_N[by_path]], axis=1)]
+    pairs += [_same_bytes(others, same_pictures(locations.iloc[others]), table["id_str"], where)]
+    pairs += [_same_position(table, survey.same_within_arcsec, where)]
+    first_N = _connected(len(table), pairs)
+    repeated_N = np.flatnonzero(first_N != row_N)
     if len(repeated_N):
-        ids = table["id_str"].to_numpy()
-        pairs = ", ".join(f"{ids[first_N[row]]} and {ids[row]}" for row in repeated_N[:3])
-        n_pictures = int((pictures != np.arange(len(table))).sum())
+        ids = table["id_str"].array
+        shown = ", ".join(f"{ids[int(first_N[row])]} and {ids[int(row)]}" for row in repeated_N[:3])
         text = (
-            f"{where}: {len(repeated_N)} rows are a galaxy that is there already under another id ({n_pictures} by the"
-            " same file_loc, the others by the same bytes of their pictures or within survey.same_within_arcsec="
-            f"{survey.same_within_arcsec:g}), for example {pairs}."
+            f"{where}: {len(repeated_N)} rows are a galaxy that is there already under another id ({len(by_path)} by"
+            " the same file_loc, the others by the same bytes of their pictures or within survey.same_within_arcsec="
+            f"{survey.same_within_arcsec:g}), for example {shown}."
         )
         if survey.same_galaxy == "error":
             raise InputError(f"{text} Remove them, or set survey.same_galaxy=warn to keep each galaxy in one split.")
@@ -74,12 +80,12 @@ def fill(group_N: Ints, sizes: Sequence[int]) -> Ints:
 
 def rows_of(table: pd.DataFrame) -> Ints:
     """The galaxy of each row, N, as ``groups`` gave it when the catalogs were made: the number of its first row."""
-    return _first_with(_names(table).astype("string"))
+    return repeats.first_with(_names(table).astype("string"))
 
 
 def elsewhere(table: pd.DataFrame, others: pd.DataFrame) -> npt.NDArray[np.bool_]:
     """Which rows of ``table`` are galaxies that ``others`` has, too, N."""
-    return _names(table).isin(_names(others)).to_numpy(dtype=bool)
+    return repeats.among(_names(table), _names(others))
 
 
 def _names(table: pd.DataFrame) -> pd.Series:
@@ -87,25 +93,16 @@ def _names(table: pd.DataFrame) -> pd.Series:
     return names
 
 
-def _first_with(names: pd.Series) -> Ints:
-    codes, _ = pd.factorize(names)
-    rows = np.arange(len(names))
-    _, first = np.unique(codes, return_index=True)
-    found: Ints = np.where(codes < 0, rows, first[codes + (1 if (codes < 0).any() else 0)])
-    return found
-
-
-def _same_bytes(files: Sequence[Path], where: str) -> Ints:
-    """Pairs of rows, P × 2, whose pictures are files with the same bytes."""
-    row_of = {path: row for row, path in reversed(list(enumerate(files)))}
-    pairs = [(0, 0)]
-    for same in same_pictures(files):
+def _same_bytes(rows: Ints, found: Iterable[Ints], ids: pd.Series, where: str) -> Ints:
+    """Pairs of rows, P × 2, whose pictures are the same to the byte; ``found`` has groups of places in ``rows``."""
+    pairs = [np.empty((0, 2), dtype=np.int64)]
+    for same in found:
         if len(same) > _PLACEHOLDER:
-            log.warning("%s: %d pictures are the same file, for example %s: taken for placeholders",
-                        where, len(same), same[0].name)  # fmt: skip
+            log.warning("%s: %d pictures are the same file, for example that of %s: taken for placeholders",
+                        where, len(same), ids.iloc[rows[same[0]]])  # fmt: skip
         else:
-            pairs += [(row_of[path], row_of[same[0]]) for path in same[1:]]
-    return np.array(pairs, dtype=np.int64)
+            pairs += [np.stack([rows[same[1:]], np.full(len(same) - 1, rows[same[0]])], axis=1)]
+    return np.concatenate(pairs)
 
 
 def _same_position(table: pd.DataFrame, within_arcsec: float, where: str) -> Ints:
@@ -118,30 +115,42 @@ def _same_position(table: pd.DataFrame, within_arcsec: float, where: str) -> Int
         rows = np.flatnonzero((np.abs(dec) <= 90) & (ra >= -180) & (ra <= 360) & ~((ra == 0) & (dec == 0)))
     if not len(rows):
         return none
-    places, first, at, count = np.unique(
-        np.stack([ra[rows], dec[rows]], axis=1), axis=0, return_index=True, return_inverse=True, return_counts=True
-    )
-    known = count <= _PLACEHOLDER
-    if not known.all():
+    rows = rows[np.lexsort((ra[rows], dec[rows]))]  # equal positions lie together, the first row first
+    ra, dec = ra[rows], dec[rows]
+    is_new = np.concatenate([[True], (ra[1:] != ra[:-1]) | (dec[1:] != dec[:-1])])
+    starts, copies = np.flatnonzero(is_new), np.flatnonzero(~is_new)
+    first = starts[np.searchsorted(starts, copies, side="right") - 1]
+    crowded, n_others = np.unique(first, return_counts=True)
+    crowded, n_others = crowded[n_others >= _PLACEHOLDER], n_others[n_others >= _PLACEHOLDER]
+    if len(crowded):
         log.warning(
             "%s: %d galaxies share their position with more than %d others, for example %s: taken as not known",
-            where, int(count[~known].sum()), _PLACEHOLDER, tuple(places[~known][0].tolist()),
+            where, int((n_others + 1).sum()), _PLACEHOLDER, (float(ra[crowded[0]]), float(dec[crowded[0]])),
         )  # fmt: skip
-    at = at.reshape(-1)
-    equal = np.stack([rows, rows[first[at]]], axis=1)[known[at]]
-    near = rows[first[known]][_pairs(places[known], within_arcsec)]
-    return np.concatenate([equal, near])
+        is_new[crowded] = False
+    is_known = ~np.isin(first, crowded)
+    equal = np.stack([rows[copies[is_known]], rows[first[is_known]]], axis=1)
+    del starts, copies, first, is_known
+    if not is_new.all():
+        rows, ra, dec = rows[is_new], ra[is_new], dec[is_new]
+    return np.concatenate([equal, rows[_pairs(ra, dec, within_arcsec)]])
 
 
-def _pairs(places: npt.NDArray[np.float64], within_arcsec: float) -> Ints:
-    """The pairs, P × 2, of positions (right ascension and declination in degrees) no farther apart than this."""
+def _pairs(ra_K: Floats, dec_K: Floats, within_arcsec: float) -> Ints:
+    """The pairs, P × 2, of positions (right ascension and declination in degrees, by declination) no farther apart than
+    this: found in strips of declination, each with what lies so near above it.
+    """
     from scipy.spatial import KDTree
 
-    ra, dec = np.radians(places).T
-    vectors = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
+    pairs = [np.empty((0, 2), dtype=np.int64)]
     chord = 2 * np.sin(np.radians(within_arcsec / 3600) / 2)
-    pairs: Ints = KDTree(vectors).query_pairs(chord, output_type="ndarray").reshape(-1, 2)
-    return pairs
+    for strip in repeats.parts_of(len(dec_K)) if len(dec_K) else ():
+        highest = dec_K[strip][-1] + within_arcsec / 3600 * 1.001
+        end = int(np.searchsorted(dec_K, highest, side="right"))
+        ra, dec = np.radians(ra_K[strip.start : end]), np.radians(dec_K[strip.start : end])
+        vectors = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
+        pairs.append(strip.start + KDTree(vectors).query_pairs(chord, output_type="ndarray").reshape(-1, 2))
+    return np.concatenate(pairs)
 
 
 def _connected(n: int, pairs: Sequence[Ints]) -> Ints:
@@ -149,8 +158,8 @@ def _connected(n: int, pairs: Sequence[Ints]) -> Ints:
     from scipy.sparse.csgraph import connected_components
 
     one, other = np.concatenate(pairs).T
+    if not len(one):
+        return np.arange(n)
     graph = coo_array((np.ones(len(one), dtype=np.int8), (one, other)), shape=(n, n))
     _, labels = connected_components(graph, directed=False)
-    _, first = np.unique(labels, return_index=True)
-    found: Ints = first[labels].astype(np.int64)
-    return found
+    return repeats.first_of(labels)

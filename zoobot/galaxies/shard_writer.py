@@ -11,13 +11,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from zoobot import folders
 from zoobot.errors import InputError
 from zoobot.folders import disk
-from zoobot.galaxies import tfrecords
+from zoobot.galaxies import picture_paths, tfrecords
 from zoobot.galaxies.images import read_for_shards
 from zoobot.galaxies.pictures import Pixels
 from zoobot.galaxies.tfrecords import Dropped, Floats32
@@ -97,12 +98,15 @@ def _contents(work: Work) -> Iterator[tuple[Pixels | Floats32 | str, tuple[str, 
     if work.features is not None:
         yield from ((content, ()) for content in work.features)
         return
-    settings = work.settings
-    for _, file_loc in work.galaxies:
-        try:
-            yield read_for_shards(settings.image_path(file_loc), settings.survey, settings.shards)
-        except InputError as error:
-            yield str(error), ()
+    settings, locations = work.settings, [file_loc for _, file_loc in work.galaxies]
+    with closing(picture_paths.sources(settings, locations)) as sources:
+        for source in sources:
+            try:
+                if isinstance(source, str):
+                    raise InputError(source)
+                yield read_for_shards(source, settings.survey, settings.shards)
+            except InputError as error:
+                yield str(error), ()
 
 
 def _publish(path: Path, records: list[bytes]) -> None:

@@ -81,6 +81,10 @@ class Task:
         total = catalog[list(self.tree.root.columns)].sum(axis=1).astype("int64")
         return catalog.assign(**{LABEL: label, TOTAL_VOTES: total})
 
+    def columns_of_filters(self, catalog: pd.DataFrame) -> list[str]:
+        """The columns that ``apply_filters`` reads."""
+        return list(dict.fromkeys(name for each in self.filters for name in _columns_in(catalog, each)))
+
     def apply_filters(self, catalog: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
         """The galaxies that meet every filter, and how many each filter removed."""
         lost = {}

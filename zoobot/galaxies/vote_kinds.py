@@ -5,7 +5,7 @@ Axes: N galaxies, A answers to one question.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -35,11 +35,10 @@ def as_counts(
 
     Raises InputError if most rows hold something else than counts.
     """
-    wrong_N = pd.Series(False, index=votes_NA.index)
+    if not are_fractions([votes_NA]):
+        return votes_NA, pd.Series(False, index=votes_NA.index)
     filled = votes_NA.dropna()
     fractional = (filled % 1 != 0).any(axis=1)
-    if filled.empty or fractional.mean() <= _MOSTLY:
-        return votes_NA, wrong_N
     sums = filled[fractional].sum(axis=1)
     whole = next((w for w in (1, 100) if ((sums - w).abs() < 0.02 * w).mean() > 0.9), None)
     if whole is None:
@@ -66,6 +65,16 @@ def as_counts(
             f" predicted. Give the counts. {GUIDE}"
         )
     return counts, wrong_N
+
+
+def are_fractions(parts: Iterable[pd.DataFrame]) -> bool:
+    """Whether most of the rows that have a vote for each answer have one that is no whole number."""
+    n_filled = n_fractional = 0
+    for votes_NA in parts:
+        filled = votes_NA.dropna()
+        n_filled += len(filled)
+        n_fractional += int((filled % 1 != 0).any(axis=1).sum())
+    return n_fractional > _MOSTLY * n_filled
 
 
 def _half_unit(fractions: pd.DataFrame) -> float:

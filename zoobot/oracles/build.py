@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zoobot.errors import InputError, SettingsError
-from zoobot.galaxies import cells
+from zoobot.galaxies import cells, picture_paths
 from zoobot.galaxies.ids import zooniverse_id
 from zoobot.galaxies.questions import QuestionTree
 from zoobot.galaxies.tables import read_table, read_votes
@@ -57,14 +57,14 @@ def require_pictures(settings: Settings) -> None:
     if settings.oracle.kind != "panoptes" or not settings.survey.features:
         return  # shards of pictures are made from pictures that exist
     pool = read_table(settings.catalog("unlabelled"))
-    there = [not empty and settings.image_path(str(loc)).is_file()
-             for loc, empty in zip(pool["file_loc"], cells.no_text(pool["file_loc"]), strict=True)]  # fmt: skip
+    sizes = picture_paths.sizes(pool["file_loc"], settings)
+    there = [n_bytes >= 0 and not empty for n_bytes, empty in zip(sizes, cells.no_text(pool["file_loc"]), strict=True)]
     if not all(there):
         first = pool["id_str"].iloc[there.index(False)]
         raise InputError(
             f"{settings.catalog('unlabelled')}: {there.count(False)} of {len(there)} galaxies have no picture in"
-            f" {settings.source_dir}, for example {first}. Volunteers need one: give file_loc in the survey's table, or"
-            " survey.file_loc, and put the pictures there. The model still reads survey.features alone."
+            f" {settings.pictures_place}, for example {first}. Volunteers need one: give file_loc in the survey's"
+            " table, or survey.file_loc, and put the pictures there. The model still reads survey.features alone."
         )
 
 

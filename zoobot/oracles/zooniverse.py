@@ -23,7 +23,7 @@ import pandas as pd
 from zoobot import votes
 from zoobot.engine.progress import track
 from zoobot.errors import InputError, ServiceError
-from zoobot.galaxies import cells
+from zoobot.galaxies import cells, picture_paths
 from zoobot.galaxies.ids import whole_number, zooniverse_id
 from zoobot.galaxies.images import for_browsers, read_image
 from zoobot.galaxies.questions import QuestionTree
@@ -89,9 +89,9 @@ class LiveProject:
         problems = []
         for id_str in ids:
             try:
-                read_image(self._path(id_str), self._settings.survey)
+                read_image(self._source(id_str), self._settings.survey)
             except InputError as error:
-                problems.append(f"{self._path(id_str)}: {error}")
+                problems.append(f"{self._settings.pictures_place}/{self._location(id_str)}: {error}")
         if problems:
             raise InputError(
                 "\n  ".join([f"{len(problems)} of {len(ids)} galaxies have no picture to upload:", *problems[:5]])
@@ -191,11 +191,14 @@ class LiveProject:
                 " Run the same command again later."
             )
 
-    def _path(self, id_str: str) -> Path:
-        return self._settings.image_path(str(self._galaxies.at[id_str, "file_loc"]))
+    def _location(self, id_str: str) -> str:
+        return str(self._galaxies.at[id_str, "file_loc"])
+
+    def _source(self, id_str: str) -> Path | bytes:
+        return picture_paths.source(self._settings, self._location(id_str))
 
     def _picture(self, id_str: str) -> tuple[bytes, str]:
-        return for_browsers(self._path(id_str), self._settings.survey)
+        return for_browsers(self._source(id_str), self._settings.survey)
 
     def _metadata(self, id_str: str) -> Json:
         names = [name for name in PUBLIC_NUMBERS if name in self._galaxies.columns]
@@ -206,7 +209,7 @@ class LiveProject:
         log.info("oracle.dry_run: subject set %s of project %s, shown by workflow %s",
                  name, self._oracle.project_id, self._oracle.workflow_ids[0])  # fmt: skip
         for id_str in new:
-            log.info("  would upload %s: %s", self._path(id_str), json.dumps(self._metadata(id_str) | hidden[id_str]))
+            log.info("  would upload %s: %s", self._source(id_str), json.dumps(self._metadata(id_str) | hidden[id_str]))
         for id_str, subject_id in known.items():
             log.info("  would link subject %s: %s, %s", subject_id, id_str, json.dumps(hidden[id_str]))
 

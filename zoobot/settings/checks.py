@@ -152,6 +152,16 @@ def _survey_misfits(s: Settings) -> list[str]:
             _ = name and not Path(name).is_absolute() and s.inside(name)  # an absolute path was meant
         except InputError as error:
             problems.append(f"survey.{key}={name}: {error}")
+    if s.survey.pictures and "://" not in s.survey.pictures:
+        problems.append(
+            f"survey.pictures={s.survey.pictures}: give an address such as s3://bucket/prefix; pictures on a disk lie"
+            " in survey.folder"
+        )
+    if _holds_secret(s.survey.pictures):  # the message does not show it
+        problems.append(
+            "survey.pictures: the address holds credentials, which would be written into records; leave them out, and"
+            " set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
+        )
     if s.survey.kind == "demo" and s.survey.n_galaxies < 1:
         problems.append(f"survey.n_galaxies={s.survey.n_galaxies}: the demo survey needs at least 1")
     if (
@@ -169,6 +179,12 @@ def _survey_misfits(s: Settings) -> list[str]:
             " skip stands for a plane that is not shown"
         )
     return problems
+
+
+def _holds_secret(url: str) -> bool:
+    place, _, query = url.partition("://")[2].partition("?")
+    user, at, _ = place.partition("/")[0].rpartition("@")
+    return bool(at and user != "anonymous") or any(word in query.lower() for word in ("key", "token", "secret", "sig"))
 
 
 def _reduce_misfits(s: Settings) -> list[str]:

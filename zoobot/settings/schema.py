@@ -28,6 +28,7 @@ class SurveySettings:
     id_str: str = ""  # custom: the column with the ids, or a template such as '{brickid}_{objid}'; empty: id_str
     file_loc: str = ""  # custom: the column with the pictures, or a template: 'png/{id_str}.png'; empty: file_loc
     path_prefix: str = ""  # beginning of the paths in the table that is removed: the folder on another machine
+    pictures: str = ""  # address of the pictures if they are in an object store: s3://bucket/prefix; empty: in `folder`
     allow_links: bool = False  # read tables and pictures through links that lead out of `folder`
     classifications: str = ""  # decals, custom: votes to join, relative to `folder`; none: those of stage=reduce
     features: str = ""  # parquet file or folder of published features, relative to `folder`: stored instead of pictures
@@ -338,6 +339,11 @@ class Settings:
     def source_dir(self) -> Path:
         """The folder of the survey's own tables and images; ``file_loc`` is relative to it."""
         return Path(self.survey.folder) if self.survey.folder else self.survey_dir
+
+    @property
+    def pictures_place(self) -> str:
+        """Where the pictures are: an address, or ``source_dir``."""
+        return self.survey.pictures or str(self.source_dir)
 
     def image_path(self, file_loc: str) -> Path:
         """The path of a galaxy's picture: always below ``source_dir``, even if the table has an absolute path.

@@ -8,16 +8,22 @@ pictures and positions, so no column can reveal a hidden vote.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from zoobot import folders
 from zoobot.engine.seeds import stream
 from zoobot.errors import InputError
-from zoobot.galaxies import cells, same_galaxy
+from zoobot.galaxies import cells, picture_paths, repeats, same_galaxy
 from zoobot.galaxies.questions import QuestionTree, load_questions
+from zoobot.galaxies.repeats import Ints
 from zoobot.galaxies.tables import read_table
 from zoobot.galaxies.tasks import LABEL, TOTAL_VOTES, Task, build_task, check_columns
 from zoobot.settings import Settings, stage_settings
@@ -45,67 +51,99 @@ def run(settings: Settings) -> Path:
     for reason, count in lost.items():
         log.info("not in the catalogs: %d galaxies, task.filters %s", count, reason)
     with folders.create(settings.catalog_dir, used, inputs) as staging:
-        for name, table in tables.items():
-            table.to_csv(staging / f"{name}.csv", index=False)
+        for name, catalog in tables.items():
+            with (staging / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+                for number, part in enumerate(catalog.parts()):
+                    part.to_csv(file, index=False, header=number == 0)
         folders.write_json(staging / "lost.json", lost)
-    log.info("%s: %s", settings.catalog_dir, ", ".join(f"{len(table)} {name}" for name, table in tables.items()))
+    log.info("%s: %s", settings.catalog_dir, ", ".join(f"{len(each.rows)} {name}" for name, each in tables.items()))
     return settings.catalog_dir
 
 
 def read_master(path: Path, questions: QuestionTree) -> pd.DataFrame:
     """The master catalog; vote columns as nullable whole numbers, empty where a galaxy has no votes."""
     table = read_table(path)
-    columns = [c for c in questions.columns if c in table.columns]
-    return table.assign(**{c: cells.numbers(table[c]).astype("Int64") for c in columns})
+    for column in questions.columns:
+        if column in table.columns:  # one after the other: each is smaller than its text
+            table[column] = cells.numbers(table[column]).astype("Int64").astype("Int32")
+    return table
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Some rows of the shuffled master catalog, in order, which are made into tables a part at a time."""
+
+    master: pd.DataFrame
+    rows: Ints
+    columns: Sequence[str]
+    votes: Sequence[str] = ()  # the columns that are counts in each row
+    task: Task | None = None  # it adds the label
+
+    def parts(self) -> Iterator[pd.DataFrame]:
+        """The table, in parts."""
+        for part in repeats.parts_of(len(self.rows)):
+            table = self.master[list(self.columns)].iloc[self.rows[part]].astype(dict.fromkeys(self.votes, "int64"))
+            yield self.task.add_label(table) if self.task else table
 
 
 def split(
     master: pd.DataFrame, questions: QuestionTree, task: Task, settings: Settings
-) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
-    """The five catalogs by name, and how many labelled galaxies each filter removed.
+) -> tuple[dict[str, Catalog], dict[str, int]]:
+    """The five catalogs by name, and how many labelled galaxies each filter removed. ``master`` is shuffled in place.
 
     If a galaxy has several ids, a column names the first, and a simulation hides all of them or none.
     """
-    order = stream(settings.catalogs.seed, "catalogs").permutation(len(master))
-    shuffled = master.iloc[order].reset_index(drop=True)  # surveys are often sorted
-    files = _pictures(settings, shuffled["file_loc"])
-    galaxy_N = same_galaxy.groups(shuffled, settings.survey, f"{settings.survey.name}_master_catalog.csv", files)
-    votes = shuffled[questions.root.total].fillna(0)
-    retired = (votes > settings.survey.retirement_votes).astype(bool)
-    if (galaxy_N != np.arange(len(shuffled))).any():
-        shuffled[same_galaxy.SAME_AS] = shuffled["id_str"].to_numpy()[galaxy_N]
-    unlabelled = shuffled[~retired]
-    columns = [c for c in questions.columns if c in master.columns]
-    labelled = shuffled[retired].astype(dict.fromkeys(columns, "int64"))
-    labelled, lost = task.apply_filters(labelled)
-    labelled = task.add_label(labelled)
-    size, most = settings.catalogs.mock_labelled, settings.catalogs.max_galaxies
+    order = stream(settings.catalogs.seed, "catalogs").permutation(len(master))  # surveys are often sorted
+    for at, name in enumerate(list(master.columns)):
+        pa.default_memory_pool().release_unused()
+        master.insert(at, name, _taken(master.pop(name), order))
+    where, same_pictures = f"{settings.survey.name}_master_catalog.csv", partial(picture_paths.same_pictures, settings)
+    galaxy_N = same_galaxy.groups(master, settings.survey, where, same_pictures)
+    votes = master[questions.root.total].fillna(0)
+    retired = (votes > settings.survey.retirement_votes).to_numpy(dtype=bool)
+    if (galaxy_N != np.arange(len(master))).any():
+        master[same_galaxy.SAME_AS] = master["id_str"].array.take(galaxy_N)
+    counts = [c for c in questions.columns if c in master.columns]
+    labelled, lost = _filtered(master, np.flatnonzero(retired), counts, task)
     if len(labelled) < 2:
         raise _too_few(len(labelled), votes, task, sum(lost.values()), settings)
-    labelled, unlabelled = _first(most, labelled, "labelled"), _first(most, unlabelled, "unlabelled")
-    starts = same_galaxy.fill(same_galaxy.rows_of(labelled), [size]) == 0
-    labelled = pd.concat([labelled[starts], labelled[~starts]])
+    size, most = settings.catalogs.mock_labelled, settings.catalogs.max_galaxies
+    labelled, unlabelled = _first(most, labelled, "labelled"), _first(most, np.flatnonzero(~retired), "unlabelled")
+    starts = same_galaxy.fill(repeats.first_of(galaxy_N[labelled]), [size]) == 0
+    starting, hidden = labelled[starts], labelled[~starts]
     if settings.shards.source == "mock":
         _require_hidden(size, len(labelled))
-    starting, hidden = labelled.iloc[: int(starts.sum())], labelled.iloc[int(starts.sum()) :]
+    columns = list(master.columns)
     return {
-        "labelled": labelled,
-        "unlabelled": unlabelled,
-        "mock_labelled": starting,
-        "mock_unlabelled": hidden[[c for c in PUBLIC_COLUMNS if c in hidden.columns]],
-        "oracle": hidden[["id_str", *columns]].sort_values("id_str"),
+        "labelled": Catalog(master, np.concatenate([starting, hidden]), columns, counts, task),
+        "unlabelled": Catalog(master, unlabelled, columns),
+        "mock_labelled": Catalog(master, starting, columns, counts, task),
+        "mock_unlabelled": Catalog(master, hidden, [c for c in PUBLIC_COLUMNS if c in columns]),
+        "oracle": Catalog(master, hidden[_by_id(master, hidden)], ["id_str", *counts], counts),
     }, lost
 
 
-def _pictures(settings: Settings, locations: pd.Series) -> list[Path]:
-    """Where the pictures are; the survey's folder, which is no picture, for one outside of it and for none."""
-    folder, found = settings.source_dir, []
-    for location, is_none in zip(locations, cells.no_text(locations), strict=True):
-        try:
-            found.append(folder if is_none else settings.image_path(str(location)))
-        except InputError:
-            found.append(folder)
+def _taken(column: pd.Series, order: Ints) -> pd.Series:
+    """The column in another order. Of a text, the parts in which it was read are first put together and forgotten."""
+    if not isinstance(column.dtype, pd.StringDtype):
+        return pd.Series(column.array.take(order))
+    text = pa.array(column)
+    whole = text.combine_chunks() if isinstance(text, pa.ChunkedArray) else text
+    del column, text
+    return pd.Series(pd.array(whole.take(pa.array(order)), dtype="string"))
+
+
+def _by_id(master: pd.DataFrame, rows: Ints) -> Ints:
+    found: Ints = pc.array_sort_indices(pa.array(master["id_str"].astype("string").array.take(rows))).to_numpy()
     return found
+
+
+def _filtered(master: pd.DataFrame, rows: Ints, counts: Sequence[str], task: Task) -> tuple[Ints, dict[str, int]]:
+    """Those of the rows that meet every filter, and how many each filter removed."""
+    used = task.columns_of_filters(master)
+    table = master[used].iloc[rows].astype({name: "int64" for name in used if name in counts})
+    kept, lost = task.apply_filters(table)
+    return kept.index.to_numpy(), lost
 
 
 def sizes_that_fit(n_labelled: int) -> dict[str, int]:
@@ -156,8 +194,8 @@ def _advice(votes: pd.Series, settings: Settings) -> str:
     return " Lower survey.retirement_votes, or choose another task."
 
 
-def _first(most: int, table: pd.DataFrame, what: str) -> pd.DataFrame:
-    if most and len(table) > most:
-        log.info("left out by catalogs.max_galaxies=%d: %d %s galaxies", most, len(table) - most, what)
-        return table.iloc[:most]
-    return table
+def _first(most: int, rows: Ints, what: str) -> Ints:
+    if most and len(rows) > most:
+        log.info("left out by catalogs.max_galaxies=%d: %d %s galaxies", most, len(rows) - most, what)
+        return rows[:most]
+    return rows

@@ -21,7 +21,7 @@ from zoobot.engine.progress import track
 from zoobot.engine.seeds import stream
 from zoobot.errors import InputError
 from zoobot.folders import publish_file
-from zoobot.galaxies import feature_tables
+from zoobot.galaxies import feature_tables, picture_paths
 from zoobot.galaxies.feature_tables import Gathered
 from zoobot.galaxies.images import read_image
 from zoobot.galaxies.questions import QuestionTree, load_questions
@@ -31,8 +31,8 @@ from zoobot.stages.catalogs import sizes_that_fit
 from zoobot.stages.master_catalog import clean
 
 MIN_LABELLED = 30  # galaxies; a simulation with fewer says nothing
-_OF_TABLES = ("name", "folder", "catalog", "questions", "id_str", "file_loc", "path_prefix", "classifications",
-              "features", "features_column")  # fmt: skip
+_OF_TABLES = ("name", "folder", "catalog", "questions", "id_str", "file_loc", "path_prefix", "pictures",
+              "classifications", "features", "features_column")  # fmt: skip
 _PLAIN = re.compile(r"[A-Za-z0-9_./\-]+")  # what neither the shell nor Hydra needs quoted
 
 
@@ -111,13 +111,13 @@ def _read(settings: Settings, questions: QuestionTree, table: SurveyTable) -> Su
 
 def _with_pictures(survey: Survey, settings: Settings) -> Survey:
     catalog = survey.catalog
-    missing = [str(loc) for loc in catalog["file_loc"] if not settings.image_path(str(loc)).is_file()]
+    missing = picture_paths.missing(catalog["file_loc"], settings)
     there = catalog["file_loc"][~catalog["file_loc"].isin(missing)]
     order = stream(settings.seed, "check").permutation(len(there))[: settings.check.pictures]
     sizes, unreadable = Counter[tuple[int, int]](), []
     for loc in track(list(there.iloc[order]), "reading pictures", len(order)):
         try:
-            height, width, _ = read_image(settings.image_path(str(loc)), settings.survey).shape
+            height, width, _ = read_image(picture_paths.source(settings, str(loc)), settings.survey).shape
             sizes[height, width] += 1
         except InputError as error:
             unreadable.append(f"{loc}: {error}")
@@ -135,7 +135,8 @@ def _problems(survey: Survey, settings: Settings) -> list[str]:
         found.append(problem)
     if len(survey.missing) > allowed * n:
         found.append(
-            f"{len(survey.missing)} of {n} pictures are not in {settings.source_dir}, for example {survey.missing[0]}"
+            f"{len(survey.missing)} of {n} pictures are not in {settings.pictures_place}, for example"
+            f" {survey.missing[0]}"
         )
     if len(survey.unreadable) > allowed * settings.check.pictures:
         found += [f"{len(survey.unreadable)} pictures cannot be used, for example:", *survey.unreadable[:5]]

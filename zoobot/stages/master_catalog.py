@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from zoobot.errors import InputError
 from zoobot.folders import published
 from zoobot.folders.published import MadeOf
-from zoobot.galaxies import cells, picture_paths, tables, vote_kinds
+from zoobot.galaxies import cells, picture_paths, repeats, tables, vote_kinds
 from zoobot.galaxies.questions import Question, QuestionTree, load_questions
-from zoobot.galaxies.surveys import read_survey
+from zoobot.galaxies.surveys import SurveyTable, read_survey
 from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")
 MAX_VOTES = 1_000_000  # for one answer; more is a mistake, and labels are float32
+Counted = tuple[pd.DataFrame, pd.Series]  # the counts of a question, and the rows whose votes are none
 
 
 def catalog_path(settings: Settings) -> Path:
@@ -48,27 +52,39 @@ def run(settings: Settings) -> Path:
     if survey.rows.empty:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in survey.excluded.items())
         raise InputError(f"{source}: all rows are left out ({reasons}).")
-    catalog, dropped, collapsed = clean(survey.rows, questions, str(source), needs_picture)
-    _check_dropped(dropped, len(survey.rows), settings, source)
-    if needs_picture:
-        _warn_of_missing_images(settings, catalog)
-    found = {
-        "galaxies": len(catalog),
-        "rows": len(survey.rows),
-        "excluded": survey.excluded,
-        "exact_duplicates_collapsed": collapsed,
-        "dropped": dropped.to_dict("records"),
-    }
-    files = {path.name: catalog.to_csv(index=False).encode()}
+    cleaned = Cleaned(survey.rows, questions, str(source), needs_picture)
+    found: dict[str, object] = {}
+    files = {path.name: _content(cleaned, survey, settings, found)}
     published.publish(path.with_suffix(".json"), files, made_of, found)
     for reason, count in survey.excluded.items():
         if count:
             log.info("left out by design: %d (%s)", count, reason)
     log.info(
         "%s: %d galaxies from %d rows, %d exact duplicates collapsed, %d rows dropped",
-        path, len(catalog), len(survey.rows), collapsed, len(dropped),
+        path, cleaned.n_kept, len(survey.rows), cleaned.n_collapsed, len(cleaned.dropped),
     )  # fmt: skip
     return path
+
+
+def _content(cleaned: Cleaned, survey: SurveyTable, settings: Settings, found: dict[str, object]) -> Iterator[bytes]:
+    """The catalog as CSV, in parts. Then ``found`` gets what its record says. InputError: too much was dropped."""
+    n_missing, examples = 0, list[str]()
+    for number, part in enumerate(cleaned.parts()):
+        if cleaned.needs_picture:
+            missing = picture_paths.missing(part["file_loc"], settings)
+            n_missing, examples = n_missing + len(missing), [*examples, *missing][: picture_paths.TRIED]
+        yield part.to_csv(index=False, header=number == 0).encode()
+    dropped = cleaned.dropped
+    _check_dropped(dropped, len(survey.rows), settings, survey.sources[0])
+    if n_missing:
+        _warn_of_missing_images(n_missing, cleaned.n_kept, examples, settings)
+    found |= {
+        "galaxies": cleaned.n_kept,
+        "rows": len(survey.rows),
+        "excluded": survey.excluded,
+        "exact_duplicates_collapsed": cleaned.n_collapsed,
+        "dropped": dropped.to_dict("records"),
+    }
 
 
 def _check_dropped(dropped: pd.DataFrame, n_rows: int, settings: Settings, source: Path) -> None:
@@ -85,37 +101,77 @@ def _check_dropped(dropped: pd.DataFrame, n_rows: int, settings: Settings, sourc
 def clean(
     table: pd.DataFrame, questions: QuestionTree, where: str, needs_picture: bool = True
 ) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    """Keep the galaxies whose ids are unique, whose votes are counts and, if they need one, that have a picture.
+    """The catalog of ``Cleaned`` in one table, the dropped rows, and how many exact duplicates were collapsed."""
+    cleaned = Cleaned(table, questions, where, needs_picture)
+    catalog = pd.concat(list(cleaned.parts()), ignore_index=True)
+    return catalog, cleaned.dropped, cleaned.n_collapsed
 
-    Returns the catalog (with ``{question}_total-votes``), the dropped rows (``id_str``, ``reason``), and how many
-    exact duplicates were collapsed. A galaxy without any vote keeps empty vote columns.
+
+class Cleaned:
+    """The galaxies of a table whose ids are unique, whose votes are counts and, if they need one, that have a picture.
+
+    Only ids are looked at as a whole; all else is done in parts, so that it takes no memory.
     """
-    table = table.drop(columns=[c for c in table.columns if str(c).startswith("Unnamed:")])
-    table = vote_kinds.with_fractions(table, questions)
-    asked = _asked(table, questions, where)
-    before = len(table)
-    table = table.drop_duplicates().reset_index(drop=True)
-    reason = pd.Series("", index=table.index, dtype="object")
-    ids = table["id_str"].astype("string").str.strip()
-    _note_ids(reason, ids)
-    if needs_picture:
-        _note(reason, cells.no_text(table["file_loc"]), "no file_loc")
-    unclassified = _are_empty(table, [c for q in asked for c in q.all_columns if c in table.columns])
-    counts: dict[str, pd.Series] = {}
-    for question in asked:
-        counts |= _clean_votes(table, question, unclassified, reason, where)
-    rootless = _are_empty(table, [c for c in questions.root.all_columns if c in table.columns]) & ~unclassified
-    _note(reason, rootless, f"no votes for {questions.root.name}, but votes for other questions")
-    _warn_of_unknown_answers(table, asked, where)
-    catalog = table.assign(id_str=ids, **counts)
-    first = [c for c in ("id_str", "file_loc", "ra", "dec", *counts) if c in catalog.columns]
-    catalog = catalog[first + [c for c in catalog.columns if c not in first]]
-    dropped = pd.DataFrame({"id_str": ids.fillna(""), "reason": reason})[reason != ""]
-    catalog = catalog[reason == ""].reset_index(drop=True)
-    if catalog.empty:
-        first_row = f"{dropped['id_str'].iloc[0]}: {dropped['reason'].iloc[0]}"
-        raise InputError(f"{where}: none of its {before} rows can be used. The first: {first_row}.")
-    return catalog, dropped, before - len(table)
+
+    def __init__(self, table: pd.DataFrame, questions: QuestionTree, where: str, needs_picture: bool = True) -> None:
+        table = table.drop(columns=[c for c in table.columns if str(c).startswith("Unnamed:")])
+        self._table = vote_kinds.with_fractions(table, questions)
+        self._questions, self._where, self.needs_picture = questions, where, needs_picture
+        self._asked = _asked(self._table, questions, where)
+        self._is_copy_N, self._why_N = _judge_ids(self._table)
+        self.n_collapsed, self.n_kept = int(self._is_copy_N.sum()), 0
+        self._dropped: list[pd.DataFrame] = []
+        self._counted = {question.name: self._from_fractions(question) for question in self._asked}
+        _warn_of_unknown_answers(self._table, self._asked, where)
+
+    @property
+    def dropped(self) -> pd.DataFrame:
+        """The rows of the parts that were dropped, so far: ``id_str``, ``reason``."""
+        return pd.concat(self._dropped, ignore_index=True)
+
+    def parts(self) -> Iterator[pd.DataFrame]:
+        """The catalog (with ``{question}_total-votes``). A galaxy without any vote keeps empty vote columns."""
+        for part in repeats.parts_of(len(self._table)):
+            table = self._table.iloc[part]  # a slice: to take rows would copy all of each text
+            table = table.set_axis(np.arange(part.start, part.start + len(table)))
+            yield self._part(table[~self._is_copy_N[part]])
+        if not self.n_kept:
+            first = self.dropped.iloc[0]
+            raise InputError(
+                f"{self._where}: none of its {len(self._table)} rows can be used."
+                f" The first: {first['id_str']}: {first['reason']}."
+            )
+
+    def _part(self, table: pd.DataFrame) -> pd.DataFrame:
+        reason = pd.Series(self._why_N[table.index], index=table.index, dtype="object")
+        if self.needs_picture:
+            _note(reason, cells.no_text(table["file_loc"]), "no file_loc")
+        unclassified = _are_empty(table, [c for q in self._asked for c in q.all_columns if c in table.columns])
+        counts: dict[str, pd.Series] = {}
+        for question in self._asked:
+            counts |= _clean_votes(table, question, unclassified, reason, self._counted[question.name])
+        root = self._questions.root
+        rootless = _are_empty(table, [c for c in root.all_columns if c in table.columns]) & ~unclassified
+        _note(reason, rootless, f"no votes for {root.name}, but votes for other questions")
+        ids = table["id_str"].astype("string").str.strip()
+        catalog = table.assign(id_str=ids, **counts)
+        first = [c for c in ("id_str", "file_loc", "ra", "dec", *counts) if c in catalog.columns]
+        catalog = catalog[first + [c for c in catalog.columns if c not in first]][reason == ""]
+        self.n_kept += len(catalog)
+        self._dropped.append(pd.DataFrame({"id_str": ids.fillna(""), "reason": reason})[reason != ""])
+        return catalog.reset_index(drop=True)
+
+    def _from_fractions(self, question: Question) -> Counted | None:
+        """The counts of a question whose votes are fractions, which only all of them together say; otherwise None."""
+        columns = [c for c in question.all_columns if c in self._table.columns]
+        parts = (self._table[columns].iloc[part] for part in repeats.parts_of(len(self._table)))
+        if not vote_kinds.are_fractions(part.apply(cells.numbers) for part in parts):
+            return None
+        rows = np.flatnonzero(~self._is_copy_N)
+        numbers = self._table[columns].iloc[rows].set_axis(rows).apply(cells.numbers)
+        has_total = question.total in self._table.columns
+        given = cells.numbers(self._table[question.total].iloc[rows].set_axis(rows)) if has_total else None
+        return vote_kinds.as_counts(numbers, given, question, self._where)
 
 
 def _asked(table: pd.DataFrame, questions: QuestionTree, where: str) -> list[Question]:
@@ -134,12 +190,23 @@ def _asked(table: pd.DataFrame, questions: QuestionTree, where: str) -> list[Que
     return asked
 
 
-def _note_ids(reason: pd.Series, ids: pd.Series) -> None:
-    _note(reason, ids.isna() | (ids == ""), "no id_str")
-    spoilt = cells.spoilt(ids.str.removeprefix("dr7objid_"))
-    for why in spoilt[spoilt != ""].unique():
-        _note(reason, spoilt == why, f"this id_str {why}")
-    _note(reason, ids.duplicated(keep=False), "several different rows have this id_str")
+def _judge_ids(table: pd.DataFrame) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.object_]]:
+    """Which rows are exact duplicates of an earlier one, N; and what is wrong with the id of each row, N."""
+    ids = table["id_str"].astype("string").str.strip()
+    alike = repeats.repeated(ids)  # exact duplicates are among them
+    is_copy = table.iloc[alike].duplicated().to_numpy(dtype=bool)
+    is_copy_N = np.zeros(len(table), dtype=bool)
+    is_copy_N[alike[is_copy]] = True
+    alike = alike[~is_copy]
+    several = alike[ids.iloc[alike].duplicated(keep=False).to_numpy(dtype=bool)]
+    why_N = np.full(len(table), "", dtype=object)
+    why_N[~is_copy_N] = cells.spoilt(ids[~is_copy_N] if is_copy.any() else ids, "dr7objid_")
+    spoilt = np.flatnonzero(why_N != "")
+    why_N[spoilt] = [f"this id_str {why}" for why in why_N[spoilt]]
+    why_N[(ids.isna() | (ids == "")).to_numpy(dtype=bool)] = "no id_str"
+    several = several[why_N[several] == ""]
+    why_N[several] = "several different rows have this id_str"
+    return is_copy_N, why_N
 
 
 def _are_empty(table: pd.DataFrame, columns: list[str]) -> pd.Series:
@@ -147,13 +214,15 @@ def _are_empty(table: pd.DataFrame, columns: list[str]) -> pd.Series:
 
 
 def _clean_votes(
-    table: pd.DataFrame, question: Question, unclassified: pd.Series, reason: pd.Series, where: str
+    table: pd.DataFrame, question: Question, unclassified: pd.Series, reason: pd.Series, counted: Counted | None
 ) -> dict[str, pd.Series]:
     """The vote columns of one question as counts, with their total. Other rows get a ``reason``."""
     columns = [c for c in question.all_columns if c in table.columns]
     numbers, empty = table[columns].apply(cells.numbers), table[columns].apply(cells.is_empty)
     given = cells.numbers(table[question.total]) if question.total in table.columns else None
-    numbers, not_exact = vote_kinds.as_counts(numbers, given, question, where)
+    not_exact = pd.Series(False, index=table.index)
+    if counted:
+        numbers, not_exact = counted[0].loc[table.index], counted[1].loc[table.index]
     never_asked = empty.all(axis=1)
     for column in columns:
         _note(reason, numbers[column].isna() & ~empty[column], f"{column} is not a number")
@@ -185,15 +254,12 @@ def _note(reason: pd.Series, where: pd.Series, text: str) -> None:
     reason[(reason == "") & where.fillna(False).astype(bool)] = text
 
 
-def _warn_of_missing_images(settings: Settings, catalog: pd.DataFrame) -> None:
-    missing = [loc for loc in catalog["file_loc"] if not settings.image_path(str(loc)).is_file()]
-    if missing:
-        log.warning(
-            "%d of %d images are missing from %s, for example %s."
-            " The catalog stages continue without them; stage=shards needs them.%s",
-            len(missing), len(catalog), settings.source_dir, missing[0],
-            picture_paths.advice(missing, settings.source_dir),
-        )  # fmt: skip
+def _warn_of_missing_images(n_missing: int, n: int, examples: list[str], settings: Settings) -> None:
+    log.warning(
+        "%d of %d images are missing from %s, for example %s."
+        " The catalog stages continue without them; stage=shards needs them.%s",
+        n_missing, n, settings.pictures_place, examples[0], picture_paths.advice(examples, settings),
+    )  # fmt: skip
 
 
 def _warn_of_age(votes: Path, max_age_days: float) -> None:

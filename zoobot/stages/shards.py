@@ -9,8 +9,6 @@ run that was stopped continues with the shards that are not finished. At the end
 from __future__ import annotations
 
 import logging
-import os
-import stat
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +23,17 @@ from zoobot.engine import map as engine
 from zoobot.engine.progress import track
 from zoobot.errors import InputError
 from zoobot.folders import disk
-from zoobot.galaxies import cells, database, feature_tables, picture_paths, same_galaxy, shard_writer, tables, tfrecords
+from zoobot.galaxies import (
+    cells,
+    database,
+    feature_tables,
+    picture_paths,
+    repeats,
+    same_galaxy,
+    shard_writer,
+    tables,
+    tfrecords,
+)
 from zoobot.galaxies.feature_tables import FeatureTable, Gathered
 from zoobot.galaxies.images import PIXELS
 from zoobot.galaxies.questions import load_questions
@@ -166,7 +174,8 @@ def split_galaxies(settings: Settings) -> dict[str, pd.DataFrame]:
         log.warning("left out of the pool: %d galaxies that are labelled under another id", known.sum())
     split_N = same_galaxy.fill(same_galaxy.rows_of(labelled), [n_eval, n_test])
     splits = {split: labelled[split_N == n] for n, split in enumerate(("eval", "test", "train"))}
-    return {"train": splits["train"], "eval": splits["eval"], "test": splits["test"], "pool": pool[~known]}
+    return {"train": splits["train"], "eval": splits["eval"], "test": splits["test"],
+            "pool": pool[~known] if known.any() else pool}  # fmt: skip
 
 
 def _read_pool(path: Path) -> pd.DataFrame:
@@ -251,41 +260,19 @@ def _gathered(
 
 def _check_images_exist(splits: Mapping[str, pd.DataFrame], settings: Settings) -> None:
     """Raise an error about missing images before the work starts, not after hours."""
-    locations = [str(loc) for table in splits.values() for loc in table["file_loc"]]
-    missing = _missing(locations, settings)
-    if len(missing) > settings.max_dropped_fraction * len(locations):
+    n = sum(map(len, splits.values()))
+    missing = [each for table in splits.values() for each in picture_paths.missing(table["file_loc"], settings)]
+    if len(missing) > settings.max_dropped_fraction * n:
         raise InputError(
-            f"{len(missing)} of {len(locations)} images are missing from {settings.source_dir}, for example"
+            f"{len(missing)} of {n} images are missing from {settings.pictures_place}, for example"
             f" {missing[0]}. Set survey.folder to the folder that file_loc is relative to, or download the images."
-            f"{picture_paths.advice(missing, settings.source_dir)}"
+            f"{picture_paths.advice(missing, settings)}"
         )
-
-
-def _missing(locations: Sequence[str], settings: Settings) -> list[str]:
-    """The locations without a picture. InputError: one leads out of survey.folder.
-
-    The way to a file is looked at once for each folder; after that, only whether it is a plain file, and no link.
-    """
-    missing, known = [], set[str]()
-    for location in locations:
-        place = os.path.join(settings.source_dir, location.lstrip("/"))  # noqa: PTH118  # ten times as fast
-        folder = place.rpartition("/")[0]
-        try:
-            is_plain = stat.S_ISREG(os.lstat(place).st_mode)
-        except (OSError, ValueError):
-            is_plain = False
-        if is_plain and folder in known:
-            continue
-        if not settings.image_path(location).is_file():
-            missing.append(location)
-        elif is_plain:
-            known.add(folder)
-    return missing
 
 
 def _check_unique(splits: Mapping[str, pd.DataFrame], where: Path) -> None:
     ids = pd.concat([table["id_str"] for table in splits.values()])
-    repeated = ids[ids.duplicated()]
+    repeated = ids.iloc[repeats.repeated(ids)]
     if len(repeated):
         raise InputError(
             f"{where}: galaxy {repeated.iloc[0]} appears more than once, and so do {repeated.nunique() - 1} others."
