@@ -11,11 +11,16 @@ import json
 import sys
 import time
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+Numbers = dict[str, np.ndarray]
+Choose = Callable[[], Any]
 
-def scikit_activeml(name, given, n):  # type: ignore[no-untyped-def]
+
+def scikit_activeml(name: str, given: Numbers, n: int) -> Choose:
     """A query strategy; badge gets a fitted logistic regression."""
     from skactiveml import pool  # type: ignore[import-not-found]
     from skactiveml.classifier import SklearnClassifier  # type: ignore[import-not-found]
@@ -32,23 +37,24 @@ def scikit_activeml(name, given, n):  # type: ignore[no-untyped-def]
     return lambda: strategy.query(**arguments)
 
 
-def bmdal(name, given, n):  # type: ignore[no-untyped-def]
+def bmdal(name: str, given: Numbers, n: int) -> Choose:
     """A selection method on the features themselves."""
     import torch  # type: ignore[import-not-found]
     from bmdal_reg.bmdal.algorithms import select_batch  # type: ignore[import-not-found]
     from bmdal_reg.bmdal.feature_data import TensorFeatureData  # type: ignore[import-not-found]
 
     torch.set_num_threads(1)
-    np.Inf = np.inf  # type: ignore[attr-defined]  # bmdal_reg was written for numpy 1
+    np.Inf = np.inf  # bmdal_reg was written for numpy 1
     data = {
         part: TensorFeatureData(torch.from_numpy(given[f"{part}_{axes}"]))
         for part, axes in (("pool", "N_H"), ("labelled", "M_H"))
     }
     data = {"pool": data["pool"], "train": data["labelled"]}
-    return lambda: select_batch(n, [torch.nn.Identity()], data, None, "linear", [], name, sel_with_train=True)[0].numpy()
+    same = torch.nn.Identity()
+    return lambda: select_batch(n, [same], data, None, "linear", [], name, sel_with_train=True)[0].numpy()
 
 
-def batchbald(given, n):  # type: ignore[no-untyped-def]
+def batchbald(given: Numbers, n: int) -> Choose:
     """BatchBALD of Kirsch et al. 2019, one vote a galaxy."""
     import torch
     from batchbald_redux.batchbald import get_batchbald_batch  # type: ignore[import-not-found]

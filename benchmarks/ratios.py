@@ -84,14 +84,15 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.names) - set(BENCHMARKS):
         parser.error(f"{', '.join(unknown)}: choose from {', '.join(BENCHMARKS)}")
-    kept = json.loads(BASELINE.read_text()) if BASELINE.exists() else {"machine": machine(), "ratios": {}}
+    kept = json.loads(BASELINE.read_text())
+    baseline: dict[str, float] = kept["ratios"]
     found = [ratio for name in args.names or BENCHMARKS for ratio in measure(name)]
     print(f"\n{machine()}, load {os.getloadavg()[0]:.1f}; baseline: {kept['machine']}")
-    print(*table(found, kept["ratios"]), sep="\n")
+    print(*table(found, baseline), sep="\n")
     if args.renew:
-        ratios = kept["ratios"] | {ratio.key: round(ratio.value, 3) for ratio in found}
+        ratios = baseline | {ratio.key: round(ratio.value, 3) for ratio in found}
         BASELINE.write_text(json.dumps({"machine": machine(), "ratios": ratios}, indent=1) + "\n")
-    elif lost := fallen(found, kept["ratios"]):
+    elif lost := fallen(found, baseline):
         names = "\n".join(f"  {ratio.key}" for ratio in lost)
         sys.exit(
             f"Fell by more than {MOST_LOST:.0%}:\n{names}\nMeasure these again on a quiet machine. If it stays, find"

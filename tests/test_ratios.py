@@ -34,11 +34,12 @@ def test_ratios_reach_the_table_only_when_a_benchmark_runs_for_it(
 
 def test_one_benchmark_is_measured_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ratios, "BASELINE", tmp_path / "baseline.json")
+    ratios.BASELINE.write_text('{"machine": "", "ratios": {}}')
     monkeypatch.setattr(sys, "argv", ["ratios", "startup", "--renew"])
     ratios.main()
     kept = json.loads((tmp_path / "baseline.json").read_text())["ratios"]
     assert len(kept) == 3 and all(value > 0 for value in kept.values())
-    too_fast = {"machine": "another", "ratios": {key: 100.0 for key in kept}}
+    too_fast = {"machine": "another", "ratios": dict.fromkeys(kept, 100.0)}
     (tmp_path / "baseline.json").write_text(json.dumps(too_fast))
     monkeypatch.setattr(sys, "argv", ["ratios", "startup"])
     with pytest.raises(SystemExit, match=r"(?s)Fell by more than 25%:\n  run\.py --help / import hydra"):
