@@ -39,12 +39,12 @@ def scikit_activeml(name: str, given: Numbers, n: int) -> Choose:
 
 def bmdal(name: str, given: Numbers, n: int) -> Choose:
     """A selection method on the features themselves."""
-    import torch  # type: ignore[import-not-found]
+    import torch
     from bmdal_reg.bmdal.algorithms import select_batch  # type: ignore[import-not-found]
     from bmdal_reg.bmdal.feature_data import TensorFeatureData  # type: ignore[import-not-found]
 
     torch.set_num_threads(1)
-    np.Inf = np.inf  # bmdal_reg was written for numpy 1
+    vars(np)["Inf"] = np.inf  # bmdal_reg was written for numpy 1
     data = {
         part: TensorFeatureData(torch.from_numpy(given[f"{part}_{axes}"]))
         for part, axes in (("pool", "N_H"), ("labelled", "M_H"))
