@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import queue
+import re
 import secrets
 import shutil
 import socket
@@ -24,6 +25,7 @@ from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import Any
 
+import zoobot
 from zoobot.engine import places, process
 from zoobot.engine.tasks import Task
 from zoobot.errors import ProcessError, SettingsError
@@ -35,7 +37,6 @@ _STORE_BYTES = 100 * 2**20  # of a Ray that is started here: items and results a
 _OWN = {  # read by Ray when it is imported
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "error",
     "RAY_NUM_REDIS_GET_RETRIES": str(_ANSWERS_WITHIN_S),  # one a second, for the token too
 }
 _ADVICE = "docs/cluster.md says how to start a cluster."
@@ -50,7 +51,9 @@ def connect(address: str, environment: tuple[tuple[str, str], ...]) -> Cluster:
     Raises SettingsError: the extra is missing, nothing answers, the token is missing or another, or versions differ.
     """
     os.environ |= _OWN
-    how: dict[str, Any] = {"runtime_env": {"env_vars": dict(environment)}, "log_to_driver": False}
+    code = os.pathsep.join([str(Path(zoobot.__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    worker = {"env_vars": dict(environment) | {"PYTHONPATH": code}}
+    how: dict[str, Any] = {"runtime_env": worker, "log_to_driver": False}
     if address:
         _refuse_silence(address)
         _protect_token()
@@ -212,10 +215,10 @@ class Team:
 def _of_worker(error: Any) -> Exception:
     """What is said of a worker that could not even begin, or whose result could not be sent."""
     cause = getattr(error, "cause", error)
-    if isinstance(cause, ImportError):
+    if missing := re.search("No module named '.*'", str(cause)):
         return SettingsError(
-            f"A worker of the cluster has another environment than this process: {cause}. Every machine needs the same"
-            f" packages and this checkout, at the same path. {_ADVICE}"
+            f"A worker of the cluster has another environment than this process: {missing[0]}. Every machine needs the"
+            f" same packages and this checkout, at the same path. {_ADVICE}"
         )
     return process.to_send(cause if isinstance(cause, Exception) else error)
 
