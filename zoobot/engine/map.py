@@ -30,8 +30,16 @@ A = TypeVar("A")
 R = TypeVar("R")
 _READY = "ready"
 ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
-)  # of what numpy and others compute with, per process
+    (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+        "TF_NUM_INTRAOP_THREADS",
+        "TF_NUM_INTEROP_THREADS",
+    ),
+    "1",
+)  # of what numpy, TensorFlow and others compute with, per process
 
 
 def cores(cluster: str | None = None) -> int:

@@ -163,7 +163,8 @@ def _known(settings: Settings, catalog_dir: Path, final: FinalFolder) -> _Known:
 def _predict_all(settings: Settings, final: FinalFolder, known: _Known, staging: Path) -> list[Path]:
     """Write the parts of the catalogue, side by side. Their files, in order. A network uses all cores by itself."""
     groups = list(catalogue.groups_of_shards(tfrecords.load_config(settings.shard_dir)))
-    most = engine.cores(settings.cluster) if final.read().recipe.model.train == "head" else 1
+    side_by_side = final.read().recipe.model.train == "head" or settings.cluster
+    most = engine.cores(settings.cluster) if side_by_side else 1
     workers = settings.workers or min(most, len(groups))
     parts = _parts(settings, final, known, staging, groups)
     made = engine.in_order(catalogue.predict_part, parts, workers, lambda part: part.target.name, settings.cluster)
