@@ -15,7 +15,7 @@ from typing import Any
 from zoobot.engine import map as engine
 from zoobot.errors import ServiceError, ZoobotError
 
-ADDRESS = "127.0.0.1:26379"
+ADDRESS = "127.0.0.1:6379"
 
 
 def each(function: Callable[[Any], Any], items: Iterable[Any], cluster: str = ADDRESS) -> list[Any]:

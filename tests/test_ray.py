@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import importlib.util
 import os
+import shlex
 import signal
 import socket
 import stat
@@ -25,6 +26,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.ray_driver import ADDRESS
+from tests.test_docs import blocks
 from tests.test_layers import loaded
 from tests.test_map import is_running, wait_until
 from zoobot.engine import cluster
@@ -34,7 +36,8 @@ from zoobot.settings import Settings
 from zoobot.stages import finish, predict, shards, simulate
 
 ROOT = Path(__file__).resolve().parents[1]
-TOKEN = "5e" * 32
+RAY = Path(sys.executable).with_name("ray")
+GUIDE = [line.partition("  #")[0] for block in blocks(ROOT / "docs/cluster.md", "bash") for line in block.splitlines()]
 _CLONE_NEWNET, _SIOCSIFFLAGS, _IFF_UP = 0x40000000, 0x8914, 1
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="the extra ray is not installed")
@@ -58,29 +61,30 @@ class Machines:
     """A cluster: processes of Ray, a group for each machine. Its first machine has no core, so it only hands out."""
 
     folder: Path
+    token: str = ""
     groups: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
         """What a driver needs, and Ray's own processes."""
         return os.environ | {
-            "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
-            "RAY_USAGE_STATS_ENABLED": "0", "HOME": str(self.folder),
+            "RAY_AUTH_MODE": "token", "HOME": str(self.folder), "PATH": f"{RAY.parent}:{os.environ['PATH']}",
             "RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "2",
         }  # fmt: skip
 
-    def start(self, name: str, *more: str) -> None:
-        """Start Ray on a machine."""
-        words = [Path(sys.executable).with_name("ray"), "start", "--block", "--object-store-memory=80000000", *more]
+    def start(self, name: str, begins: str, *more: str) -> None:
+        """Start Ray on a machine, as the line of the guide does that begins so."""
+        line = next(line for line in GUIDE if line.startswith(begins)).replace("HEAD:6379", ADDRESS)
+        words = [*shlex.split(line), "--block", "--object-store-memory=80000000", *more]
         with (self.folder / f"{name}.log").open("wb") as out:
             self.groups[name] = subprocess.Popen(
-                words, cwd=ROOT, env=self.environment, stdout=out, stderr=out, start_new_session=True
+                words, cwd=ROOT, env=self.environment, stdout=out, stderr=out, start_new_session=True, executable=RAY
             )
+        self.wait_for(name)  # two that start at once disturb each other
 
     def add(self, name: str, number: int) -> None:
         """A machine with one core, at an address of its own."""
-        self.start(name, f"--address={ADDRESS}", "--num-cpus=1", f"--node-ip-address=127.0.0.{number}")
-        self.wait_for(name)  # two that start at once disturb each other
+        self.start(name, "ray start --address", "--num-cpus=1", f"--node-ip-address=127.0.0.{number}")
 
     def wait_for(self, name: str) -> None:
         said = self.folder / f"{name}.log"
@@ -107,13 +111,12 @@ def family(pid: int) -> list[int]:
 @pytest.fixture(scope="module")
 def head(network: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     machines = Machines(tmp_path_factory.mktemp("ray"))
-    (machines.folder / "token").write_text(TOKEN)
-    (machines.folder / "token").chmod(0o644)  # as Ray does
-    temp = f"--temp-dir={machines.folder / 'r'}"
-    machines.start(
-        "head", "--head", f"--port={ADDRESS.partition(':')[2]}", "--num-cpus=0", "--include-dashboard=false", temp
-    )
-    machines.wait_for("head")
+    make = next(line for line in GUIDE if "get-auth-token" in line)
+    subprocess.run(make, shell=True, env=machines.environment, check=True, capture_output=True)
+    file = machines.folder / ".ray" / "auth_token"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    machines.token = file.read_text()
+    machines.start("head", "ray start --head", "--num-cpus=0", f"--temp-dir={machines.folder / 'r'}")
     yield machines
     for name in list(machines.groups):
         machines.kill(name)
@@ -166,20 +169,21 @@ def test_settings_of_the_engine(settings: Callable[..., Settings]) -> None:
 
 def test_a_cluster_that_cannot_be_used_is_refused_in_time(head: Machines, tmp_path: Path) -> None:
     """What to do is in the message. Ray itself waits for minutes where nothing answers."""
-    (head.folder / "token").chmod(0o644)  # as Ray writes it
+    file = head.folder / ".ray" / "auth_token"
+    file.chmod(0o644)  # as Ray writes it
     said = drive(tmp_path, head, "at_another_port", "squares", "of_another_version", "without_ray")
     assert "at_another_port: SettingsError: engine.address=127.0.0.1:9: nothing answers there" in said
     assert "squares: SettingsError" in said and "no machine of the cluster offers a core" in said
     assert "token of the Ray cluster, and others could read it: now only you can" in said
-    assert stat.S_IMODE((head.folder / "token").stat().st_mode) == 0o600
-    said = drive(tmp_path, head, "of_another_version", "without_ray", RAY_AUTH_TOKEN=TOKEN)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    said = drive(tmp_path, head, "of_another_version", "without_ray", RAY_AUTH_TOKEN=head.token)
     assert "Version mismatch" in said and "Ray: 2.0.0" in said and "Install the cluster's versions" in said
     assert "without_ray: SettingsError" in said and "pip install 'ray" in said
     said = drive(tmp_path, head, "squares", RAY_AUTH_TOKEN_PATH=str(tmp_path / "none"))
     assert "the token of the cluster cannot be read" in said and "RAY_AUTH_TOKEN_PATH" in said
     said = drive(tmp_path, head, "squares", RAY_AUTH_TOKEN="77" * 32)
     assert f"SettingsError: engine.address={ADDRESS}: the cluster refuses our token" in said
-    assert "77777" not in said and TOKEN not in said
+    assert "77777" not in said and head.token not in said
 
 
 def test_a_folder_that_a_machine_does_not_have_is_named(tmp_path: Path) -> None:
@@ -237,11 +241,11 @@ def test_stages_write_the_same_bytes(
     simulate.run(s)
     finish.run(s)
     predict.run(s)
-    words += [f"data_dir={tmp_path}", "engine=ray", f"engine.address={ADDRESS}"]
-    for more in (["stage=shards", "shards.name=ray"], ["stage=predict", "predict.name=ray"]):
-        command = [sys.executable, "run.py", *words, *more]
+    guide = next(line for line in GUIDE if line.startswith("python run.py")).replace("HEAD:6379", ADDRESS)
+    for more in (["stage=shards", "shards.name=ray"], ["predict.name=ray"]):
+        command = [sys.executable, *shlex.split(guide)[1:], *words, f"data_dir={tmp_path}", *more]
         done = subprocess.run(command, cwd=ROOT, env=machines.environment, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0 and TOKEN not in done.stdout + done.stderr, done.stdout + done.stderr
+        assert done.returncode == 0 and machines.token not in done.stdout + done.stderr, done.stdout + done.stderr
     on_ray = s.shard_dir.with_name("ray")
     assert read_manifest(on_ray).files == read_manifest(s.shard_dir).files
     assert len(list(on_ray.rglob("*.tfrecord"))) > 5
@@ -250,7 +254,7 @@ def test_stages_write_the_same_bytes(
     caplog.set_level("INFO")
     shards.run(replace(s, shards=replace(s.shards, name="ray")))
     assert "nothing to do" in caplog.text, "a folder does not depend on the engine"
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and machines.token.encode() in path.read_bytes()]
 
 
 def test_a_ray_of_its_own_leaves_nothing_behind(tmp_path: Path) -> None:
