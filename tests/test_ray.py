@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import importlib.util
 import os
+import re
 import shlex
 import signal
 import socket
@@ -25,6 +26,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests import test_sweep
 from tests.ray_driver import ADDRESS
 from tests.test_docs import blocks
 from tests.test_layers import loaded
@@ -241,7 +243,7 @@ def test_stages_write_the_same_bytes(
     simulate.run(s)
     finish.run(s)
     predict.run(s)
-    guide = next(line for line in GUIDE if line.startswith("python run.py")).replace("HEAD:6379", ADDRESS)
+    guide = next(line for line in GUIDE if line.startswith("python run.py stage")).replace("HEAD:6379", ADDRESS)
     for more in (["stage=shards", "shards.name=ray"], ["predict.name=ray"]):
         command = [sys.executable, *shlex.split(guide)[1:], *words, f"data_dir={tmp_path}", *more]
         done = subprocess.run(command, cwd=ROOT, env=machines.environment, capture_output=True, text=True, timeout=120)
@@ -255,6 +257,19 @@ def test_stages_write_the_same_bytes(
     shards.run(replace(s, shards=replace(s.shards, name="ray")))
     assert "nothing to do" in caplog.text, "a folder does not depend on the engine"
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and machines.token.encode() in path.read_bytes()]
+
+
+def test_a_sweep_runs_on_the_cluster(machines: Machines, tmp_path: Path) -> None:
+    guide = next(line for line in GUIDE if line.startswith("python run.py -m")).replace("HEAD:6379", ADDRESS)
+    words = [re.sub("seed=.*", "seed=0", word) for word in shlex.split(guide)[1:]]
+    words += ["quick=true", "simulate.iterations=1", "tracking=disabled"]
+    found = []
+    for where, more in (("ray", []), ("local", ["engine=local", "engine.address=''"])):
+        command = [sys.executable, *words, *more, f"data_dir={tmp_path / where}"]
+        done = subprocess.run(command, cwd=ROOT, env=machines.environment, capture_output=True, text=True, timeout=180)
+        assert done.returncode == 0 and "2 of 2 finished" in done.stdout, done.stdout + done.stderr
+        found.append(test_sweep.digests(tmp_path / where))
+    assert found[0] == found[1] and len(found[0]) > 6
 
 
 def test_a_ray_of_its_own_leaves_nothing_behind(tmp_path: Path) -> None:
