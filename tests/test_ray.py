@@ -32,7 +32,7 @@ from tests.test_docs import blocks
 from tests.test_layers import loaded
 from tests.test_map import is_running, wait_until
 from zoobot.engine import cluster
-from zoobot.errors import SettingsError
+from zoobot.errors import ProcessError, SettingsError
 from zoobot.folders import read_manifest
 from zoobot.settings import Settings
 from zoobot.stages import finish, predict, shards, simulate
@@ -193,6 +193,27 @@ def test_a_folder_that_a_machine_does_not_have_is_named(tmp_path: Path) -> None:
         cluster._enter(str(tmp_path / "gone"))
     said = cluster._of_worker(SimpleNamespace(cause=RuntimeError("System error: No module named 'zoobot'\ntraceback")))
     assert "No module named 'zoobot'. Every machine needs the same packages" in str(said)
+
+
+def test_a_cluster_that_does_nothing_is_looked_at(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others use its cores, so tasks wait; or its last machine is lost."""
+    caplog.set_level("INFO")
+    there = {"CPU": 4}
+    ray = SimpleNamespace(
+        cluster_resources=lambda: there,
+        available_resources=dict,
+        remote=lambda **_: lambda function: None,
+        wait=lambda *_, **more: ([], []),
+    )
+    team = cluster.Cluster(ray, "a:1").team(abs, 2)
+    assert team.work() == {} and not caplog.messages, "not at once"
+    monkeypatch.setattr(cluster, "_WITHOUT_NODES_S", 0)
+    assert team.work() == {} and "of the cluster's 4 cores 0 are free" in caplog.text
+    there.clear()
+    with pytest.raises(ProcessError, match=r"The cluster at a:1 has lost all machines with a core.*run the same"):
+        team.work()
 
 
 # --------------------------------------------------------------- work

@@ -62,8 +62,8 @@ def in_order(
     name_of: Callable[[A], str] = str,
     cluster: str | None = None,
 ) -> Generator[R]:
-    """``function`` of each item. With one worker it is called in this process. ``items`` are taken as they are needed:
-    at most two a worker are in work or wait to be yielded. Close the iterator, and all workers end at once.
+    """``function`` of each item. With one worker, and no address, it is called in this process. ``items`` are taken as
+    they are needed: at most two a worker are in work or wait to be yielded. Close the iterator, and all workers end.
 
     ``cluster``: the address of a Ray cluster, HOST:PORT, whose processes do the work; empty: a Ray that is started on
     this machine; None: processes of this program.
