@@ -51,8 +51,8 @@ def connect(address: str, environment: tuple[tuple[str, str], ...]) -> Cluster:
     Raises SettingsError: the extra is missing, nothing answers, the token is missing or another, or versions differ.
     """
     os.environ |= _OWN
-    code = os.pathsep.join([str(Path(zoobot.__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-    worker = {"env_vars": dict(environment) | {"PYTHONPATH": code}}
+    code = [str(Path(zoobot.__file__).parents[1]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    worker = {"env_vars": dict(environment) | {"PYTHONPATH": os.pathsep.join(code)}}
     how: dict[str, Any] = {"runtime_env": worker, "log_to_driver": False}
     if address:
         _refuse_silence(address)
