@@ -58,7 +58,7 @@ def problems_of(compose: Compose, tmp_path: Path, *overrides: str) -> str:
 
 def test_every_group_of_settings_has_options_and_every_option_a_group() -> None:
     groups = {option.split("=")[0] for option in ALL_OPTIONS}
-    with_options = {"acquisition", "model", "oracle", "shards", "stage", "survey", "task", "tracking"}
+    with_options = {"acquisition", "engine", "model", "oracle", "shards", "stage", "survey", "task", "tracking"}
     assert groups == with_options | {"experiment", "world"} and with_options <= {f.name for f in fields(Settings)}
 
 
@@ -289,7 +289,7 @@ def test_an_output_depends_on_all_but_places_and_looks(compose: Compose, tmp_pat
         "survey.folder", "survey.pictures", "survey.allow_links",
         "survey.catalog", "survey.classifications", "survey.features",  # places; their content goes in by its digest
         "extensions", "oracle.live",  # goes in by digest; follows from oracle.kind
-        "survey.same_galaxy", "workers",
+        "survey.same_galaxy", "workers", "engine.name", "engine.address",
         "max_dropped_fraction", "iterate.previous", "simulate.iterations", "verify_inputs", "stop.votes",  # limits
         "stop.labels", "stop.eval_loss", "stop.next_100_labels_buy", "stop.minutes_per_vote",
         "oracle.dry_run", "oracle.subjects", "oracle.credentials_file",  # how Zooniverse is reached, not what is asked

@@ -34,7 +34,7 @@ ONLY_IMPORTERS = {
     "omegaconf": {"run", "zoobot.settings.compose", "zoobot.settings.command_line", "zoobot.sweep"},
     "wandb": {"zoobot.reports.dashboard"},
     "panoptes_client": {"zoobot.oracles.panoptes"},
-    "ray": {"zoobot.engine.map"},
+    "ray": {"zoobot.engine.cluster"},
     "boto3": set(),  # launch/ alone, which is no part of the package
     "botocore": set(),
 }

@@ -17,6 +17,7 @@ import pytest
 
 from zoobot.engine import map as engine
 from zoobot.engine import progress
+from zoobot.engine.tasks import Task
 from zoobot.errors import InputError, ProcessError, ServiceError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -161,4 +162,4 @@ def test_a_log_has_a_line_with_the_rate_and_the_time_left(
 
 def test_input_errors_keep_their_kind() -> None:
     error = InputError("b: is bad")
-    assert str(engine._named(error, "b")) == "b: is bad", "the name is there once"
+    assert str(Task(0, None, "b").failed(error)) == "b: is bad", "the name is there once"

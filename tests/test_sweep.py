@@ -68,7 +68,7 @@ def test_a_killed_sweep_goes_on_to_the_same_files(tmp_path: Path, settings: Call
     caplog.set_level(logging.INFO)
     monkeypatch.chdir(tmp_path)
     sweep.run_job(finished, 0, str(ROOT))
-    assert Path.cwd() == ROOT, "a worker of Ray may be elsewhere"
+    assert Path.cwd() == ROOT, "a launcher may start it elsewhere"
     assert "already has 2 iterations: nothing to do" in caplog.text
     other = replace(finished, iterate=replace(finished.iterate, subjects_per_iteration=3))
     with pytest.raises(FolderError, match=r"iterate\.subjects_per_iteration: 8 there, 3 now"):

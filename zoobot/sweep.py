@@ -24,10 +24,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from zoobot.engine import map as engine
 from zoobot.engine import process
 from zoobot.errors import SettingsError, ZoobotError
 from zoobot.folders import publish_file, read_json, to_text
-from zoobot.settings import Settings, command_line, compose, flatten, stage_settings
+from zoobot.settings import EngineSettings, Settings, command_line, compose, flatten, stage_settings
 
 log = logging.getLogger("zoobot")
 _COUNT = "ZOOBOT_SWEEP_JOBS"  # passes the number to processes that a launcher starts
@@ -47,7 +48,7 @@ class PrepareJobs(Callback):
         """Refuse the sweep, or add both to the overrides of every job."""
         logs = Path(config.hydra.sweep.dir).absolute()
         jobs = _jobs(config)
-        with read_write(config):  # as overrides: Ray's workers have neither our environment nor our working folder
+        with read_write(config):  # as overrides: a launcher's processes may have neither our environment nor our folder
             config.hydra.overrides.hydra += [
                 f"+hydra.job.env_set.{_COUNT}='{len(jobs)}'",
                 f"hydra.sweep.dir={QuotedString(str(logs), Quote.single).with_quotes()}",
@@ -169,15 +170,20 @@ def _writes(settings: Settings) -> Iterator[tuple[str, Path, dict[str, object]]]
 
 
 def run_job(settings: Settings, number: int, folder: str) -> None:
-    """Run the stage of job ``number`` (from 0) in its own process, in the working ``folder`` of the sweep.
+    """Run the stage of job ``number`` (from 0) in its own process, in the working ``folder`` of the sweep. With
+    ``engine.address``, on a core of the cluster.
 
     Raises what the stage raises.
     """
-    os.chdir(folder)  # a worker of a running Ray is in the folder where Ray was started
+    os.chdir(folder)  # a launcher may start it elsewhere
     count = os.environ.get(_COUNT, "?")
     log.info("%d of %s: %s %s", number + 1, count, settings.survey.name, settings.experiment_name)
     multiprocessing.set_start_method("spawn", force=True)  # joblib's workers use a method of their own
-    process.call(_run_stage, settings, settings.experiment_name)
+    if not settings.cluster:
+        process.call(_run_stage, settings, settings.experiment_name)
+        return
+    there = dataclasses.replace(settings, engine=EngineSettings(), workers=settings.workers or 1)
+    list(engine.in_order(_run_stage, [there], 1, lambda job: job.experiment_name, settings.cluster))
 
 
 def _run_stage(settings: Settings) -> None:

@@ -1,7 +1,7 @@
-"""Apply a function to many items in worker processes. Results come in the order of the items.
+"""Apply a function to many items in worker processes, here or on a cluster. Results come in the order of the items.
 
 The function is one of a module's own, its items and results can be pickled, and it may be called again for an item
-whose process was killed: so it publishes what it writes only when that is complete. A cluster would need no more.
+whose process was killed: so it publishes what it writes only when that is complete.
 """
 
 from __future__ import annotations
@@ -17,23 +17,37 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoobot.engine import process
-from zoobot.errors import ProcessError, ZoobotError
+from zoobot.engine.tasks import Task
+from zoobot.errors import ZoobotError
+
+if TYPE_CHECKING:
+    from zoobot.engine.cluster import Cluster
 
 A = TypeVar("A")
 R = TypeVar("R")
-_TRIES = 3  # of an item whose process is killed
 _READY = "ready"
-_ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
-)  # of what numpy and others compute with, per process
-log = logging.getLogger("zoobot")
+ONE_THREAD = dict.fromkeys(
+    (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+        "TF_NUM_INTRAOP_THREADS",
+        "TF_NUM_INTEROP_THREADS",
+    ),
+    "1",
+)  # of what numpy, TensorFlow and others compute with, per process
 
 
-def cores() -> int:
-    """How many processors this process may use: by its affinity, and by the limit of its container (cgroup 2)."""
+def cores(cluster: str | None = None) -> int:
+    """How many processors this process may use: by its affinity, and by the limit of its container (cgroup 2). Of a
+    cluster: how many it has.
+    """
+    if cluster:
+        return _cluster(cluster).cores()
     n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):  # no such file, or "max" instead of a number
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -42,31 +56,39 @@ def cores() -> int:
 
 
 def in_order(
-    function: Callable[[A], R], items: Iterable[A], workers: int, name_of: Callable[[A], str] = str
+    function: Callable[[A], R],
+    items: Iterable[A],
+    workers: int,
+    name_of: Callable[[A], str] = str,
+    cluster: str | None = None,
 ) -> Generator[R]:
-    """``function`` of each item. With one worker it is called in this process. ``items`` are taken as they are needed:
-    at most two a worker are in work or wait to be yielded. Close the iterator, and all workers end at once.
+    """``function`` of each item. With one worker, and no address, it is called in this process. ``items`` are taken as
+    they are needed: at most two a worker are in work or wait to be yielded. Close the iterator, and all workers end.
+
+    ``cluster``: the address of a Ray cluster, HOST:PORT, whose processes do the work; empty: a Ray that is started on
+    this machine; None: processes of this program.
 
     Raises:
         ZoobotError: the function raised it; the message begins with the item's name. ProcessError: the process that
         worked on an item was killed, three times. RuntimeError: the function raised another exception, in a worker.
+        SettingsError: the cluster cannot be used.
     """
-    if workers == 1:
-        for item in items:
+    tasks: Iterator[Task[A]] = (Task(number, item, name_of(item)) for number, item in enumerate(items))
+    if workers == 1 and not cluster:
+        for task in tasks:
             try:
-                yield function(item)
+                yield function(task.item)
             except ZoobotError as error:
-                _named(error, name_of(item))
+                task.failed(error)
                 raise
         return
-    team = _Team(function, workers)
-    tasks = (_Task(number, item, name_of(item)) for number, item in enumerate(items))
+    team = _Team(function, workers) if cluster is None else _cluster(cluster).team(function, workers)
     results: dict[int, R] = {}
     first = given = 0
     try:
         while True:
-            while given < first + 2 * workers and (task := next(tasks, None)):
-                team.queue.append(task)
+            while given < first + 2 * workers and (new := next(tasks, None)):
+                team.queue.append(new)
                 given += 1
             if first == given:
                 return
@@ -79,17 +101,15 @@ def in_order(
 
 
 @dataclass
-class _Task(Generic[A]):
-    number: int
-    item: A
-    name: str
-    kills: int = 0
-
-
-@dataclass
 class _Worker:
     process: BaseProcess
-    task: _Task[Any] | None
+    task: Task[Any] | None
+
+
+def _cluster(address: str) -> Cluster:
+    from zoobot.engine import cluster  # late: it needs the extra ray
+
+    return cluster.connect(address, tuple(ONE_THREAD.items()))
 
 
 class _Team:
@@ -98,7 +118,7 @@ class _Team:
     def __init__(self, function: Callable[[Any], Any], size: int) -> None:
         self._function, self._size = function, size
         self._workers: dict[Connection, _Worker] = {}
-        self.queue: deque[_Task[Any]] = deque()
+        self.queue: deque[Task[Any]] = deque()
 
     def work(self) -> dict[int, Any]:
         """Give tasks to workers and wait until some worker says something. Results, by the number of their task."""
@@ -122,7 +142,7 @@ class _Team:
                 self._give(pipe, worker, worker.task)
             elif isinstance(message, Exception):
                 assert worker.task
-                raise _named(message, worker.task.name)
+                raise worker.task.failed(message)
             elif worker.task:
                 results[worker.task.number] = message[0]
                 worker.task = None
@@ -137,7 +157,7 @@ class _Team:
             pipe.close()
         self._workers.clear()
 
-    def _hire(self, task: _Task[Any]) -> None:
+    def _hire(self, task: Task[Any]) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         level = logging.getLogger().level
@@ -147,7 +167,7 @@ class _Team:
             self._workers[ours] = _Worker(new, task)  # before an interrupt, which ends all that are known
         theirs.close()  # so that recv() sees the end of the pipe when the process dies
 
-    def _give(self, pipe: Connection, worker: _Worker, task: _Task[Any]) -> None:
+    def _give(self, pipe: Connection, worker: _Worker, task: Task[Any]) -> None:
         worker.task = task
         with suppress(OSError):  # it was killed: recv() will see that
             pipe.send(task.item)
@@ -157,17 +177,9 @@ class _Team:
         worker = self._workers.pop(pipe)
         pipe.close()
         worker.process.join()
-        if (task := worker.task) is None:
-            return
-        task.kills += 1
-        how = process.describe(worker.process.exitcode or 0)
-        if task.kills == _TRIES:
-            raise ProcessError(
-                f"The process working on {task.name} was killed {_TRIES} times ({how}), by hand or because memory ran"
-                " out. Finished parts are kept. Set workers to a lower number, and run the same command again."
-            )
-        log.warning("the process working on %s was killed (%s): it is done again", task.name, how)
-        self.queue.appendleft(task)
+        if task := worker.task:
+            task.lost(process.describe(worker.process.exitcode or 0))
+            self.queue.appendleft(task)
 
 
 def _work(pipe: Connection, level: int, function: Callable[[Any], Any]) -> None:
@@ -182,18 +194,11 @@ def _work(pipe: Connection, level: int, function: Callable[[Any], Any]) -> None:
             pipe.send(process.to_send(error))
 
 
-def _named(error: Exception, name: str) -> Exception:
-    """The error, with the item that it is about at the beginning of its message."""
-    if error.args and name not in str(error):
-        error.args = (f"{name}: {error.args[0]}", *error.args[1:])
-    return error
-
-
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """A process that starts here computes in one thread."""
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(_ONE_THREAD)
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
     try:
         yield
     finally:

@@ -19,7 +19,7 @@ from zoobot.iterations import learning, true_votes
 from zoobot.iterations.evaluate import evaluate
 from zoobot.iterations.files import ExperimentFolder, IterationFolder
 from zoobot.iterations.iteration import Iteration, fixed_settings
-from zoobot.models.features import frozen_features
+from zoobot.models.features import fill, frozen_features
 from zoobot.settings import Settings
 
 log = logging.getLogger("zoobot")
@@ -50,8 +50,9 @@ def write(settings: Settings) -> None:
 
 def _fit(it: Iteration) -> None:
     frozen = frozen_features(it.settings, it.shard_config)
-    first_H, first_A, _ = learning.training_set(it, frozen.of)
     shards = it.shard_config.splits["pool"]
+    fill(frozen, it.settings, it.shard_config.shard_size, (it.shard_dir / shard for shard in shards))
+    first_H, first_A, _ = learning.training_set(it, frozen.of)
     with database.connect(it.folder.database) as connection:
         ids = [id_str for shard in shards for id_str in database.ids_in_shard(connection, shard)]
     pool_H = [frozen.of(it.shard_dir / shard) for shard in shards]

@@ -40,6 +40,7 @@ def choose(it: Iteration, evaluated: Evaluated, pool: Pool) -> Chosen:
     posterior samples per answer, acquisition, rank, at_random. The choice is made from the samples as they are stored.
     """
     shards = _next_shards(it, pool)
+    evaluated.predictor.fill(it.shard_dir / shard for shard in shards)
     kept = it.folder.path / "samples"  # until they are in the table
     with kept.open("w+b") as file:
         labelled_M_H = _labelled_features(it, evaluated.predictor)

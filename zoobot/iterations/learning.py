@@ -6,8 +6,9 @@ features of any TFRecord file, and posterior samples from features. Axes: N gala
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +34,14 @@ SCALED = 2000  # galaxies of the pool whose features give the head its scale
 class Predictor:
     """``features``: TFRecord file → features N × H; ``sample``: features, K and a random stream → posterior samples
     N × K × A; ``member_K``: which network of an ensemble gives each sample, None without an ensemble; ``joint``: the
-    head, None without one.
+    head, None without one; ``fill``: have worker processes compute the features of files, where that is faster.
     """
 
     features: Callable[[Path], Floats32]
     sample: Callable[[Floats32, int, np.random.Generator], Floats32]
     member_K: npt.NDArray[np.int64] | None = None
     joint: head.Head | None = None
+    fill: Callable[[Iterable[Path]], None] = lambda files: None
 
 
 def learn(it: Iteration) -> Training:
@@ -60,7 +62,8 @@ def load(it: Iteration, folder: Path) -> Predictor:
             raise FolderError(
                 f"The head in {folder} belongs to another encoder than model.weights={model.weights} now."
             )
-        return load_head(frozen, folder)
+        fill = functools.partial(features.fill, frozen, it.settings, it.shard_config.shard_size)
+        return replace(load_head(frozen, folder), fill=fill)
     return load_networks(model, it.task.groups, it.shard_config, folder, it.unfinished / "features")
 
 
@@ -88,6 +91,9 @@ def load_networks(
 
 def _fit_head(it: Iteration) -> Training:
     frozen = features.frozen_features(it.settings, it.shard_config)
+    names = [name for split in ("train", "eval", "test") for name in it.shard_config.splits[split]]
+    files = [it.shard_dir / name for name in (*names, *_scale_shards(it))]
+    features.fill(frozen, it.settings, it.shard_config.shard_size, files)
     return write_head(it, frozen, *training_set(it, frozen.of))
 
 
@@ -143,6 +149,10 @@ def drawn_at_random(it: Iteration, ids: list[str]) -> npt.NDArray[np.bool_]:
 
 
 def scale_of(it: Iteration, of: Callable[[Path], Floats32]) -> head.Scale:
-    """That of the first pool shards, as many as hold enough galaxies if none was dropped: always the same ones."""
-    names = it.shard_config.splits["pool"][: -(-SCALED // it.shard_config.shard_size)]
-    return head.Scale.of(np.concatenate([of(it.shard_dir / name) for name in names]))
+    """That of the first pool shards."""
+    return head.Scale.of(np.concatenate([of(it.shard_dir / name) for name in _scale_shards(it)]))
+
+
+def _scale_shards(it: Iteration) -> list[str]:
+    """As many as hold enough galaxies if none was dropped: always the same ones."""
+    return it.shard_config.splits["pool"][: -(-SCALED // it.shard_config.shard_size)]

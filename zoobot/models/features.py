@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoobot import folders
+from zoobot.engine import map as engine
+from zoobot.engine.progress import track
 from zoobot.errors import SettingsError
 from zoobot.galaxies import tfrecords
 from zoobot.galaxies.tfrecords import ShardConfig
@@ -25,6 +28,10 @@ from zoobot.settings import ModelSettings, Settings
 
 if TYPE_CHECKING:
     from zoobot.models import encoders
+
+
+GALAXIES_PER_WORKER = 4000  # with fewer, TensorFlow's start in a process takes as long as it saves
+_GPU = Path("/proc/driver/nvidia")  # which one process uses best
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,16 @@ class FeatureCache:
     orientations: int
     encode: Callable[[Path], Floats32]
 
+    def has(self, path: Path) -> bool:
+        """Whether there are features of a TFRecord file; ``of`` looks at their content."""
+        return any(self._folder().glob(f"{folders.digest_in(path)[:16]}_*.npy"))
+
+    def _folder(self) -> Path:
+        return self.folder / f"{self.weights_sha256[:16]}_{self.orientations}"
+
     def of(self, path: Path) -> Floats32:
         """The features N × H of the galaxies in a TFRecord file, mapped into memory."""
-        folder = self.folder / f"{self.weights_sha256[:16]}_{self.orientations}"
-        name = folders.digest_in(path)[:16]
+        folder, name = self._folder(), folders.digest_in(path)[:16]
         kept = next((file for file in sorted(folder.glob(f"{name}_*.npy")) if _is_whole(file)), None)
         if kept is None:
             content = io.BytesIO()
@@ -120,6 +133,29 @@ def frozen_features(settings: Settings, config: ShardConfig) -> FeatureCache:
 def cached(frozen: FrozenEncoder, folder: Path) -> FeatureCache:
     """The features of an encoder that is not trained, kept in a folder."""
     return FeatureCache(folder, digest(frozen), frozen.model.orientations, functools.partial(encode, frozen))
+
+
+def fill(cache: FeatureCache, settings: Settings, shard_size: int, files: Iterable[Path]) -> None:
+    """Compute features that are not kept yet in worker processes, if there are so many of a large network that this is
+    faster. An encoder here leaves cores idle: a network as small as for 64 px has too little work in each layer.
+    """
+    missing = [path for path in dict.fromkeys(files) if not cache.has(path)]
+    kind, cluster = ARCHITECTURES[settings.model.architecture], settings.cluster
+    if not (kind.has_imagenet or kind.timm) or (cluster is None and _GPU.exists()):
+        return
+    most = len(missing) * shard_size // GALAXIES_PER_WORKER
+    workers = min(len(missing), settings.workers or min(most, engine.cores(cluster)))
+    if workers > 1:
+        work = ((cache, path) for path in missing)
+        done = engine.in_order(_keep, work, workers, lambda item: item[1].name, cluster)
+        with closing(done):
+            for _ in track(done, "computing features", len(missing)):
+                pass
+
+
+def _keep(work: tuple[FeatureCache, Path]) -> None:
+    cache, path = work
+    cache.of(path)
 
 
 def save_encoder(frozen: FrozenEncoder, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ TRAINED = ("all", "head")
 SHARD_SOURCES = ("mock", "real")
 INPUT_CHECKS = ("sizes", "digests")
 IF_SAME = ("warn", "error")
+ENGINES = ("local", "ray")
 STRETCHES = ("nanomaggies", "noise")
 # The least that a setting may be, and between which values it may be.
 _AT_LEAST = {
@@ -93,6 +95,7 @@ def problems(s: Settings, choices: Mapping[str, Collection[str]]) -> list[str]:
         "model.train": TRAINED, "model.orientations": (1, 8), "reduce.anonymous_repeats": ANONYMOUS_REPEATS,
         "tracking.mode": TRACKING_MODES, "verify_inputs": INPUT_CHECKS, "shards.source": SHARD_SOURCES,
         "shards.channels": (1, 3), "survey.same_galaxy": IF_SAME, "survey.stretch": STRETCHES,
+        "engine.name": ENGINES,
     }  # fmt: skip
     problems = values.problems(flat)
     problems += [
@@ -139,6 +142,10 @@ def _misfits(s: Settings) -> list[str]:
             f"oracle.votes_per_galaxy={s.oracle.votes_per_galaxy}: must exceed survey.retirement_votes"
             f"={s.survey.retirement_votes}, otherwise no galaxy is ever labelled"
         )
+    if s.engine.address and s.engine.name == "local":
+        problems.append(f"engine.address={s.engine.address}: only with engine=ray")
+    elif s.engine.address and not re.fullmatch(r"[^\s/]+:[0-9]{1,5}", s.engine.address):
+        problems.append(f"engine.address={s.engine.address}: must be HOST:PORT, as ray start --head says it")
     if s.stage == "verify" and not s.verify.path:
         problems.append("verify.path: name the folder to verify, e.g. verify.path=data/demo/shards/smooth")
     return problems + (_reduce_misfits(s) if s.stage == "reduce" else [])

@@ -295,6 +295,14 @@ class CheckSettings:
 
 
 @dataclass(frozen=True)
+class EngineSettings:
+    """Where shards, features and catalogues are made."""
+
+    name: str = "local"  # local: processes on this machine; ray: a Ray cluster (docs/cluster.md)
+    address: str = ""  # ray: a cluster that runs, HOST:PORT; empty: start a Ray on this machine
+
+
+@dataclass(frozen=True)
 class Settings:
     """All settings of one run."""
 
@@ -303,14 +311,13 @@ class Settings:
     seed: int = 0  # of the simulation: weights, dropout, data order, volunteers, random choices
     quick: bool = False  # test mode: few galaxies, tiny images, short training; output goes to {data_dir}/quick
     max_dropped_fraction: float = 0.01  # stop with an error if a larger fraction of rows or images is bad
-    workers: int = (
-        0  # processes that write shards or a catalogue side by side; 0: as many as there are cores and work for
-    )
+    workers: int = 0  # processes that work side by side; 0: as many as there are cores and work for
     verify_inputs: str = "sizes"  # what a stage checks in the folders it reads: sizes (JSON: digests) or all digests
     experiment_name: str = MISSING  # name of the experiment's folder, and of the group of its W&B runs
     extensions: list[str] = field(
         default_factory=list
     )  # your own Python files with acquisition functions, encoders, oracles or surveys: docs/extending.md
+    engine: EngineSettings = field(default_factory=EngineSettings)
     survey: SurveySettings = field(default_factory=SurveySettings)
     task: TaskSettings = field(default_factory=TaskSettings)
     reduce: ReduceSettings = field(default_factory=ReduceSettings)
@@ -329,6 +336,11 @@ class Settings:
     report: ReportSettings = field(default_factory=ReportSettings)
     verify: VerifySettings = field(default_factory=VerifySettings)
     check: CheckSettings = field(default_factory=CheckSettings)
+
+    @property
+    def cluster(self) -> str | None:
+        """The address of a Ray cluster, empty for one that is started on this machine; None: no cluster."""
+        return self.engine.address if self.engine.name == "ray" else None
 
     @property
     def survey_dir(self) -> Path:

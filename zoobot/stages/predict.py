@@ -161,12 +161,17 @@ def _known(settings: Settings, catalog_dir: Path, final: FinalFolder) -> _Known:
 
 
 def _predict_all(settings: Settings, final: FinalFolder, known: _Known, staging: Path) -> list[Path]:
-    """Write the parts of the catalogue, side by side. Their files, in order. A network uses all cores by itself."""
+    """Write the parts of the catalogue, side by side. Their files, in order. A network uses all cores by itself, and an
+    extension is known to this process only.
+    """
     groups = list(catalogue.groups_of_shards(tfrecords.load_config(settings.shard_dir)))
-    most = engine.cores() if final.read().recipe.model.train == "head" else 1
-    workers = settings.workers or min(most, len(groups))
+    cluster = None if settings.extensions else settings.cluster
+    side_by_side = final.read().recipe.model.train == "head" or cluster
+    most = engine.cores(cluster) if side_by_side else 1
+    workers = 1 if settings.extensions else settings.workers or min(most, len(groups))
     parts = _parts(settings, final, known, staging, groups)
-    with closing(engine.in_order(catalogue.predict_part, parts, workers, lambda part: part.target.name)) as written:
+    made = engine.in_order(catalogue.predict_part, parts, workers, lambda part: part.target.name, cluster)
+    with closing(made) as written:
         return list(track(written, "predicting galaxies", len(groups)))
 
 

@@ -194,11 +194,12 @@ def _write_all(source: _Source, staging: Path) -> dict[str, list[Part]]:
     if finished:
         log.info("%s: %d shards already exist", settings.shard_dir, len(finished))
     left = n - sum(part.n_galaxies for part in finished.values())
-    most = 1 if source.gathered else engine.cores()  # features are only copied
+    most = 1 if source.gathered else engine.cores(settings.cluster)  # features are only copied
     workers = settings.workers or max(1, min(most, left // GALAXIES_PER_WORKER))
     n_dropped, problem = sum(len(part.dropped) for part in finished.values()), ""
     works = source.work(staging, finished)
-    with closing(engine.in_order(shard_writer.write, works, workers, lambda work: work.file)) as written:
+    made = engine.in_order(shard_writer.write, works, workers, lambda work: work.file, settings.cluster)
+    with closing(made) as written:
         for part in track(written, "writing shards", left, lambda part: part.n_galaxies):
             finished[part.file] = part
             n_dropped += len(part.dropped)
