@@ -64,6 +64,22 @@ def galaxies_of(path: Path) -> pd.DataFrame:
     return pd.read_parquet(path / "galaxies")
 
 
+def test_an_encoder_of_an_extension_predicts_whatever_the_number_of_workers(
+    compose: Compose, tmp_path: Path, parts_of_one: None
+) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from zoobot.models.architectures import ARCHITECTURES, Architecture\n"
+        "ARCHITECTURES['mine'] = Architecture(lambda m: 1, fixed=lambda m, i: i.mean((1, 2, 3))[:, None] / 255)\n"
+    )
+    extended = ("model.architecture=mine", f"extensions=[{mine}]")
+    settings = compose(*QUICK, *extended, data_dir=tmp_path)
+    simulate.run(settings)
+    finish.run(settings)
+    predict.run(replace(settings, workers=2))
+    assert len(galaxies_of(settings.predictions_dir / "done")) > 50
+
+
 # --------------------------------------------------------------- one Dirichlet a galaxy
 
 
