@@ -29,7 +29,7 @@ from zoobot.galaxies.tfrecords import Dropped
 from zoobot.iterations.files import ExperimentFolder, InstructionsFolder, IterationFolder, Request, Requests, Source
 from zoobot.metrics import Values
 from zoobot.oracles.protocol import Receipt
-from zoobot.reports import charts, efficiency, gains, page
+from zoobot.reports import charts, efficiency, gains, galaxy_tables
 from zoobot.reports.experiments import group, read_experiments
 from zoobot.settings import AcquisitionSettings, ModelSettings, ReportSettings, Settings, TaskSettings
 from zoobot.stages import report

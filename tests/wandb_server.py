@@ -151,6 +151,12 @@ class WandbServer:
         artifact = {"id": str(number), "state": "COMMITTED" if same else "PENDING", "artifactSequence": sequence}
         return {"createArtifact": {"artifact": artifact}}
 
+    def _ArtifactType(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"artifact": None}}
+
+    def _OrganizationCoreWeaveOrganizationID(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {"entity": {"organization": None}}
+
     def _CreateArtifactManifest(self, values: dict[str, Any]) -> dict[str, Any]:
         return {"createArtifactManifest": {"artifactManifest": self._manifest(values["artifactID"])}}
 
@@ -266,7 +272,7 @@ def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
 def sync(server: WandbServer, *paths: Path, more: Sequence[str] = ()) -> str:
     """`wandb sync` in a process of its own, as people call it; what it says."""
     command = [sys.executable, "-m", "wandb", "sync", *more, *map(str, paths)]
-    environment = {**os.environ, **server.environment}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    environment = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"} | server.environment
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=paths[0])
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from zoobot.engine import process, quiet
 from zoobot.folders import disk
 from zoobot.iterations.files import ExperimentFolder, IterationFolder
 from zoobot.reports import history
-from zoobot.reports.history import AXES, LABELS, History, Run, TrackingFolder
+from zoobot.reports.history import AXES, LABELS, History, Row, Run, TrackingFolder
 from zoobot.settings import Settings
 
 log = logging.getLogger("zoobot")
@@ -93,10 +94,11 @@ def _send(settings: Settings, found: History, sent: int) -> None:
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir()
     offline = settings.tracking.mode == "offline"
-    with _start(settings, found.run, writing) as run:
+    with _run(settings, found.run, writing) as run:
         written = Path(run.dir).parent
         _define_axes(run)
         first = sent if offline else run.starting_step
+        run.summary.update(_newest(found.rows[:first]))  # a sync replaces the summary that the server has
         for row in found.rows[first:]:
             run.log({key: _to_wandb(value, folder) for key, value in row.items()})
         run.log_artifact(_references(settings, found.run))
@@ -110,20 +112,27 @@ def _send(settings: Settings, found: History, sent: int) -> None:
     shutil.rmtree(writing)
 
 
-def _start(settings: Settings, run: Run, folder: Path) -> Any:
+@contextmanager
+def _run(settings: Settings, run: Run, folder: Path) -> Iterator[Any]:
     wandb = _client(settings.tracking.mode)
-    return wandb.init(
-        mode=settings.tracking.mode,
-        project=settings.tracking.project,
-        entity=settings.tracking.entity or None,
-        dir=folder,
-        **{**asdict(run), "tags": tuple(run.tags)},
-        resume="allow",
-        settings=wandb.Settings(
-            silent=True, console="off", x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False,
-            init_timeout=CONNECT_S,
-        ),
+    options = wandb.Settings(
+        silent=True, console="off", x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False,
+        init_timeout=CONNECT_S,
     )  # fmt: skip
+    try:
+        with wandb.init(
+            mode=settings.tracking.mode,
+            project=settings.tracking.project,
+            entity=settings.tracking.entity or None,
+            dir=folder,
+            resume="allow",
+            settings=options,
+            **asdict(run),
+        ) as started:
+            yield started
+    except Exception:
+        wandb.teardown()  # otherwise its service would hold the id, and refuse it to the next iteration
+        raise
 
 
 def _client(mode: str) -> Any:
@@ -134,6 +143,11 @@ def _client(mode: str) -> Any:
     import wandb
 
     return wandb
+
+
+def _newest(rows: Sequence[Row]) -> Row:
+    """The newest number of each key."""
+    return {key: value for row in rows for key, value in row.items() if not isinstance(value, dict)}
 
 
 def _define_axes(run: Any) -> None:
@@ -159,11 +173,13 @@ def _to_wandb(value: Any, folder: TrackingFolder) -> Any:
 
 def _references(settings: Settings, run: Run) -> Any:
     """Which files the experiment has, by their names and digests. The files themselves stay here."""
-    import wandb
     from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
+    from wandb.sdk.lib.paths import LogicalPath
+
+    import wandb
 
     def refer(name: str, sha256: str, size: int) -> None:
-        entry = ArtifactManifestEntry(path=name, ref=f"zoobot://{name}", digest=sha256, size=size)
+        entry = ArtifactManifestEntry(path=LogicalPath(name), ref=f"zoobot://{name}", digest=sha256, size=size)
         artifact.manifest.add_entry(entry)  # add_reference would take the digest of a file for its address
 
     experiment = ExperimentFolder(settings.experiment_dir)
