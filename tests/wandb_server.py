@@ -62,7 +62,7 @@ class WandbServer:
         self.deleted: set[str] = set()
         self.runs: dict[str, Run] = {}
         self.artifacts: list[Artifact] = []
-        self.views: list[dict[str, Any]] = []
+        self.views: dict[str, dict[str, Any]] = {}
         self.unknown: list[str] = []  # requests that are not answered here
         self.sent: list[bytes] = []  # every body
         self.lock = threading.Lock()
@@ -131,6 +131,11 @@ class WandbServer:
 
     def _RunStoppedStatus(self, values: dict[str, Any]) -> dict[str, Any]:
         return {"project": {"run": {"stopped": False}}}
+
+    def _UpsertView2(self, values: dict[str, Any]) -> dict[str, Any]:
+        is_new = values["name"] not in self.views
+        self.views[values["name"]] = values
+        return {"upsertView": {"view": {"id": "1", "name": values["name"]}, "inserted": is_new}}
 
     def _CreateRunFiles(self, values: dict[str, Any]) -> dict[str, Any]:
         files = [{"name": n, "uploadUrl": f"{self.url}/upload/run/{values['run']}/{n}"} for n in values["files"]]
