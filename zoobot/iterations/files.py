@@ -91,10 +91,11 @@ class InstructionsFolder:
         """The index that iteration 0 starts from."""
         return self.path / "iteration.db"
 
-    @property
-    def exists(self) -> bool:
-        """Whether they were published."""
-        return (self.path / "instructions.json").is_file()
+    def may_be(self, acquisition: str, seed: int) -> bool:
+        """Whether they are there, with this acquisition function and seed. Quick, because it checks nothing else."""
+        path = self.path / "instructions.json"
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        return f'"name": "{acquisition}"' in text and f'"seed": {seed},' in text
 
     def read(self) -> Instructions:
         """Read instructions.json."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from zoobot.galaxies import database
+from zoobot.galaxies import database, tfrecords
 from zoobot.galaxies.tasks import Task
 from zoobot.iterations.files import ExperimentFolder, IterationFolder
 from zoobot.reports import galaxy_tables, hindsight
@@ -18,16 +18,16 @@ Votes = Mapping[str, Mapping[str, int]]
 def numbers(experiment: ExperimentFolder, iterations: Sequence[IterationFolder]) -> dict[str, float]:
     """Numbers about the newest of ``iterations``: the share of each answer of the first question among the galaxies
     labelled since the start (by most votes), and Spearman's correlation of score and error, both when it was asked
-    about, over the galaxies that were answered in this iteration.
+    about, over the galaxies that were answered in this iteration; and how many galaxies the shards dropped.
     """
     task = experiment.instructions.read().build_task()
     answers = task.groups[0].answers
     votes = database.read_new_votes(iterations[-1].database)
-    found: dict[str, float] = {}
+    found = _dropped(experiment)
     if votes:
         counts_N_A = hindsight.first_question(task, pd.DataFrame(list(votes.values())))
         leading_N = counts_N_A.argmax(axis=1)
-        found = {f"choice/share/{answer}": float((leading_N == at).mean()) for at, answer in enumerate(answers)}
+        found |= {f"choice/share/{answer}": float((leading_N == at).mean()) for at, answer in enumerate(answers)}
     answered = _answered(iterations)
     when_asked = _when_asked(task, iterations, list(answered))
     if len(when_asked):
@@ -35,6 +35,12 @@ def numbers(experiment: ExperimentFolder, iterations: Sequence[IterationFolder])
         correlation = hindsight.rank_correlation(when_asked, answers, counts_N_A)
         found |= {} if correlation is None else {"choice/score_error_correlation": correlation}
     return found
+
+
+def _dropped(experiment: ExperimentFolder) -> dict[str, float]:
+    """How many galaxies the shards dropped; nothing if the shards are gone."""
+    shards = experiment.instructions.source(experiment.instructions.read().shards)
+    return {"counts/dropped": len(tfrecords.load_config(shards).dropped)} if shards.is_dir() else {}
 
 
 def tables(experiment: ExperimentFolder, iterations: Sequence[IterationFolder], most: int) -> dict[str, str]:

@@ -34,10 +34,11 @@ _SENT = "sent.json"
 
 @dataclass(frozen=True)
 class Sent:
-    """How many rows were sent at last, and in which mode."""
+    """How many rows were sent at last, in which mode, and with which report."""
 
     mode: str
     rows: int
+    report_sha256: str = ""
 
 
 def log_iterations(settings: Settings, iterations: Sequence[IterationFolder]) -> None:
@@ -46,13 +47,14 @@ def log_iterations(settings: Settings, iterations: Sequence[IterationFolder]) ->
     """
     if settings.tracking.mode == "disabled":
         return
+    folder = history.tracking_of(settings.experiment_dir)
     try:
-        found = history.update(settings, describe_run(settings), iterations)
-        folder = history.tracking_of(settings.experiment_dir)
-        now = Sent(settings.tracking.mode, len(found.rows))
-        if (before := _sent(folder)) != now:
-            _send(settings, found, before.rows)
-            folders.publish_file(folder.path / _SENT, folders.to_text(asdict(now)).encode())
+        with disk.lock(folder.path, wait=True):  # stage=dashboard may log the same experiment
+            found = history.update(settings, describe_run(settings), iterations)
+            now = Sent(settings.tracking.mode, len(found.rows), _report_digest(settings))
+            if (before := _sent(folder)) != now:
+                _send(settings, found, before.rows)
+                folders.publish_file(folder.path / _SENT, folders.to_text(asdict(now)).encode())
     except Exception as error:  # the client can raise anything; the iterations are already published
         log.warning("%s was not logged to Weights & Biases: %s: %s", iterations[-1].name, type(error).__name__, error)
 
@@ -82,6 +84,11 @@ def _group(settings: Settings, name: str) -> str:
 def _sent(folder: TrackingFolder) -> Sent:
     path = folder.path / _SENT
     return folders.parse(folders.read_json(path), Sent, str(path)) if path.is_file() else Sent("", 0)
+
+
+def _report_digest(settings: Settings) -> str:
+    report = settings.report_dir / "report.html"
+    return folders.digest_file(report) if report.is_file() else ""
 
 
 # --------------------------------------------------------------- wandb
@@ -173,10 +180,9 @@ def _to_wandb(value: Any, folder: TrackingFolder) -> Any:
 
 def _references(settings: Settings, run: Run) -> Any:
     """Which files the experiment has, by their names and digests. The files themselves stay here."""
+    import wandb
     from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
     from wandb.sdk.lib.paths import LogicalPath
-
-    import wandb
 
     def refer(name: str, sha256: str, size: int) -> None:
         entry = ArtifactManifestEntry(path=LogicalPath(name), ref=f"zoobot://{name}", digest=sha256, size=size)
@@ -188,6 +194,6 @@ def _references(settings: Settings, run: Run) -> Any:
         listed = folders.read_manifest(path).files
         for name in (name for name in _REFERENCED if name in listed):
             refer(f"{path.name}/{name}", listed[name].sha256, listed[name].bytes)
-    if (report := settings.report_dir / "report.html").is_file():
-        refer("report.html", folders.digest_file(report), report.stat().st_size)
+    if digest := _report_digest(settings):
+        refer("report.html", digest, (settings.report_dir / "report.html").stat().st_size)
     return artifact

@@ -8,6 +8,7 @@ of the experiment alone: votes that have not been asked for are not in them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from zoobot import folders
+from zoobot.errors import FolderError
 from zoobot.iterations import waiting
 from zoobot.iterations.files import ExperimentFolder, IterationFolder, Summary
 from zoobot.metrics import COVERAGE_WIDTHS
 from zoobot.reports import choices
+from zoobot.reports.experiments import BASELINE
 from zoobot.settings import Settings
 
 LABELS, VOTES, EPOCH = "counts/train_galaxies", "cost/votes_spent", "training/epoch"
@@ -195,19 +198,19 @@ def _difference(own: IterationFolder, random: IterationFolder) -> Row:
 def _random_of(experiment: ExperimentFolder) -> ExperimentFolder | None:
     """The experiment beside this one that differs from it only in choosing at random."""
     own = _same(experiment)
-    if own is None or own["acquisition"] == "random":
+    if own["acquisition"] == BASELINE:
         return None
     for path in sorted(experiment.path.parent.glob("[!.]*")):
-        other = _same(ExperimentFolder(path)) if path != experiment.path else None
-        if other == {**own, "acquisition": "random"}:
-            return ExperimentFolder(path)
+        other = ExperimentFolder(path)
+        if path != experiment.path and other.instructions.may_be(BASELINE, own["seed"]):
+            with suppress(FolderError):  # of another version, or damaged: whoever uses it will hear of it
+                if _same(other) == {**own, "acquisition": BASELINE}:
+                    return other
     return None
 
 
-def _same(experiment: ExperimentFolder) -> dict[str, Any] | None:
-    """What two experiments of a pair share, and the name of the acquisition function; None: it has no instructions."""
-    if not experiment.instructions.exists:
-        return None
+def _same(experiment: ExperimentFolder) -> dict[str, Any]:
+    """What two experiments of a pair share, and the name of the acquisition function."""
     content = asdict(experiment.instructions.read())
     for key in ("experiment", "iterations", "last_classification_id"):
         del content[key]

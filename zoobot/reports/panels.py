@@ -62,7 +62,7 @@ _TEMPLATES = {
         Panel("Waiting for votes", ("counts/still_waiting",), "galaxies"),
         Panel("Longest wait", ("waiting/oldest",), "iterations"),
         Panel("Waiting, by iterations", ("waiting/ages",), "galaxies", "bars"),
-        Panel("Retired", ("counts/returned_to_pool", "counts/retired_confident"), "galaxies"),
+        Panel("Not labelled", ("counts/dropped", "counts/returned_to_pool", "counts/retired_confident"), "galaxies"),
         Panel("Votes spent", (VOTES,), "votes"),
         Panel("Volunteers' time", ("cost/volunteer_minutes",), "minutes"),
         Panel("Size of an iteration", ("cost/bytes",), "bytes"),
