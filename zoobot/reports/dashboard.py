@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ def log_iterations(settings: Settings, iterations: Sequence[IterationFolder]) ->
         with disk.lock(folder.path, wait=True):  # stage=dashboard may log the same experiment
             found = history.update(settings, describe_run(settings), iterations)
             now = Sent(settings.tracking.mode, len(found.rows), _report_digest(settings))
-            if (before := _sent(folder)) != now:
+            before = _sent(folder)
+            if now != (replace(before, mode=now.mode) if now.mode == "offline" else before):
                 _send(settings, found, before.rows)
                 folders.publish_file(folder.path / _SENT, folders.to_text(asdict(now)).encode())
     except Exception as error:  # the client can raise anything; the iterations are already published
