@@ -57,7 +57,7 @@ test-ec2: setup
 
 # Exact versions with hashes, for every supported Python; needs uv.
 lock:
-	uv pip compile pyproject.toml --extra cpu --extra live --extra ec2 --extra sweep --extra ray --extra dev --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra cpu --extra live --extra dashboard --extra ec2 --extra sweep --extra ray --extra dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
 	uv pip compile pyproject.toml --extra gpu --extra live --universal --python-version 3.11 -c requirements.lock \
 	  --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet -o requirements-gpu.lock

@@ -63,7 +63,7 @@ def test_an_iteration_holds_what_the_contract_says(done: Settings) -> None:
         names = {path.name for path in iteration(done, number).iterdir()}
         assert names == {
             "iteration.json", "iteration.db", "classifications", "acquired", "model", "predictions.parquet", "pictures",
-            "requests.json", "metrics.json", "test.parquet", "manifest.json",
+            "requests.json", "metrics.json", "eval.parquet", "test.parquet", "manifest.json",
         }  # fmt: skip
 
 

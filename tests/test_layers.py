@@ -33,6 +33,7 @@ ONLY_IMPORTERS = {
     "hydra": {"run", "zoobot.settings.compose", "zoobot.settings.command_line", "zoobot.sweep"},
     "omegaconf": {"run", "zoobot.settings.compose", "zoobot.settings.command_line", "zoobot.sweep"},
     "wandb": {"zoobot.reports.dashboard"},
+    "wandb_workspaces": {"zoobot.reports.workspace"},
     "panoptes_client": {"zoobot.oracles.panoptes"},
     "ray": {"zoobot.engine.cluster"},
     "boto3": set(),  # launch/ alone, which is no part of the package

@@ -29,7 +29,7 @@ from zoobot.galaxies.tfrecords import Dropped
 from zoobot.iterations.files import ExperimentFolder, InstructionsFolder, IterationFolder, Request, Requests, Source
 from zoobot.metrics import Values
 from zoobot.oracles.protocol import Receipt
-from zoobot.reports import charts, efficiency, gains, page
+from zoobot.reports import charts, efficiency, gains, galaxy_tables
 from zoobot.reports.experiments import group, read_experiments
 from zoobot.settings import AcquisitionSettings, ModelSettings, ReportSettings, Settings, TaskSettings
 from zoobot.stages import report
@@ -534,7 +534,7 @@ def test_pictures_are_embedded_and_small(tmp_path: Path) -> None:
     for n, attributes in enumerate(pictures):
         content = base64.b64decode(str(attributes["src"]).removeprefix("data:image/png;base64,"))
         image = Image.open(io.BytesIO(content))
-        assert max(image.size) == page.PICTURE_PX
+        assert max(image.size) == galaxy_tables.PICTURE_PX
         assert image.getpixel((0, 0)) == (20 * (n % 2),) * 3  # the picture of this rank
 
 

@@ -30,8 +30,9 @@ def test_jobs_get_their_number_and_folder(tmp_path: Path, monkeypatch: pytest.Mo
     config = OmegaConf.create({"hydra": {**hydra, "overrides": {"task": ["seed=range(5)", "world=rare"], "hydra": []}}})
     OmegaConf.set_readonly(config, True)
     sweep.PrepareJobs().on_multirun_start(config)
-    count, logs = OverridesParser.create().parse_overrides(list(config.hydra.overrides.hydra))
+    count, name, logs = OverridesParser.create().parse_overrides(list(config.hydra.overrides.hydra))
     assert (count.key_or_group, count.value()) == ("hydra.job.env_set.ZOOBOT_SWEEP_JOBS", "10")
+    assert (name.key_or_group, name.value()) == ("hydra.job.env_set.ZOOBOT_SWEEP", "it's_logs")
     assert (logs.key_or_group, logs.value()) == ("hydra.sweep.dir", f"{tmp_path}/it's/logs")
 
 

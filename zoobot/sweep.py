@@ -42,15 +42,19 @@ class Refused(SystemExit):
 
 
 class PrepareJobs(Callback):
-    """Checks all jobs of a sweep, and passes their number and the folder of the logs to each, wherever it runs."""
+    """Checks all jobs of a sweep, and passes to each, wherever it runs: how many there are, the name of the sweep, and
+    the folder of the logs.
+    """
 
     def on_multirun_start(self, config: DictConfig, **more: Any) -> None:
         """Refuse the sweep, or add both to the overrides of every job."""
         logs = Path(config.hydra.sweep.dir).absolute()
         jobs = _jobs(config)
+        sweep = "_".join(logs.parts[-2:])  # the day and the time
         with read_write(config):  # as overrides: a launcher's processes may have neither our environment nor our folder
             config.hydra.overrides.hydra += [
                 f"+hydra.job.env_set.{_COUNT}='{len(jobs)}'",
+                f"+hydra.job.env_set.{process.SWEEP}={QuotedString(sweep, Quote.single).with_quotes()}",
                 f"hydra.sweep.dir={QuotedString(str(logs), Quote.single).with_quotes()}",
             ]
         if more.get("config_name"):

@@ -17,6 +17,8 @@ from typing import Any
 
 from zoobot.errors import ProcessError, ZoobotError
 
+SWEEP = "ZOOBOT_SWEEP"  # the environment variable that says which sweep a process belongs to
+
 
 def call(function: Callable[[Any], object], argument: Any, what: str) -> None:
     """Call ``function(argument)`` in a new process and wait. This process handles its log records.

@@ -90,10 +90,14 @@ def read_votes(
     return [id_str for id_str, _ in rows], [json.loads(votes) for _, votes in rows]
 
 
+def read_only(path: Path) -> closing[sqlite3.Connection]:
+    """A connection to a published index, which it cannot change."""
+    return closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True))
+
+
 def read_new_votes(path: Path) -> dict[str, dict[str, int]]:
     """The votes of the galaxies that were labelled since the first iteration; the index is opened read-only."""
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-    with closing(connection):
+    with read_only(path) as connection:
         rows = connection.execute("SELECT id_str, votes FROM labels WHERE iteration > ?", (INITIAL,))
         return {id_str: json.loads(votes) for id_str, votes in rows}
 

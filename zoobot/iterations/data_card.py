@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from zoobot import folders
 from zoobot.galaxies.table_writers import Column
-from zoobot.iterations.files import Metrics
 from zoobot.iterations.final_files import Final
+from zoobot.iterations.model_files import Metrics
 from zoobot.metrics import COVERAGE_WIDTHS
 from zoobot.settings import PredictSettings
 

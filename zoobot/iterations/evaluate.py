@@ -16,9 +16,10 @@ import pyarrow as pa
 from zoobot import metrics
 from zoobot.engine.seeds import stream
 from zoobot.iterations import learning
-from zoobot.iterations.files import CONTROL, Metrics, ModelFolder
+from zoobot.iterations.files import CONTROL
 from zoobot.iterations.iteration import Iteration, Labelled
 from zoobot.iterations.learning import Predictor
+from zoobot.iterations.model_files import Metrics, ModelFolder
 from zoobot.metrics import PredictedVotes
 from zoobot.metrics.temperature import Calibration, calibrate, fit_calibration
 from zoobot.models.architectures import Floats32
@@ -74,17 +75,28 @@ def _evaluate(it: Iteration) -> Evaluated:
 
 
 def measure(it: Iteration, folder: ModelFolder, predict: Callable[[Labelled], PredictedVotes]) -> Metrics:
-    """The metrics of a model's predictions on each split; ``folder`` gets the loss of each test galaxy."""
+    """The metrics of a model's predictions on each split; ``folder`` gets the loss of each eval and test galaxy."""
     measured: Metrics = {}
     for split in ("eval", "test", CONTROL):
         galaxies = it.labelled(split)
         if galaxies.files:
             predicted = predict(galaxies)
             measured[split] = metrics.evaluate(predicted, galaxies.counts_N_A)
+            table = pa.table({"id_str": galaxies.ids, "loss": metrics.losses(predicted, galaxies.counts_N_A)})
             if split == "test":
-                losses = metrics.losses(predicted, galaxies.counts_N_A)
-                folder.write_test_losses(pa.table({"id_str": galaxies.ids, "loss": losses}))
+                folder.write_test_losses(table)
+            elif split == "eval":
+                folder.write_eval(_with_fractions(table, predicted))
     return measured
+
+
+def _with_fractions(table: pa.Table, predicted: PredictedVotes) -> pa.Table:
+    """The table with the expected fraction of each answer of the first question."""
+    first = next(predicted.questions())
+    expected_N_A = metrics.fractions(first.samples_N_K_A).mean(axis=1)
+    for answer, expected_N in zip(first.group.answers, expected_N_A.T, strict=True):
+        table = table.append_column(answer, pa.array(expected_N))
+    return table
 
 
 def _predict(it: Iteration, predictor: Predictor, galaxies: Labelled, calibration: Calibration) -> PredictedVotes:

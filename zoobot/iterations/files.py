@@ -1,6 +1,6 @@
 """The files in an experiment's folders: their names, their format versions, and a typed record for each.
 
-No other module contains these names, but final_files.py for those of the final model.
+No other module contains these names, but model_files.py for those of any model, and final_files.py for the final one's.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ import pyarrow.parquet as pq
 from zoobot import folders
 from zoobot.galaxies.questions import QuestionTree, parse_questions
 from zoobot.galaxies.tasks import Task, build_task
-from zoobot.metrics import Values
+from zoobot.iterations.model_files import ModelFolder
 from zoobot.metrics.temperature import Calibration
 from zoobot.oracles.protocol import Asked, Receipt
 from zoobot.settings import AcquisitionSettings, ModelSettings, TaskSettings
 from zoobot.votes.rows import Row
 
-Metrics = dict[str, dict[str, Values]]  # {split: {question: {metric: value}}}
 Waiting = dict[str, dict[int, dict[str, int]]]  # {stream: {iteration in which it was asked: {id_str: votes so far}}}
 CHOSEN, CONTROL = "chosen", "control"  # the streams of galaxies asked about
 ACQUIRED = "acquired"  # the folder of the chosen galaxies' TFRecords; that of the others is CONTROL
@@ -92,6 +91,12 @@ class InstructionsFolder:
         """The index that iteration 0 starts from."""
         return self.path / "iteration.db"
 
+    def may_be(self, acquisition: str, seed: int) -> bool:
+        """Whether they are there, with this acquisition function and seed. Quick, because it checks nothing else."""
+        path = self.path / "instructions.json"
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        return f'"name": "{acquisition}"' in text and f'"seed": {seed},' in text
+
     def read(self) -> Instructions:
         """Read instructions.json."""
         return folders.read_record(self.path / "instructions.json", Instructions)
@@ -103,49 +108,6 @@ class InstructionsFolder:
     def source(self, source: Source) -> Path:
         """The current path of a source."""
         return (self.path / source.path).resolve()
-
-
-# --------------------------------------------------------------- a model and its metrics
-
-
-@dataclass(frozen=True)
-class ModelFolder:
-    """A folder with a model and its metrics: an iteration's, or that of the final model."""
-
-    path: Path
-
-    @property
-    def model(self) -> Path:
-        """Weights, architecture and training history."""
-        return self.path / "model"
-
-    def metrics(self) -> Metrics:
-        """Read metrics.json."""
-        found: Metrics = folders.read_json(self.path / "metrics.json")
-        return found
-
-    def write_metrics(self, metrics: Metrics) -> None:
-        """Write metrics.json."""
-        folders.write_json(self.path / "metrics.json", metrics)
-
-    def loss(self, split: str) -> float:
-        """The loss of all votes, nats per galaxy."""
-        loss = self.metrics()[split]["all"]["loss"]
-        assert isinstance(loss, float)
-        return loss
-
-    @property
-    def has_test_losses(self) -> bool:
-        """Whether the loss of each test galaxy was kept."""
-        return (self.path / "test.parquet").is_file()
-
-    def test_losses(self) -> pa.Table:
-        """test.parquet: ``id_str`` and ``loss`` of each test galaxy, in the order of the shards."""
-        return pq.read_table(self.path / "test.parquet")
-
-    def write_test_losses(self, table: pa.Table) -> None:
-        """Write test.parquet."""
-        pq.write_table(table, self.path / "test.parquet")
 
 
 # --------------------------------------------------------------- an iteration
@@ -223,6 +185,11 @@ class IterationFolder(ModelFolder):
     def name(self) -> str:
         """The folder's name, such as iteration_3."""
         return self.path.name
+
+    @property
+    def number(self) -> int:
+        """The number in its name."""
+        return int(self.path.name.removeprefix(f"{ITERATION}_"))
 
     # ----------------------------------------------------------- JSON
 
@@ -314,6 +281,12 @@ class RawFiles:
         """The classifications, exactly as the API gave them."""
         with (self.path / "classifications.jsonl").open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
+
+    @property
+    def n_rejected(self) -> int:
+        """How many answers were rejected; 0 from an oracle that rejects none."""
+        path = self.path / "rejected.csv"
+        return len(pd.read_csv(path, dtype="string")) if path.is_file() else 0
 
     def write(self, rows: Sequence[Row], rejected: pd.DataFrame | None, versions: Sequence[Row] | None) -> None:
         """Write the classifications, the rejected answers, and the versions of the workflow."""

@@ -8,7 +8,8 @@ from typing import ClassVar
 from zoobot import folders
 from zoobot.galaxies.questions import parse_questions
 from zoobot.galaxies.tasks import Task, build_task
-from zoobot.iterations.files import ExperimentFolder, ModelFolder
+from zoobot.iterations.files import ExperimentFolder
+from zoobot.iterations.model_files import ModelFolder
 from zoobot.metrics.temperature import Calibration
 from zoobot.settings import ModelSettings, TaskSettings
 

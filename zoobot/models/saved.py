@@ -24,6 +24,22 @@ class Training:
     weights_sha256: str
 
 
+@dataclass(frozen=True)
+class Losses:
+    """The losses of a network's epochs, in nats per galaxy."""
+
+    train_loss: list[float]
+    eval_loss: list[float]
+
+
+def read_losses(folder: Path) -> list[Losses]:
+    """The losses of each network in a model folder; none of a head, which has no epochs."""
+    path = folder / _TRAINING
+    content = folders.read_json(path)
+    networks = [content, *content.get("members", [])] if "train_loss" in content else []
+    return [folders.parse({key: each[key] for key in Losses.__annotations__}, Losses, str(path)) for each in networks]
+
+
 def write_training(folder: Path, history: Mapping[str, object]) -> Training:
     """Write training.json: the history, which must include the fields of ``Training``."""
     folders.write_json(folder / _TRAINING, history)

@@ -1,72 +1,146 @@
-"""Weights & Biases: one run per iteration, logged when the iteration is published. Only this module imports wandb.
+"""Weights & Biases: one run per experiment, which goes on with each iteration. Only this module imports wandb.
 
-An offline run cannot be resumed, so each iteration has its own run with a fixed id, grouped by experiment. Each run
-repeats the metrics of the iterations before it, so the newest run holds the complete curve. No secret is logged: the
-key stays in the environment.
+What is logged are the rows of the history (history.py). Offline, each new row is written into a folder of its own,
+tracking/wandb/offline-run-N, where N is its first row; they have one id, and `wandb sync` appends one to the other. All
+files that a run shows lie in its folder, so the folders may be moved. Online, the server says how many rows it has, and
+gets the others. No secret is logged: the key stays in the environment.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import asdict
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from zoobot.engine import quiet
-from zoobot.folders import disk, once
+from zoobot import folders
+from zoobot.engine import process, quiet
+from zoobot.folders import disk
 from zoobot.iterations.files import ExperimentFolder, IterationFolder
+from zoobot.reports import history
+from zoobot.reports.history import AXES, LABELS, History, Row, Run, TrackingFolder
 from zoobot.settings import Settings
 
 log = logging.getLogger("zoobot")
+NAME_LENGTH, TAG_LENGTH = 128, 64  # W&B refuses longer ones
+CONNECT_S = 30  # an iteration waits no longer for a server that does not answer
+_REFERENCED = ("instructions.json", "iteration.json", "metrics.json", "requests.json")
+_SENT = "sent.json"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """How many rows were sent at last, in which mode, and with which report."""
+
+    mode: str
+    rows: int
+    report_sha256: str = ""
 
 
 def log_iterations(settings: Settings, iterations: Sequence[IterationFolder]) -> None:
-    """Log each of ``iterations`` (all of the experiment, in order) that is not logged yet: the newest, and earlier ones
-    whose logging was interrupted. A failure only gives a warning: the iterations are already published.
+    """Log what is new of ``iterations`` (all of the experiment, in order). A failure only gives a warning: the
+    iterations are already published, and the next call logs what this one missed.
     """
     if settings.tracking.mode == "disabled":
         return
-    for number, iteration in enumerate(iterations):
-        receipt = settings.experiment_dir / "tracking" / f"logged_{iteration.name}.json"
-        id_ = run_id(settings.experiment_name, number)
-        try:
-            once.send(receipt, id_, functools.partial(_log, settings, iterations[: number + 1]))
-        except Exception as error:  # the client can raise anything; the iteration is already published
-            log.warning("%s was not logged to Weights & Biases: %s: %s", iteration.name, type(error).__name__, error)
+    folder = history.tracking_of(settings.experiment_dir)
+    try:
+        with disk.lock(folder.path, wait=True):  # stage=dashboard may log the same experiment
+            found = history.update(settings, describe_run(settings), iterations)
+            now = Sent(settings.tracking.mode, len(found.rows), _report_digest(settings))
+            before = _sent(folder)
+            if now != (replace(before, mode=now.mode) if now.mode == "offline" else before):
+                _send(settings, found, before.rows)
+                folders.publish_file(folder.path / _SENT, folders.to_text(asdict(now)).encode())
+    except Exception as error:  # the client can raise anything; the iterations are already published
+        log.warning("%s was not logged to Weights & Biases: %s: %s", iterations[-1].name, type(error).__name__, error)
 
 
-def run_id(experiment_name: str, number: int) -> str:
-    """The fixed id of an iteration's run, so that logging it again replaces it."""
-    return hashlib.sha256(f"{experiment_name}/{number}".encode()).hexdigest()[:16]
+def describe_run(settings: Settings) -> Run:
+    """The run of an experiment. Its id is of the instructions' digest, so no other experiment has it."""
+    experiment = ExperimentFolder(settings.experiment_dir)
+    instructions, manifest = experiment.instructions.read(), folders.read_manifest(experiment.instructions.path)
+    names = (instructions.survey, instructions.task.name, instructions.model.name, instructions.acquisition.name)
+    git, sweep = manifest.provenance.git, os.environ.get(process.SWEEP)
+    tags = [*names, *(["quick"] if settings.quick else []), *([f"sweep:{sweep}"] if sweep else [])]
+    tags += [f"commit:{git.commit[:12]}"] if git else []
+    return Run(
+        id=manifest.digest[:16],
+        name=instructions.experiment[:NAME_LENGTH],
+        group=_group(settings, "_".join(names))[:NAME_LENGTH],
+        job_type="live" if settings.oracle.live else "simulation",
+        tags=list(dict.fromkeys(tag[:TAG_LENGTH] for tag in tags)),
+        config={**asdict(instructions), "quick": settings.quick, "instructions_digest": manifest.digest},
+    )
 
 
-def _log(settings: Settings, iterations: Sequence[IterationFolder], id_: str) -> None:
+def _group(settings: Settings, name: str) -> str:
+    return f"quick_{name}" if settings.quick else name
+
+
+def _sent(folder: TrackingFolder) -> Sent:
+    path = folder.path / _SENT
+    return folders.parse(folders.read_json(path), Sent, str(path)) if path.is_file() else Sent("", 0)
+
+
+def _report_digest(settings: Settings) -> str:
+    report = settings.report_dir / "report.html"
+    return folders.digest_file(report) if report.is_file() else ""
+
+
+# --------------------------------------------------------------- wandb
+
+
+def _send(settings: Settings, found: History, sent: int) -> None:
+    """Write a folder of an offline run with the rows after those ``sent``, or send the server those it has not got."""
+    folder = history.tracking_of(settings.experiment_dir)
+    writing = folder.path / ".writing"
+    shutil.rmtree(writing, ignore_errors=True)
+    writing.mkdir()
+    offline = settings.tracking.mode == "offline"
+    with _run(settings, found.run, writing) as run:
+        written = Path(run.dir).parent
+        _define_axes(run)
+        first = sent if offline else run.starting_step
+        run.summary.update(_newest(found.rows[:first]))  # a sync replaces the summary that the server has
+        for row in found.rows[first:]:
+            run.log({key: _to_wandb(value, folder) for key, value in row.items()})
+        run.log_artifact(_references(settings, found.run))
+    runs = folder.path / "wandb"
+    if offline:
+        runs.mkdir(exist_ok=True)
+        disk.remove(runs / f"offline-run-{first:05d}")  # its rows were not noted as sent: it was interrupted then
+        disk.rename_folder(written, runs / f"offline-run-{first:05d}")
+    else:
+        disk.remove(runs)  # the server has it all; what was written offline would be there twice
+    shutil.rmtree(writing)
+
+
+@contextmanager
+def _run(settings: Settings, run: Run, folder: Path) -> Iterator[Any]:
     wandb = _client(settings.tracking.mode)
-    newest, number = iterations[-1], len(iterations) - 1
-    folder = settings.experiment_dir / "tracking"
-    folder.mkdir(exist_ok=True)
-    for stopped in (folder / "wandb").glob(f"offline-run-*-{id_}"):
-        disk.remove(stopped)  # logged by a run that was stopped; it is logged again
-    os.environ["WANDB_DATA_DIR"] = str(folder)  # keep pictures for `wandb sync` here, not in the user's home
-    instructions = asdict(ExperimentFolder(settings.experiment_dir).instructions.read())
-    with wandb.init(
-        mode=settings.tracking.mode,
-        project=settings.tracking.project,
-        entity=settings.tracking.entity or None,
-        dir=folder,
-        id=id_,
-        name=f"{settings.experiment_name}/{newest.name}",
-        group=settings.experiment_name,
-        job_type="iteration",
-        config={"iteration": number, **instructions},
-        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_machine_info=True),
-    ) as run:
-        for iteration in iterations:
-            run.log(_values(iteration))
-        run.log({"chosen": _table(newest, settings.tracking.table_galaxies)})
+    options = wandb.Settings(
+        silent=True, console="off", x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False,
+        init_timeout=CONNECT_S,
+    )  # fmt: skip
+    try:
+        with wandb.init(
+            mode=settings.tracking.mode,
+            project=settings.tracking.project,
+            entity=settings.tracking.entity or None,
+            dir=folder,
+            resume="allow",
+            settings=options,
+            **asdict(run),
+        ) as started:
+            yield started
+    except Exception:
+        wandb.teardown()  # otherwise its service would hold the id, and refuse it to the next iteration
+        raise
 
 
 def _client(mode: str) -> Any:
@@ -79,46 +153,48 @@ def _client(mode: str) -> Any:
     return wandb
 
 
-def _values(iteration: IterationFolder) -> dict[str, object]:
-    """The metrics and counts of one iteration, flat. Lists (histograms, curves) are only in metrics.json."""
-    summary = asdict(iteration.summary())
-    counts = (
-        "number",
-        "train_galaxies",
-        "labels_received",
-        "labels_below_threshold",
-        "retired_confident",
-        "classifications_received",
-        "still_waiting",
-        "requested",
-        "epochs",
-        "votes_spent",
-        "volunteer_minutes",
-        "next_100_labels_buy",
-    )
-    values = {f"counts/{name}": summary[name] for name in counts if summary[name] is not None}
-    values |= {f"timings_s/{step}": seconds for step, seconds in summary["timings_s"].items()}
-    for split, questions in iteration.metrics().items():
-        values |= {
-            f"{split}/{question}/{name}": v
-            for question, metrics in questions.items()
-            for name, v in metrics.items()
-            if not isinstance(v, list)
-        }
-    return values
+def _newest(rows: Sequence[Row]) -> Row:
+    """The newest number of each key."""
+    return {key: value for row in rows for key, value in row.items() if not isinstance(value, dict)}
 
 
-def _table(iteration: IterationFolder, n_galaxies: int) -> object:
-    """The galaxies chosen, with their pictures if there are any."""
+def _define_axes(run: Any) -> None:
+    """What each key is drawn over, instead of the number of the row."""
+    for axis in (LABELS, *AXES.values()):
+        run.define_metric(axis)
+    for prefix in ("counts", "cost", "timings_s", "model", "waiting", "choice", "tables", "eval", "test", "control"):
+        run.define_metric(f"{prefix}/*", step_metric=LABELS)
+    for start, axis in AXES.items():
+        run.define_metric(f"{start}*", step_metric=axis)
+
+
+def _to_wandb(value: Any, folder: TrackingFolder) -> Any:
+    """A value of a row as wandb takes it. No wandb.Table: its files are staged elsewhere, by their absolute paths."""
     import wandb
 
-    has_pictures = iteration.picture(0).is_file()
-    table = wandb.Table(columns=["rank", "id_str", "acquisition", *(["picture"] if has_pictures else [])])
-    chosen = iteration.predictions(["rank", "id_str", "acquisition"], best=n_galaxies)
-    for rank, id_str, score in chosen.itertuples(index=False, name=None):
-        picture = iteration.picture(rank)
-        if not has_pictures:
-            table.add_data(rank, id_str, score)
-        elif picture.is_file():
-            table.add_data(rank, id_str, score, wandb.Image(str(picture)))
-    return table
+    if not isinstance(value, dict):
+        return value
+    if "html" in value:
+        return wandb.Html(str(folder.media(value["html"])), inject=False)
+    return wandb.Histogram(np_histogram=(value["histogram"], value["edges"]))
+
+
+def _references(settings: Settings, run: Run) -> Any:
+    """Which files the experiment has, by their names and digests. The files themselves stay here."""
+    import wandb
+    from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
+    from wandb.sdk.lib.paths import LogicalPath
+
+    def refer(name: str, sha256: str, size: int) -> None:
+        entry = ArtifactManifestEntry(path=LogicalPath(name), ref=f"zoobot://{name}", digest=sha256, size=size)
+        artifact.manifest.add_entry(entry)  # add_reference would take the digest of a file for its address
+
+    experiment = ExperimentFolder(settings.experiment_dir)
+    artifact = wandb.Artifact(f"experiment-{run.id}", "experiment")
+    for path in (experiment.instructions.path, *(iteration.path for iteration in experiment.iterations())):
+        listed = folders.read_manifest(path).files
+        for name in (name for name in _REFERENCED if name in listed):
+            refer(f"{path.name}/{name}", listed[name].sha256, listed[name].bytes)
+    if digest := _report_digest(settings):
+        refer("report.html", digest, (settings.report_dir / "report.html").stat().st_size)
+    return artifact

@@ -83,7 +83,7 @@ class Section:
 def read_experiments(settings: Settings) -> tuple[list[Experiment], list[str]]:
     """The selected experiments that have a finished iteration, and the names of those without one."""
     experiments, unfinished = [], []
-    for path in _find(settings):
+    for path in find(settings):
         folder = ExperimentFolder(path)
         iterations = folder.iterations()
         if iterations:
@@ -98,7 +98,8 @@ def read_experiments(settings: Settings) -> tuple[list[Experiment], list[str]]:
     return experiments, unfinished
 
 
-def _find(settings: Settings) -> list[Path]:
+def find(settings: Settings) -> list[Path]:
+    """The folders of the experiments that ``report.experiments`` selects. InputError: a pattern matches none."""
     here, patterns = settings.experiments_dir, settings.report.experiments
     found = [path for kind in ("simulations", "live") for path in sorted((here / kind).glob("[!.]*")) if path.is_dir()]
 

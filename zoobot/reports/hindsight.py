@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from zoobot import metrics
 from zoobot.galaxies import database
 from zoobot.galaxies.tables import read_votes
 from zoobot.galaxies.tasks import Task
@@ -25,7 +28,7 @@ def of(e: Experiment) -> dict[str, float | None]:
     """
     task, hidden = e.instructions.build_task(), _hidden_votes(e)
     votes = list(database.read_new_votes(e.iterations[-1].folder.database).values())
-    counts_N_A = _first_question(task, pd.DataFrame(votes, columns=list(task.stored_columns)))
+    counts_N_A = first_question(task, pd.DataFrame(votes, columns=list(task.stored_columns)))
     positive_N = counts_N_A[:, 0] > counts_N_A.sum(axis=1) / 2
     found = [] if hidden is None else [_correlation(task, hidden, point.folder) for point in e.iterations]
     correlations = [correlation for correlation in found if correlation is not None]
@@ -35,7 +38,7 @@ def of(e: Experiment) -> dict[str, float | None]:
     }
 
 
-def _first_question(task: Task, votes: pd.DataFrame) -> Floats:
+def first_question(task: Task, votes: pd.DataFrame) -> Floats:
     """The votes N × A for the answers of the first question."""
     return task.counts({name: votes[name].to_numpy() for name in task.stored_columns})[
         :, : len(task.groups[0].answers)
@@ -52,12 +55,28 @@ def _hidden_votes(e: Experiment) -> pd.DataFrame | None:
 def _correlation(task: Task, hidden: pd.DataFrame, folder: IterationFolder) -> float | None:
     answers = list(task.groups[0].answers)
     predictions = folder.predictions(["id_str", "acquisition", *answers])
-    counts_N_A = _first_question(task, hidden.loc[list(predictions["id_str"])])
-    asked_N, scores_N = counts_N_A.sum(axis=1) > 0, predictions["acquisition"].to_numpy()
-    if asked_N.sum() < 3 or len(np.unique(scores_N)) == 1:
+    counts_N_A = first_question(task, hidden.loc[list(predictions["id_str"])])
+    return rank_correlation(predictions, answers, counts_N_A)
+
+
+def expected_fractions(predictions: pd.DataFrame, answers: Sequence[str]) -> Floats:
+    """The expected fractions N × A of the answers, from their posterior samples in predictions.parquet."""
+    samples_N_K_A = np.stack([np.stack(list(predictions[answer])) for answer in answers], axis=2)
+    expected_N_A: Floats = metrics.fractions(samples_N_K_A).mean(axis=1)
+    return expected_N_A
+
+
+def rank_correlation(predictions: pd.DataFrame, answers: Sequence[str], counts_N_A: Floats) -> float | None:
+    """Spearman's correlation of the acquisition value with the error of the expected fractions, over the galaxies with
+    votes; None with fewer than three of them, or if all have the same score or the same error.
+    """
+    asked_N = counts_N_A.sum(axis=1) > 0
+    if asked_N.sum() < 3:
         return None
-    samples_N_K_A = np.stack([np.stack(list(predictions[answer])) for answer in answers], axis=2)[asked_N]
-    expected_N_A = (samples_N_K_A / samples_N_K_A.sum(axis=2, keepdims=True)).mean(axis=1)
-    counts_N_A = counts_N_A[asked_N]
-    error_N = np.abs(expected_N_A - counts_N_A / counts_N_A.sum(axis=1, keepdims=True)).sum(axis=1) / 2
-    return float(np.corrcoef(pd.Series(scores_N[asked_N]).rank(), pd.Series(error_N).rank())[0, 1])
+    counts_N_A, predictions = counts_N_A[asked_N], predictions[asked_N]
+    scores_N = predictions["acquisition"].to_numpy()
+    apart_N_A = expected_fractions(predictions, answers) - counts_N_A / counts_N_A.sum(axis=1, keepdims=True)
+    error_N = np.abs(apart_N_A).sum(axis=1) / 2
+    if len(np.unique(scores_N)) == 1 or len(np.unique(error_N)) == 1:
+        return None
+    return float(np.corrcoef(pd.Series(scores_N).rank(), pd.Series(error_N).rank())[0, 1])

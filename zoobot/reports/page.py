@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
-from PIL import Image
 
 from zoobot import folders
 from zoobot.galaxies import database
-from zoobot.galaxies.tasks import Task
 from zoobot.reports import charts
 from zoobot.reports.experiments import CEILING, Experiment, Section
+from zoobot.reports.galaxy_tables import describe_votes, picture_of
 from zoobot.settings import Settings
-
-PICTURE_PX = 96
 
 
 def template() -> jinja2.Template:
@@ -71,29 +66,9 @@ def _asked(e: Experiment, most: int) -> list[list[dict[str, object]]]:
         galaxies = folder.predictions(["id_str", "acquisition", "rank"], best=n).to_dict("records")
         for galaxy in galaxies:
             galaxy["votes"] = votes.get(str(galaxy["id_str"]))
-            galaxy["picture"] = _picture(folder.picture(galaxy["rank"]))
+            galaxy["picture"] = picture_of(folder.picture(galaxy["rank"]))
         iterations.append([{str(key): value for key, value in galaxy.items()} for galaxy in galaxies])
     return iterations
-
-
-def describe_votes(task: Task, votes: Mapping[str, int]) -> str:
-    """The votes for the task's first question, such as "smooth 31 of 40": for its label, or for the leading answer."""
-    root = task.tree.root
-    counts = task.counts({name: [votes[name]] for name in task.stored_columns})[0, : len(task.groups[0].answers)]
-    names = task.label_columns or root.columns
-    at = 0 if task.label_columns else int(counts.argmax())
-    answer = " or ".join(c.removeprefix(f"{root.name}_") for c in (names if task.label_columns else [names[at]]))
-    return f"{answer} {counts[at]:.0f}\u00a0of\u00a0{counts.sum():.0f}"
-
-
-def _picture(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    buffer = io.BytesIO()
-    with Image.open(path) as image:
-        image.thumbnail((PICTURE_PX, PICTURE_PX))
-        image.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def left_out(survey: str, settings: Settings, experiments: Sequence[Experiment]) -> dict[str, object]:

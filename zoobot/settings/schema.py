@@ -313,7 +313,7 @@ class Settings:
     max_dropped_fraction: float = 0.01  # stop with an error if a larger fraction of rows or images is bad
     workers: int = 0  # processes that work side by side; 0: as many as there are cores and work for
     verify_inputs: str = "sizes"  # what a stage checks in the folders it reads: sizes (JSON: digests) or all digests
-    experiment_name: str = MISSING  # name of the experiment's folder, and of the group of its W&B runs
+    experiment_name: str = MISSING  # name of the experiment's folder, and of its W&B run
     extensions: list[str] = field(
         default_factory=list
     )  # your own Python files with acquisition functions, encoders, oracles or surveys: docs/extending.md
