@@ -74,3 +74,5 @@ def test_workers_are_used_where_that_is_faster(made: Shards, monkeypatch: pytest
     monkeypatch.setitem(ARCHITECTURES, "pooled_cnn", replace(ARCHITECTURES["pooled_cnn"], has_imagenet=False))
     features.fill(cache("a"), s, 8, files)
     assert len(used) == 3, "not with a GPU, nor for a small encoder"
+    features.fill(cache("a"), replace(s, engine=replace(s.engine, name="ray", address="a:1")), 8, files)
+    assert len(used) == 4, "but on a cluster"

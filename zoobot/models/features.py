@@ -136,12 +136,14 @@ def cached(frozen: FrozenEncoder, folder: Path) -> FeatureCache:
 
 
 def fill(cache: FeatureCache, settings: Settings, shard_size: int, files: Iterable[Path]) -> None:
-    """Compute features that are not kept yet in worker processes, if there are so many of a large network that this is
-    faster. An encoder here leaves cores idle: a network as small as for 64 px has too little work in each layer.
+    """Compute features that are not kept yet in worker processes, if there are so many that this is faster: those of any
+    network on a cluster, those of a large one here. A large one leaves cores idle, a small one uses them all by itself.
     """
     missing = [path for path in dict.fromkeys(files) if not cache.has(path)]
     kind, cluster = ARCHITECTURES[settings.model.architecture], settings.cluster
-    if not (kind.has_imagenet or kind.timm) or (cluster is None and _GPU.exists()):
+    if not (kind.has_imagenet or kind.timm or (cluster is not None and kind.layers)):
+        return
+    if cluster is None and _GPU.exists():
         return
     most = len(missing) * shard_size // GALAXIES_PER_WORKER
     workers = min(len(missing), settings.workers or min(most, engine.cores(cluster)))
