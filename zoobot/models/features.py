@@ -136,8 +136,8 @@ def cached(frozen: FrozenEncoder, folder: Path) -> FeatureCache:
 
 
 def fill(cache: FeatureCache, settings: Settings, shard_size: int, files: Iterable[Path]) -> None:
-    """Compute features that are not kept yet in worker processes, if there are so many that this is faster: those of any
-    network on a cluster, those of a large one here. A large one leaves cores idle, a small one uses them all by itself.
+    """Compute features that are not kept yet in worker processes, if there are so many that this is faster: of any
+    network on a cluster, of a large one here. A large one leaves cores idle, a small one uses them all by itself.
     """
     missing = [path for path in dict.fromkeys(files) if not cache.has(path)]
     kind, cluster = ARCHITECTURES[settings.model.architecture], settings.cluster
