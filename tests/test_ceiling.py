@@ -204,7 +204,9 @@ def test_where_the_ceiling_is_refused(settings: Compose, overrides: tuple[str, .
 
 def test_random_ends_with_a_fit_to_all_labels_and_others_do_not(started: Settings, compose: Compose) -> None:
     path = ExperimentFolder(started.experiment_dir).all_labels.path
-    assert {each.name for each in path.iterdir()} == {"manifest.json", "metrics.json", "model", "test.parquet"}
+    assert {each.name for each in path.iterdir()} == {
+        "eval.parquet", "manifest.json", "metrics.json", "model", "test.parquet",
+    }  # fmt: skip
     assert folders.verify(path) == []
     before = path.stat().st_mtime_ns, folders.digest_of(path)
     simulate.run(started)
