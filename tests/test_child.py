@@ -83,6 +83,32 @@ def test_a_killed_process_is_a_clear_error() -> None:
     assert caught.value.exit_status == 1
 
 
+def write_and_refuse(path: Path) -> None:
+    write_its_process(path)
+    if path.name == "refused":
+        raise FolderError("it is full.")
+
+
+def test_a_kept_process_serves_again_until_it_is_killed_or_the_environment_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = process.Kept(write_and_refuse)
+    kept.call(tmp_path / "first", "a test")
+    with pytest.raises(FolderError, match="it is full"):
+        kept.call(tmp_path / "refused", "a test")
+    kept.call(tmp_path / "second", "a test")
+    pid = {int((tmp_path / name).read_text()) for name in ("first", "refused", "second")}
+    assert len(pid) == 1 and kept.serves()
+    monkeypatch.setenv("ANYTHING", "else")
+    assert not kept.serves()
+    monkeypatch.delenv("ANYTHING")
+    os.kill(pid.pop(), signal.SIGKILL)
+    with pytest.raises(ProcessError, match=r"working on the third was killed \(SIGKILL\)"):
+        kept.call(tmp_path / "third", "the third")
+    assert not kept.serves()
+    kept.close()
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_it_ends_with_its_parent(tmp_path: Path, how: signal.Signals) -> None:
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"  # a shell may ignore it

@@ -34,6 +34,7 @@ log = logging.getLogger("zoobot")
 _COUNT = "ZOOBOT_SWEEP_JOBS"  # passes the number to processes that a launcher starts
 _OUTCOME = "outcome.json"  # in the folder of a job's logs: how it ended
 _started: list[tuple[Path, list[str]]] = []  # by this process: the folder of the sweep's logs, and its jobs
+_kept: list[process.Kept] = []  # at most one
 SHOWN_JOBS = 5
 
 
@@ -174,8 +175,9 @@ def _writes(settings: Settings) -> Iterator[tuple[str, Path, dict[str, object]]]
 
 
 def run_job(settings: Settings, number: int, folder: str) -> None:
-    """Run the stage of job ``number`` (from 0) in its own process, in the working ``folder`` of the sweep. With
-    ``engine.address``, on a core of the cluster.
+    """Run the stage of job ``number`` (from 0) in another process, in the working ``folder`` of the sweep. With
+    ``engine.address``, on a core of the cluster. Where networks are trained, each job has a process of its own; others
+    share one, which keeps what it has loaded.
 
     Raises what the stage raises.
     """
@@ -184,10 +186,22 @@ def run_job(settings: Settings, number: int, folder: str) -> None:
     log.info("%d of %s: %s %s", number + 1, count, settings.survey.name, settings.experiment_name)
     multiprocessing.set_start_method("spawn", force=True)  # joblib's workers use a method of their own
     if not settings.cluster:
-        process.call(_run_stage, settings, settings.experiment_name)
+        if settings.stage == "simulate" and settings.model.train == "head":
+            _kept_process().call(settings, settings.experiment_name)
+        else:
+            process.call(_run_stage, settings, settings.experiment_name)
         return
     there = dataclasses.replace(settings, engine=EngineSettings(), workers=settings.workers or 1)
     list(engine.in_order(_run_stage, [there], 1, lambda job: job.experiment_name, settings.cluster))
+
+
+def _kept_process() -> process.Kept:
+    """The process that earlier jobs ran in, or a new one if that has ended or has another environment."""
+    if not (_kept and _kept[0].serves()):
+        while _kept:
+            _kept.pop().close()
+        _kept.append(process.Kept(_run_stage))
+    return _kept[0]
 
 
 def _run_stage(settings: Settings) -> None:

@@ -10,9 +10,11 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from logging.handlers import QueueHandler
+from multiprocessing import util
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from zoobot.errors import ProcessError, ZoobotError
@@ -27,34 +29,60 @@ def call(function: Callable[[Any], object], argument: Any, what: str) -> None:
         ZoobotError: the function raised it. ProcessError: the process was killed.
         RuntimeError: the function raised another exception; its traceback is added as a note.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    level = logging.getLogger().level
-    process = context.Process(target=_work, args=(theirs, level, function, argument))
-    failure: Exception | None = None
-    try:
-        with without_interrupts():
-            process.start()
+    with closing(Kept(function)) as process:
+        process.call(argument, what)
+
+
+class Kept:
+    """A process that calls a function again and again. So what it has imported and loaded serves the next call too."""
+
+    def __init__(self, function: Callable[[Any], object]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self.environment = dict(os.environ), Path.cwd(), logging.getLogger().level
+        # multiprocessing waits for children at the end of a process, also where no atexit runs: in those of a launcher
+        self._at_exit = util.Finalize(None, self.close, exitpriority=1)
+        self._process = context.Process(target=_work, args=(theirs, self.environment[2], function))
+        try:
+            with without_interrupts():
+                self._process.start()
+        except BaseException:  # an interrupt that came meanwhile
+            self.close(wait_s=0)
+            raise
         theirs.close()  # so that recv() sees the end of the pipe when the process dies
-        with suppress(EOFError):
-            while True:
-                message = ours.recv()
-                if isinstance(message, logging.LogRecord):
-                    logging.getLogger(message.name).handle(message)
-                else:
-                    failure = message
-        process.join()
-    finally:
-        if process.pid:  # it was started
-            process.kill()  # it still runs only after an interrupt
-            process.join()
-    if failure:
-        raise failure
-    if process.exitcode:
-        raise ProcessError(
-            f"The process working on {what} was killed ({describe(process.exitcode)}), by hand or because memory ran"
-            " out. Nothing incomplete was published. Run the same command again to continue."
-        )
+
+    def serves(self) -> bool:
+        """Whether a process that starts now would be like this one."""
+        now = dict(os.environ), Path.cwd(), logging.getLogger().level
+        return self._process.is_alive() and now == self.environment
+
+    def call(self, argument: Any, what: str) -> None:
+        """Call the function and wait. Raises as ``call`` does; the process ends if the wait is interrupted."""
+        try:
+            with suppress(OSError):  # it was killed: recv() will see that
+                self._pipe.send(argument)
+            while isinstance(message := self._pipe.recv(), logging.LogRecord):
+                logging.getLogger(message.name).handle(message)
+        except (EOFError, OSError):
+            self._process.join()
+            raise ProcessError(
+                f"The process working on {what} was killed ({describe(self._process.exitcode or 0)}), by hand or"
+                " because memory ran out. Nothing incomplete was published. Run the same command again to continue."
+            ) from None
+        except BaseException:
+            self.close(wait_s=0)
+            raise
+        if message:
+            raise message
+
+    def close(self, wait_s: float = 10) -> None:
+        """Let the process end, and kill it if it has not after ``wait_s`` seconds."""
+        self._at_exit.cancel()
+        self._pipe.close()
+        if self._process.pid:  # it was started
+            self._process.join(wait_s)
+            self._process.kill()
+            self._process.join()
 
 
 @contextmanager
@@ -67,13 +95,17 @@ def without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(pipe: Connection, level: int, function: Callable[[Any], object], argument: Any) -> None:
+def _work(pipe: Connection, level: int, function: Callable[[Any], object]) -> None:
     """What the new process does: it sends its log and any error through the pipe, and ends when its parent does."""
     begin(pipe, level)
-    try:
-        function(argument)
-    except Exception as error:
-        pipe.send(to_send(error))
+    with suppress(EOFError):  # when it is no longer needed
+        while True:
+            argument = pipe.recv()
+            try:
+                function(argument)
+                pipe.send(None)
+            except Exception as error:
+                pipe.send(to_send(error))
 
 
 def begin(pipe: Connection, level: int) -> None:

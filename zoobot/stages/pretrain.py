@@ -16,14 +16,19 @@ from zoobot.settings import Settings, stage_settings
 log = logging.getLogger("zoobot")
 
 
+def is_done(settings: Settings) -> bool:
+    """Whether the encoder exists. FolderError: it has other settings."""
+    path = settings.encoders_dir / settings.pretrain.name
+    return folders.is_done(path, stage_settings(settings, "pretrain"), inputs=None)
+
+
 def run(settings: Settings) -> Path:
     """Train and publish the encoder, unless it exists with the same settings.
 
     It is not trained again for other shards of the survey: it uses no votes, so simulations can share it.
     """
     path = settings.encoders_dir / settings.pretrain.name
-    used = stage_settings(settings, "pretrain")
-    if folders.is_done(path, used, inputs=None):
+    if is_done(settings):
         return path
     folders.require(settings.shard_dir, "shards", settings.verify_inputs)
     config = tfrecords.load_config(settings.shard_dir)
@@ -36,7 +41,7 @@ def run(settings: Settings) -> Path:
     from zoobot.models.datasets import dataset
 
     with (
-        folders.create(path, used, {"shards": settings.shard_dir}) as staging,
+        folders.create(path, stage_settings(settings, "pretrain"), {"shards": settings.shard_dir}) as staging,
         encoders.precision(settings.model),
     ):
         keras.utils.set_random_seed(settings.pretrain.seed)

@@ -15,7 +15,7 @@ from zoobot.iterations import all_labels, stopping
 from zoobot.iterations.files import ExperimentFolder
 from zoobot.reports import dashboard
 from zoobot.settings import Settings
-from zoobot.stages import catalogs, instructions, iterate, master_catalog, shards
+from zoobot.stages import catalogs, instructions, iterate, master_catalog, pretrain, shards
 
 log = logging.getLogger("zoobot")
 
@@ -29,7 +29,7 @@ def run(settings: Settings) -> Path:
     with disk.lock(settings.survey_dir / "stages", wait=True):  # simulations of a sweep may share these folders
         for stage in (master_catalog, catalogs, shards):
             stage.run(settings)
-        if settings.model.weights == settings.pretrain.name:
+        if settings.model.weights == settings.pretrain.name and not pretrain.is_done(settings):
             process.call(stages.run, replace(settings, stage="pretrain"), "the encoder")
     instructions.run(settings)
     experiment = ExperimentFolder(settings.experiment_dir)
