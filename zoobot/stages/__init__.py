@@ -25,6 +25,7 @@ from zoobot.iterations import oracle_batch
 from zoobot.metrics import LIKELIHOODS
 from zoobot.models import architectures
 from zoobot.oracles import build
+from zoobot.reports import status
 from zoobot.settings import Settings, checks
 
 STAGES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
@@ -51,7 +52,8 @@ def check_settings(settings: Settings) -> Settings:
     problems += oracle_batch.problems(settings)
     problems += build.problems(settings) + filters.problems(settings.task.filters)
     if problems:
-        raise SettingsError("\n  ".join([f"{len(problems)} setting(s) cannot be used:", *problems]))
+        with status.recorded(settings):  # of a live experiment, whose page would otherwise say that all is well
+            raise SettingsError("\n  ".join([f"{len(problems)} setting(s) cannot be used:", *problems]))
     return settings
 
 
@@ -83,8 +85,9 @@ def load_extensions(settings: Settings) -> None:
 def run(settings: Settings) -> Path:
     """Run the stage in the settings. Returns the folder or file that it made."""
     load_extensions(settings)
-    try:
-        path: Path = importlib.import_module(f"{__name__}.{settings.stage}").run(settings)
-    except OSError as error:
-        raise disk.of_the_user(error) or error from error
+    with status.recorded(settings):
+        try:
+            path: Path = importlib.import_module(f"{__name__}.{settings.stage}").run(settings)
+        except OSError as error:
+            raise disk.of_the_user(error) or error from error
     return path

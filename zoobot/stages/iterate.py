@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from zoobot import folders
@@ -32,7 +33,7 @@ from zoobot.iterations.retire import retire_confident
 from zoobot.models import saved
 from zoobot.models.architectures import ARCHITECTURES
 from zoobot.oracles.build import build_oracle
-from zoobot.reports import dashboard
+from zoobot.reports import dashboard, status
 from zoobot.settings import Settings
 
 log = logging.getLogger("zoobot")
@@ -61,6 +62,7 @@ def run(settings: Settings) -> Path:
             iteration = Iteration(
                 len(before), settings, questions, build_task(settings.task, questions), shard_dir,
                 tfrecords.load_config(shard_dir), catalog_dir, before, IterationFolder(staging), unfinished,
+                on_step=partial(status.step, settings),
             )  # fmt: skip
             summary = _work(iteration, instructions)
         if settings.oracle.dry_run:
