@@ -54,7 +54,8 @@ A sweep and a report:
   python run.py experiment=demo_sweep && python run.py stage=report
 All settings:
   python run.py --cfg job stage=simulate
-docs/settings.md explains every key. README.md is the guide."""
+docs/settings.md explains every key.
+README.md is the guide."""
 
 
 class Stopped(Exception):
@@ -66,6 +67,7 @@ def main(cfg: DictConfig) -> None:
     """Check the settings and run one stage."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow is imported later and logs a lot
     places.leave_home_alone()
+    _let_readers_leave()
     is_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     with sweep.recorded(Path(HydraConfig.get().runtime.output_dir)) if is_multirun else nullcontext():
         _run(cfg, is_multirun)
@@ -90,6 +92,13 @@ def _run(cfg: DictConfig, is_multirun: bool) -> None:
     except Exception as error:
         log.exception("stopped by an error in the program")  # Hydra's own log of a failed job has no traceback
         raise Stopped(f"{type(error).__name__}: {error}") from error
+
+
+def _let_readers_leave() -> None:
+    """A reader of our output such as `head` may stop early: the run goes on, and its log file has all."""
+    for handler in logging.getLogger().handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.handleError = lambda record: None  # type: ignore[method-assign]
 
 
 def _say_what_was_made(rows: dict[str, str]) -> None:

@@ -29,7 +29,10 @@ ROOT = Path(__file__).resolve().parents[1]
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 QUICK = ["quick=true", "simulate.iterations=1", "model.max_epochs=1"]
 # What a reader does around the commands.
-_PLAIN = ("source .venv/bin/activate",)
+_PLAIN = (
+    "source .venv/bin/activate",
+    'eval "$(python run.py --shell-completion install=bash)"',  # tests/test_terminal.py tries it
+)
 
 
 def blocks(path: Path, language: str) -> list[str]:
