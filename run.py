@@ -159,8 +159,12 @@ def cli() -> int:
     try:
         main()
     except KeyboardInterrupt:
+        from zoobot.engine.progress import to_files  # late: help should be quick
+
         same = shlex.join(["python", *sys.argv])
-        print(f"Stopped by Ctrl-C. What was finished is kept, and the same command goes on: {same}", file=sys.stderr)
+        message = f"Stopped by Ctrl-C. What was finished is kept, and the same command goes on: {same}"
+        print(message, file=sys.stderr)
+        to_files(message)
         return 130
     except (Exception, sweep.Refused) as error:
         if not isinstance(error, ZoobotError) or error not in logged:

@@ -202,6 +202,17 @@ def test_a_run_that_was_killed_is_noticed_by_the_next(asked: Settings, tmp_path:
     assert "was killed during train" in failure.message and top(asked).startswith("All is well")
 
 
+def test_an_iteration_that_was_damaged(asked: Settings) -> None:
+    path = asked.experiment_dir / "iteration_0" / "iteration.json"
+    path.chmod(0o644)
+    path.write_text("{}")
+    with pytest.raises(FolderError):
+        stage(asked, "iterate")
+    failed = now(asked)
+    assert failed.state == "failed" and failed.last_failure and "iteration_0" in failed.last_failure.message
+    assert failed.found.iterations == 1, "what was known before"
+
+
 def test_settings_that_are_refused(asked: Settings) -> None:
     with pytest.raises(SettingsError):
         stages.check_settings(replace(asked, stage="iterate", workers=-1))

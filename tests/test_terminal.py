@@ -33,13 +33,13 @@ SMALL = ("quick=true", "survey.n_galaxies=120", "survey.draw_size_px=16", "model
 
 def on_a_terminal(columns: int, *command: str, **environment: str) -> str:
     """What a command writes to a terminal of this width."""
+    everything = {**os.environ, **environment}
+    everything.pop("COLUMNS", None)
     process, ours = pty.fork()
     if process == 0:
-        os.environ.pop("COLUMNS", None)
-        os.environ |= environment
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         os.chdir(ROOT)
-        os.execv(command[0], command)
+        os.execve(command[0], command, everything)  # readline sets COLUMNS behind Python's back
     written = b""
     try:
         while part := os.read(ours, 65536):
@@ -161,7 +161,7 @@ for _ in progress.track(range(40), "uploading a_name_that_is_much_too_long_for_i
 """
 
 
-@pytest.mark.parametrize("columns", [40, 100])
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 200])
 def test_progress_fits_the_terminal_and_is_in_the_log_too(columns: int, tmp_path: Path) -> None:
     log = tmp_path / "run.log"
     written = on_a_terminal(columns, sys.executable, "-c", WORK, str(log), NO_COLOR="1", TERM="xterm")
@@ -173,6 +173,26 @@ def test_progress_fits_the_terminal_and_is_in_the_log_too(columns: int, tmp_path
     said = log.read_text().splitlines()
     assert said and all(re.fullmatch(r"uploading \w+: \d+ of 4000, .* a second, \d+ s left", line) for line in said)
     assert "of 4000" not in written, "the line is in the log only"
+
+
+def test_ctrl_c_is_said_on_the_terminal_and_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(entry, "main", interrupted)
+    monkeypatch.setattr(sys, "argv", ["run.py", "stage=report"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+    handler = logging.FileHandler(tmp_path / "run.log")
+    logging.getLogger().addHandler(handler)
+    try:
+        assert entry.cli() == 130
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+    said = capsys.readouterr().err
+    assert said == (tmp_path / "run.log").read_text() and "goes on: python run.py stage=report" in said
 
 
 def test_one_line_of_each_iteration_has_the_loss_the_gain_and_the_labels(

@@ -15,7 +15,7 @@ from zoobot.engine import terminal
 
 T = TypeVar("T")
 LINE_EVERY_S = 60.0
-_NUMBERS = 26  # characters, in a narrow line: how many of how many, the rate, the time left
+_SHORTEST_BAR, _LONGEST_BAR = 8, 40  # characters
 log = logging.getLogger("zoobot")
 
 
@@ -24,7 +24,7 @@ def track(items: Iterable[T], what: str, total: int, size_of: Callable[[T], int]
     work, e.g. "reading images". ``size_of`` says how many an item counts.
     """
     if sys.stderr.isatty() and sys.stdout.isatty():
-        yield from _bar(_lines(items, what, total, size_of, _to_files), what, total, size_of)
+        yield from _bar(_lines(items, what, total, size_of, to_files), what, total, size_of)
     else:
         yield from _lines(items, what, total, size_of, log.info)
 
@@ -45,8 +45,8 @@ def _lines(
         done += size_of(item)
 
 
-def _to_files(text: str) -> None:
-    """Log to files only: on the terminal is the bar."""
+def to_files(text: str) -> None:
+    """Log to files only: the terminal shows the same in another way."""
     record = log.makeRecord(log.name, logging.INFO, __file__, 0, text, (), None)
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
@@ -54,11 +54,13 @@ def _to_files(text: str) -> None:
 
 
 def _bar(items: Iterable[T], what: str, total: int, size_of: Callable[[T], int]) -> Iterator[T]:
-    """A bar with the numbers beside it; on a narrow terminal the numbers alone, in one line."""
-    numbers = (MofNCompleteColumn(), _Rate(terminal.is_narrow()), TimeRemainingColumn(compact=terminal.is_narrow()))
-    bar = () if terminal.is_narrow() else (BarColumn(),)
-    room = terminal.width() - _NUMBERS if terminal.is_narrow() else len(what)
-    shown = what if len(what) <= room else what[: room - 1] + "…"
+    """A bar with the numbers beside it, in one line; on a narrow terminal the numbers alone."""
+    short = terminal.is_narrow()
+    room = terminal.width() - len(f"{total}/{total}") - (9 if short else 16) - 7 - 3  # rate, time left, spaces
+    bar_width = min(_LONGEST_BAR, room - len(what) - 1)
+    bar = () if short or bar_width < _SHORTEST_BAR else (BarColumn(bar_width),)
+    shown = what if len(what) <= room else what[: max(room - 1, 0)] + "…"
+    numbers = (MofNCompleteColumn(), _Rate(short), TimeRemainingColumn(compact=short))
     with Progress(TextColumn("{task.description}", markup=False), *bar, *numbers, transient=True) as progress:
         task = progress.add_task(shown, total=total)
         for item in items:
