@@ -4,19 +4,20 @@ stage or of a group of settings, the comment beside a setting. They are read as 
 
 from __future__ import annotations
 
-import ast
+import dataclasses
 import functools
 import re
 from pathlib import Path
 
+from zoobot.settings import schema
 from zoobot.settings.depends import DEPENDS_ON
 from zoobot.settings.paths import CONFIGS
+from zoobot.settings.schema import Settings
 
 # The settings that most commands have.
 COMMON = ("data_dir", "quick", "seed", "workers", "experiment_name", "survey.name", "survey.folder",
           "survey.questions", "simulate.iterations", "iterate.subjects_per_iteration", "model.weights",
           "oracle.votes_per_galaxy", "report.experiments")  # fmt: skip
-_SCHEMA = Path(__file__).with_name("schema.py")
 _STAGES = Path(__file__).parents[1] / "stages"
 
 
@@ -34,12 +35,11 @@ def first_comment(path: Path) -> str:
 def groups() -> dict[str, tuple[str, list[str]]]:
     """Every group but ``stage`` with what it decides, in one line, and its options."""
     said = dict(re.findall(r"^  - (\w+): .*?  # (.*)$", (CONFIGS / "config.yaml").read_text(encoding="utf-8"), re.M))
-    described = {name: _docstrings()[cls] for name, cls in _fields("Settings").items() if cls in _docstrings()} | said
     options: dict[str, list[str]] = {}
     for path in sorted(CONFIGS.glob("*/*.yaml")):
         options.setdefault(path.parent.name, []).append(path.stem)
     del options["questions"], options["stage"]  # data of a survey, and what has a list of its own
-    return {name: (described[name], names) for name, names in options.items()}
+    return {name: (said.get(name) or _docstring(_class_of(name)), names) for name, names in options.items()}
 
 
 def common() -> dict[str, str]:
@@ -50,14 +50,13 @@ def common() -> dict[str, str]:
 def described(key: str) -> str:
     """The comment beside a setting."""
     group, _, name = key.rpartition(".")
-    return comments()[_fields("Settings")[group] if group else "Settings"][name]
+    return comments()[_class_of(group) if group else "Settings"][name]
 
 
 def of_stage(stage: str) -> tuple[str, dict[str, str], dict[str, str], tuple[str, ...]]:
     """What a stage is; what it reads, writes and needs; the settings of its own; what else its output depends on."""
-    text, parts = split_docstring(ast.get_docstring(_parsed(_STAGES / f"{stage}.py")) or "")
-    owner = _fields("Settings").get(stage, "")
-    own = {f"{stage}.{name}": comment for name, comment in comments().get(owner, {}).items()}
+    text, parts = split_docstring((_STAGES / f"{stage}.py").read_text(encoding="utf-8").split('"""')[1])
+    own = {f"{stage}.{name}": comment for name, comment in comments().get(_class_of(stage), {}).items()}
     return text, parts, own, tuple(key for key in DEPENDS_ON.get(stage, ()) if key != stage)
 
 
@@ -68,41 +67,31 @@ def split_docstring(docstring: str) -> tuple[str, dict[str, str]]:
     return text.partition(": ")[2].replace("``", ""), {name.lower(): " ".join(each.split()) for name, each in found}
 
 
-# --------------------------------------------------------------- the schema, as text
+# --------------------------------------------------------------- the schema
 
 
-@functools.cache
-def _parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def _class_of(group: str) -> str:
+    """The name of the class of a group of settings; empty if there is none."""
+    return next((str(field.type) for field in dataclasses.fields(Settings) if field.name == group), "")
 
 
-def _classes() -> list[ast.ClassDef]:
-    return [node for node in _parsed(_SCHEMA).body if isinstance(node, ast.ClassDef)]
-
-
-def _docstrings() -> dict[str, str]:
-    return {node.name: (ast.get_docstring(node) or "").splitlines()[0] for node in _classes()}
-
-
-def _fields(cls: str) -> dict[str, str]:
-    """The annotation of each field of a class of the schema."""
-    node = next(node for node in _classes() if node.name == cls)
-    return {
-        field.target.id: ast.unparse(field.annotation)
-        for field in node.body
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-    }
+def _docstring(cls: str) -> str:
+    return (getattr(schema, cls).__doc__ or "").splitlines()[0]
 
 
 @functools.cache
 def comments() -> dict[str, dict[str, str]]:
     """The comment beside each field of each class of the schema; a field that is a group of its own has none."""
-    lines = _SCHEMA.read_text(encoding="utf-8").splitlines()
     found: dict[str, dict[str, str]] = {}
-    for node in _classes():
-        for field in node.body:
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                comment = re.search(r"  # (.*)", "\n".join(lines[field.lineno - 1 : field.end_lineno]))
-                if comment:
-                    found.setdefault(node.name, {})[field.target.id] = comment[1]
+    cls = name = ""
+    for line in Path(schema.__file__).read_text(encoding="utf-8").splitlines():
+        if opening := re.match(r"class (\w+)", line):
+            cls, found[opening[1]] = opening[1], {}
+        if field := re.match(r"    (\w+): ", line):
+            name = field[1]
+        comment = line.partition("  # ")[2]
+        if name and comment:
+            found[cls][name] = comment
+        if comment or not line:
+            name = ""
     return found
