@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,10 +23,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 import zoobot
 from zoobot import sweep
-from zoobot.engine import places
+from zoobot.engine import places, terminal
 from zoobot.errors import ZoobotError
 from zoobot.folders import disk
-from zoobot.settings import command_line, compose
+from zoobot.settings import command_line, compose, texts
 
 log = logging.getLogger("zoobot")
 logged: list[ZoobotError] = []  # by this process; what a launcher's processes log may not reach the terminal
@@ -33,14 +34,28 @@ HELP = """Active learning for Galaxy Zoo.
 
   python run.py stage=STAGE [group=option ...] [key=value ...]
 
-Groups and their options:
+Stages:
+
+{stages}
+
+Groups of settings, and their options:
 
 {groups}
 
-A first simulation:    python run.py stage=simulate quick=true
-A sweep and a report:  python run.py experiment=demo_sweep && python run.py stage=report
-All settings:          python run.py --cfg job stage=simulate
-docs/settings.md explains every key. README.md is the guide."""
+The commonest settings:
+
+{common}
+
+What a stage reads, writes and needs:
+  python run.py --help stage=simulate
+A first simulation:
+  python run.py stage=simulate quick=true
+A sweep and a report:
+  python run.py experiment=demo_sweep && python run.py stage=report
+All settings:
+  python run.py --cfg job stage=simulate
+docs/settings.md explains every key.
+README.md is the guide."""
 
 
 class Stopped(Exception):
@@ -52,6 +67,7 @@ def main(cfg: DictConfig) -> None:
     """Check the settings and run one stage."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow is imported later and logs a lot
     places.leave_home_alone()
+    _let_readers_leave()
     is_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     with sweep.recorded(Path(HydraConfig.get().runtime.output_dir)) if is_multirun else nullcontext():
         _run(cfg, is_multirun)
@@ -67,7 +83,8 @@ def _run(cfg: DictConfig, is_multirun: bool) -> None:
         if is_multirun:
             sweep.run_job(settings, HydraConfig.get().job.num, HydraConfig.get().runtime.cwd)
         else:
-            stages.run(settings)
+            path = stages.run(settings)
+            _say_what_was_made(stages.ending(settings, path))
     except ZoobotError as error:
         log.error("%s", error)
         logged.append(error)
@@ -77,21 +94,61 @@ def _run(cfg: DictConfig, is_multirun: bool) -> None:
         raise Stopped(f"{type(error).__name__}: {error}") from error
 
 
+def _let_readers_leave() -> None:
+    """A reader of our output such as `head` may stop early: the run goes on, and its log file has all."""
+    for handler in logging.getLogger().handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.handleError = lambda record: None  # type: ignore[method-assign]
+
+
+def _say_what_was_made(rows: dict[str, str]) -> None:
+    """A table at the end of a run, on the terminal and in the log: the stage's own rows, the log, the next command."""
+    if not rows:
+        return
+    following = rows.pop("next", "")
+    rows["log"] = str(Path(HydraConfig.get().runtime.output_dir) / "run.log")
+    if following:
+        rows["next"] = shlex.join(["python", *_without_once(sys.argv, following)])
+    log.info("done\n%s", terminal.in_columns(rows, wrap=False))
+
+
+def _without_once(arguments: list[str], stage: str) -> list[str]:
+    """The command line of the next stage: without what holds for one run only."""
+    kept = [each for each in arguments if not each.startswith(("iterate.previous=", "oracle.dry_run="))]
+    return [f"stage={stage}" if each.startswith("stage=") else each for each in kept]
+
+
 def help_text() -> str:
-    """The help, with every option of every group. Hydra's own help takes three times as long."""
-    options: dict[str, list[str]] = {}
-    for path in sorted((Path(__file__).parent / "configs").glob("*/*.yaml")):
-        options.setdefault(path.parent.name, []).append(path.stem)
-    del options["questions"]  # data of a survey, not a group of settings
-    return HELP.format(groups="\n".join(f"  {group}: {', '.join(names)}" for group, names in options.items()))
+    """The help: every stage, group and option. Hydra's own help takes three times as long."""
+    groups = {name: f"{text} {name}=" + ", ".join(options) for name, (text, options) in texts.groups().items()}
+    return HELP.format(
+        stages=terminal.in_columns(texts.stages()),
+        groups=terminal.in_columns(groups),
+        common=terminal.in_columns(texts.common()),
+    )
+
+
+def help_of_stage(stage: str) -> str:
+    """The help of one stage: what it is, reads, writes and needs, and its settings."""
+    text, parts, own, others = texts.of_stage(stage)
+    said = [terminal.wrapped(paragraph) for paragraph in f"stage={stage}: {text}".split("\n\n")]
+    said.append(terminal.in_columns(parts))
+    if own:
+        said += ["Its settings:", terminal.in_columns(own)]
+    if others:
+        said += ["What it makes also depends on:", terminal.wrapped(", ".join(others), "  ")]
+    return "\n\n".join(said)
 
 
 def cli() -> int:
     """Run, and return the exit status: 0 success, 2 an error that the user can fix, 1 any other error, 130 Ctrl-C."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would end every failure with status 1
     if {"--help", "-h"} & set(sys.argv):
-        print(help_text())
-        return 0
+        stage = next((each.removeprefix("stage=") for each in sys.argv if each.startswith("stage=")), "")
+        if not stage or stage in texts.stages():
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as `head` may stop early
+            print(help_of_stage(stage) if stage else help_text())
+            return 0
     if "--version" in sys.argv:
         print(f"zoobot {zoobot.__version__}")
         return 0
@@ -102,8 +159,12 @@ def cli() -> int:
     try:
         main()
     except KeyboardInterrupt:
+        from zoobot.engine.progress import to_files  # late: help should be quick
+
         same = shlex.join(["python", *sys.argv])
-        print(f"Stopped by Ctrl-C. What was finished is kept, and the same command goes on: {same}", file=sys.stderr)
+        message = f"Stopped by Ctrl-C. What was finished is kept, and the same command goes on: {same}"
+        print(message, file=sys.stderr)
+        to_files(message)
         return 130
     except (Exception, sweep.Refused) as error:
         if not isinstance(error, ZoobotError) or error not in logged:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
 import os
@@ -23,14 +22,17 @@ from PIL import Image
 from zoobot import settings, stages
 from zoobot.galaxies import demo, surveys
 from zoobot.galaxies.questions import load_questions
-from zoobot.settings import schema
+from zoobot.settings import texts
 from zoobot.votes.classifications import workflow_of
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 QUICK = ["quick=true", "simulate.iterations=1", "model.max_epochs=1"]
 # What a reader does around the commands.
-_PLAIN = ("source .venv/bin/activate",)
+_PLAIN = (
+    "source .venv/bin/activate",
+    'eval "$(python run.py --shell-completion install=bash)"',  # tests/test_terminal.py tries it
+)
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -164,32 +166,17 @@ def settings_page() -> str:
 
 
 def _table(of: type, prefix: str) -> list[str]:
-    comments = _comments()[of.__name__]
+    comments = texts.comments()[of.__name__]
     rows = []
     for field in dataclasses.fields(of):
-        if field.name in comments:
+        if not dataclasses.is_dataclass(field.default_factory):
+            assert field.name in comments, f"{of.__name__}.{field.name}: no comment"
             default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
             shown = "" if default in ("???", dataclasses.MISSING) else f"`{default}`"
             shown = {"``": "empty", "`True`": "`true`", "`False`": "`false`"}.get(shown, shown)
-            rows.append(f"| `{prefix}{field.name}` | {shown} | {comments[field.name]} |")
+            said = comments[field.name].replace("|", "\\|")
+            rows.append(f"| `{prefix}{field.name}` | {shown} | {said} |")
     return ["| setting | default | |", "|---|---|---|", *rows]
-
-
-def _comments() -> dict[str, dict[str, str]]:
-    """The comment beside each field of each dataclass; a field that is a group of its own needs none."""
-    source = Path(schema.__file__).read_text(encoding="utf-8")
-    lines = source.splitlines()
-    found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.ClassDef):
-            for field in node.body:
-                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                    comment = re.search(r"  # (.*)", "\n".join(lines[field.lineno - 1 : field.end_lineno]))
-                    if comment:
-                        found.setdefault(node.name, {})[field.target.id] = comment[1].replace("|", "\\|")
-                    else:
-                        assert ast.unparse(field.annotation)[0].isupper(), f"{node.name}.{field.target.id}: no comment"
-    return found
 
 
 if __name__ == "__main__":

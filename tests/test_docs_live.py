@@ -30,6 +30,8 @@ def test_the_rehearsal_runs(tmp_path: Path) -> None:
     data = tmp_path / "rehearsal" / "quick"
     summary = json.loads((data / "experiments/live/rehearsal/iteration_1/iteration.json").read_text())
     assert summary["labels_received"] == 8 and summary["control_labels_received"] == 10
+    status = json.loads((data / "experiments/live/rehearsal/status.json").read_text())
+    assert (status["state"], status["run"]["stage"], status["found"]["iterations"]) == ("well", "reduce", 2)
     assert (data / "demo/classifications/classifications.csv").is_file() and ran.stdout.count("would upload") == 18
     written = [p for p in (tmp_path / "rehearsal").rglob("*") if p.is_file() and p.name != "zooniverse.json"]
     assert any(p.name == "run.log" for p in written) and any(p.suffix == ".yaml" for p in written)

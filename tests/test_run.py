@@ -55,20 +55,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-# --------------------------------------------------------------- help
-
-
-def test_help_names_every_stage_and_group_and_the_first_commands(tmp_path: Path) -> None:
-    done = run("--help", cwd=tmp_path)
-    assert done.returncode == 0 and done.stderr == "" and not list(tmp_path.iterdir())
-    assert all(stage in done.stdout for stage in STAGES)
-    groups = {path.name for path in (ROOT / "configs").iterdir() if path.is_dir()} - {"questions"}
-    assert groups == {
-        line.split(":")[0].strip()
-        for line in done.stdout.splitlines()
-        if line.startswith("  ") and ": " in line and "python" not in line
-    }
-    assert "python run.py stage=simulate quick=true" in done.stdout
+# --------------------------------------------------------------- the config
 
 
 def test_the_config_is_printed_as_yaml_and_nothing_is_written(tmp_path: Path) -> None:
@@ -146,6 +133,7 @@ def test_a_stage_called_again_does_nothing(data_dir: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (data_dir / "quick").rglob("*") if path.is_file()}
     done = run("stage=catalogs", *QUICK, f"data_dir={data_dir}")
     assert done.returncode == 0 and "nothing to do" in done.stdout and done.stderr == ""
+    assert "next   python" in done.stdout and f"stage=shards {' '.join(QUICK)}" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

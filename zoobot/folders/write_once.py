@@ -186,6 +186,11 @@ def _read_unsealed(path: Path) -> Manifest:
     return read_record(path / MANIFEST, Manifest)
 
 
+def finished_at(path: Path) -> str:
+    """When a finished folder was published: ISO 8601, in UTC."""
+    return str(read_json(path / MANIFEST)["run"]["finished_at"])
+
+
 def list_numbered(parent: Path, name: str) -> list[Path]:
     """The finished folders ``{name}_0``, ``{name}_1``, … in ``parent``, in order; a gap is an error."""
     pattern = re.compile(rf"{name}_(\d+)")

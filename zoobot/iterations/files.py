@@ -1,6 +1,7 @@
 """The files in an experiment's folders: their names, their format versions, and a typed record for each.
 
-No other module contains these names, but model_files.py for those of any model, and final_files.py for the final one's.
+No other module contains these names, but model_files.py for those of any model, final_files.py for the final one's, and
+status.py for what lies beside the iterations of a live experiment.
 """
 
 from __future__ import annotations

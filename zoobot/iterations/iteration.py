@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,10 +45,12 @@ class Iteration:
     folder: IterationFolder  # where this iteration is being written
     unfinished: Path  # a hidden folder that survives a crash; removed when the iteration is finished
     timings_s: dict[str, float] = field(default_factory=dict)
+    on_step: Callable[[str], None] = lambda step: None  # is told of each step as it begins
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
         """Record how long a step takes, in seconds."""
+        self.on_step(step)
         start = time.perf_counter()
         yield
         self.timings_s[step] = round(time.perf_counter() - start, 3)

@@ -42,6 +42,8 @@ _KINDS = {
 def problems(arguments: Sequence[str]) -> list[str]:
     """What cannot be used of a command line, without the name of the program."""
     given, _ = get_args_parser().parse_known_args(list(arguments))
+    if given.shell_completion:
+        return []  # what follows are not settings
     groups = _groups(Path(given.config_dir) if given.config_dir else None)
     multirun = given.multirun or any(text.startswith(("hydra.mode=", "experiment=")) for text in given.overrides)
     return [problem for text in given.overrides for problem in _problems(text, groups, multirun)]

@@ -18,7 +18,7 @@ _COUNTED = ("reduce.anonymous_repeats", "reduce.before_launch", "reduce.gold_sta
 PICTURES = ("survey.bands", "survey.zero_point", "survey.stretch")  # how a FITS image is shown
 # What each stage's output depends on, besides its inputs. The user's own folders are left out, so that data can be
 # moved.
-_DEPENDS_ON = {
+DEPENDS_ON = {
     "reduce": ("survey.questions", *_COUNTED, "reduce.caesar_reducers"),
     "master_catalog": ("survey.kind", "survey.name", "survey.questions", "survey.samples", "survey.n_galaxies",
                        "survey.draw_size_px", "survey.draw_seed", "survey.world", "survey.id_str", "survey.file_loc",
@@ -39,7 +39,7 @@ _DEPENDS_ON = {
 def stage_settings(settings: Settings, stage: str) -> dict[str, object]:
     """The settings that the output of ``stage`` depends on: ``{full key: value}``."""
     flat = flatten(dataclasses.asdict(settings))
-    wanted = _DEPENDS_ON[stage]
+    wanted = DEPENDS_ON[stage]
     return {key: value for key, value in flat.items() if any(key == w or key.startswith(w + ".") for w in wanted)}
 
 

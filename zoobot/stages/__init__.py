@@ -25,7 +25,8 @@ from zoobot.iterations import oracle_batch
 from zoobot.metrics import LIKELIHOODS
 from zoobot.models import architectures
 from zoobot.oracles import build
-from zoobot.settings import Settings, checks
+from zoobot.reports import status
+from zoobot.settings import Settings, checks, texts
 
 STAGES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 # The values that a setting may take. Each set is defined where its members are implemented.
@@ -51,7 +52,8 @@ def check_settings(settings: Settings) -> Settings:
     problems += oracle_batch.problems(settings)
     problems += build.problems(settings) + filters.problems(settings.task.filters)
     if problems:
-        raise SettingsError("\n  ".join([f"{len(problems)} setting(s) cannot be used:", *problems]))
+        with status.recorded(settings):  # of a live experiment, whose page would otherwise say that all is well
+            raise SettingsError("\n  ".join([f"{len(problems)} setting(s) cannot be used:", *problems]))
     return settings
 
 
@@ -83,8 +85,29 @@ def load_extensions(settings: Settings) -> None:
 def run(settings: Settings) -> Path:
     """Run the stage in the settings. Returns the folder or file that it made."""
     load_extensions(settings)
-    try:
-        path: Path = importlib.import_module(f"{__name__}.{settings.stage}").run(settings)
-    except OSError as error:
-        raise disk.of_the_user(error) or error from error
+    with status.recorded(settings):
+        try:
+            path: Path = importlib.import_module(f"{__name__}.{settings.stage}").run(settings)
+        except OSError as error:
+            raise disk.of_the_user(error) or error from error
     return path
+
+
+def ending(settings: Settings, path: Path) -> dict[str, str]:
+    """What a stage has made and where, what it dropped, and the stage to run next; empty if it makes nothing."""
+    module = importlib.import_module(f"{__name__}.{settings.stage}")
+    _, parts = texts.split_docstring(module.__doc__ or "")
+    _, _, made = parts["writes"].partition("/: ")
+    following, nothing_new = getattr(module, "NEXT", ""), path == settings.experiment_dir
+    if not made:
+        return {}
+    rows = {"made": made.rstrip("."), "where": str(path)}
+    if settings.stage == "iterate" and nothing_new:  # a dry run, or a rule of settings.stop holds
+        rows, following = (
+            {"made": "nothing new", "where": str(path)},
+            following if settings.oracle.dry_run else "finish",
+        )
+    if hasattr(module, "dropped"):
+        said = module.dropped(path)
+        rows["dropped"] = "nothing" if said.startswith("0 ") else said
+    return rows | ({"next": following} if following else {})

@@ -3,6 +3,10 @@
 The survey's retirement rule splits galaxies into labelled and unlabelled. For simulations, the labelled galaxies are
 split again into mock_labelled and mock_unlabelled; oracle holds the hidden votes. ``mock_unlabelled.csv`` has only ids,
 pictures and positions, so no column can reveal a hidden vote.
+
+Reads: the master catalog.
+Writes: {survey}/prepared_catalogs/{catalogs.name}/: who is labelled; for simulations, whose labels are hidden.
+Needs: stage=master_catalog.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from zoobot.galaxies.tasks import LABEL, TOTAL_VOTES, Task, build_task, check_co
 from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")
+NEXT = "shards"  # the stage to run afterwards
 PUBLIC_COLUMNS = ("id_str", "file_loc", "ra", "dec")
 
 

@@ -1,6 +1,8 @@
 """stage=check: what a survey's folder holds, what is wrong with it, and the command to run next with all its settings.
 
-It writes nothing, but for a file of settings if ``check.output`` names a folder.
+Reads: a survey's table, questions and a sample of its pictures, or its features.
+Writes: nothing; or, with check.output, a file of settings.
+Needs: survey.folder, and for a survey of your own survey=custom survey.name=NAME.
 """
 
 from __future__ import annotations

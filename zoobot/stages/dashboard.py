@@ -1,6 +1,10 @@
 """stage=dashboard: log what is new of experiments, and make or update the workspace that shows them.
 
 Offline it writes the workspace's definition, and a page with the same panels, drawn here.
+
+Reads: the experiments in report.experiments.
+Writes: report/: dashboard.html; with tracking=online also a workspace on Weights & Biases.
+Needs: a finished iteration, and for tracking=online tracking.entity.
 """
 
 from __future__ import annotations

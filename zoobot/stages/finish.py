@@ -1,6 +1,10 @@
 """stage=finish: the final model of an experiment, which a catalogue is predicted with.
 
-It reads the instructions, the shards and all iterations, and writes one folder. Live or simulated.
+Live or simulated.
+
+Reads: the instructions, the shards and all iterations.
+Writes: experiments/{kind}/{experiment_name}/final/: the model to predict a catalogue with.
+Needs: a finished iteration, and the experiment's settings.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from zoobot.iterations.iteration import Iteration, finished_iterations, input_di
 from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")
+NEXT = "predict"  # the stage to run afterwards
 
 
 def run(settings: Settings) -> Path:

@@ -1,4 +1,9 @@
-"""stage=instructions: everything that never changes in an experiment, written once before its first iteration."""
+"""stage=instructions: everything that never changes in an experiment, written once before its first iteration.
+
+Reads: the catalogs, the shards, the encoder and the settings.
+Writes: experiments/{kind}/{experiment_name}/instructions/: what the experiment never changes.
+Needs: stage=shards; for live work oracle=panoptes, oracle.project_id and oracle.workflow_ids.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +24,7 @@ from zoobot.oracles import build
 from zoobot.settings import ORACLE_FIXED, PUBLISHED, Settings
 
 log = logging.getLogger("zoobot")
+NEXT = "iterate"  # the stage to run afterwards
 
 
 def run(settings: Settings) -> Path:

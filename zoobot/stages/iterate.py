@@ -1,7 +1,10 @@
 """stage=iterate: one iteration. It receives labels, learns, evaluates, chooses galaxies and asks about them.
 
-It reads the instructions, the shards and the earlier iterations, and writes one folder. ``simulate`` and production
-call the same function.
+``simulate`` and production call the same function.
+
+Reads: the instructions, the shards, the earlier iterations, and votes that have come in.
+Writes: experiments/{kind}/{experiment_name}/iteration_{n}/: labels, model, predictions, galaxies asked about.
+Needs: stage=instructions with the same settings; for live work credentials (docs/live.md).
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from zoobot import folders
@@ -32,10 +36,11 @@ from zoobot.iterations.retire import retire_confident
 from zoobot.models import saved
 from zoobot.models.architectures import ARCHITECTURES
 from zoobot.oracles.build import build_oracle
-from zoobot.reports import dashboard
+from zoobot.reports import dashboard, status
 from zoobot.settings import Settings
 
 log = logging.getLogger("zoobot")
+NEXT = "iterate"  # the stage to run afterwards
 
 
 def run(settings: Settings) -> Path:
@@ -61,18 +66,28 @@ def run(settings: Settings) -> Path:
             iteration = Iteration(
                 len(before), settings, questions, build_task(settings.task, questions), shard_dir,
                 tfrecords.load_config(shard_dir), catalog_dir, before, IterationFolder(staging), unfinished,
+                on_step=partial(status.step, settings),
             )  # fmt: skip
             summary = _work(iteration, instructions)
         if settings.oracle.dry_run:
             log.info("oracle.dry_run: nothing was sent, and %s was not written", target.name)
             return experiment.path
-        log.info(
-            "%s: %d labels received, %d galaxies trained on, test loss %.3f, %d galaxies asked about, %d still wait",
-            target.name, summary.labels_received, summary.train_galaxies, summary.test_loss, summary.requested,
-            summary.still_waiting,
-        )  # fmt: skip
+        _say(target.name, summary, before)
         dashboard.log_iterations(settings, [*before, target])
     return target.path
+
+
+def _say(name: str, summary: Summary, before: Sequence[IterationFolder]) -> None:
+    """One line: the loss, the gain so far, the labels, and what was asked."""
+    gain = ""
+    if before:
+        fell = before[0].summary().test_loss - summary.test_loss
+        gain = f" ({abs(fell):.3f} {'lower' if fell >= 0 else 'higher'} than in {before[0].name})"
+    log.info(
+        "%s: test loss %.3f%s, %d labels (%d new), %d galaxies asked about, %d still wait",
+        name, summary.test_loss, gain, summary.train_galaxies, summary.labels_received, summary.requested,
+        summary.still_waiting,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -1,6 +1,10 @@
 """stage=master_catalog: turn the survey's tables into one catalog of galaxies with checked rows.
 
 A row that cannot be used is dropped; the JSON beside the catalog lists each dropped row with its reason.
+
+Reads: the survey's tables, and votes that stage=reduce has counted.
+Writes: {survey}/: a row for each galaxy in {survey}_master_catalog.csv, and .json with the rows that were dropped.
+Needs: survey, and survey.folder unless the program draws the galaxies (survey=demo).
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from zoobot import folders
 from zoobot.errors import InputError
 from zoobot.folders import published
 from zoobot.folders.published import MadeOf
@@ -23,6 +28,7 @@ from zoobot.galaxies.surveys import SurveyTable, read_survey
 from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")
+NEXT = "catalogs"  # the stage to run afterwards
 MAX_VOTES = 1_000_000  # for one answer; more is a mistake, and labels are float32
 Counted = tuple[pd.DataFrame, pd.Series]  # the counts of a question, and the rows whose votes are none
 
@@ -64,6 +70,12 @@ def run(settings: Settings) -> Path:
         path, cleaned.n_kept, len(survey.rows), cleaned.n_collapsed, len(cleaned.dropped),
     )  # fmt: skip
     return path
+
+
+def dropped(path: Path) -> str:
+    """How many rows were dropped, and where it says why."""
+    record = folders.read_json(path.with_suffix(".json"))
+    return f"{len(record['dropped'])} of {record['rows']} rows: {path.with_suffix('.json')} says why"
 
 
 def _content(cleaned: Cleaned, survey: SurveyTable, settings: Settings, found: dict[str, object]) -> Iterator[bytes]:

@@ -1,7 +1,10 @@
 """stage=predict: the survey's catalogue: the final model of an experiment predicts every galaxy of some shards.
 
-It reads the final model, the shards and the catalogs that these were made from. A part of the catalogue is published
-once it is complete, so a run that was stopped continues after the last one.
+A part of the catalogue is published once it is complete, so a run that was stopped continues after the last one.
+
+Reads: an experiment's final model, shards, and the catalogs that these were made from.
+Writes: {survey}/predictions/{predict.name}/: a catalogue of every galaxy, with a data card.
+Needs: stage=finish, and the experiment's settings.
 """
 
 from __future__ import annotations
@@ -81,6 +84,11 @@ def run(settings: Settings) -> Path:
         data_card.write(staging, card, files)
     log.info("%s: %d galaxies, %d without a prediction", path, card.n_galaxies, card.n_dropped)
     return path
+
+
+def dropped(path: Path) -> str:
+    """How many galaxies have no prediction, and where it says why."""
+    return f"{len(pd.read_csv(path / data_card.DROPPED))} galaxies: {path / data_card.DROPPED} says why"
 
 
 def _final(settings: Settings) -> FinalFolder:

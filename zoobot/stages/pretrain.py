@@ -1,4 +1,9 @@
-"""stage=pretrain: train an encoder on the pool's pictures alone, without votes."""
+"""stage=pretrain: train an encoder on the pool's pictures alone, without votes.
+
+Reads: the shards: pictures of the pool, no votes.
+Writes: {survey}/encoders/{pretrain.name}/: an encoder, for model=pretrained.
+Needs: stage=shards.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +19,7 @@ from zoobot.models import features
 from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")
+NEXT = "simulate"  # the stage to run afterwards
 
 
 def is_done(settings: Settings) -> bool:

@@ -2,10 +2,16 @@
 
 The result of an export or a dump is written once. A pull brings new classifications every day, so its result is written
 again when there are new ones.
+
+Reads: raw classifications: an export, rows of the API, Caesar's reductions, or those that it pulls.
+Writes: {survey}/classifications/: votes of each subject, rejected answers and why.
+Needs: one of reduce.export, reduce.api_dump, reduce.caesar (with reduce.workflow_versions) and reduce.pull=true (with
+oracle=panoptes).
 """
 
 from __future__ import annotations
 
+import csv
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +29,7 @@ from zoobot.votes.caesar import read_caesar
 from zoobot.votes.rows import Row
 
 log = logging.getLogger("zoobot")
+NEXT = "master_catalog"  # the stage to run afterwards
 RECORD = "reduction.json"
 
 
@@ -43,6 +50,13 @@ def run(settings: Settings) -> Path:
         else:
             _reduce(settings, folder, files, versions_path, questions, made_of)
     return folder
+
+
+def dropped(path: Path) -> str:
+    """How many answers were rejected, and where it says why."""
+    with (path / "rejected.csv").open(encoding="utf-8", newline="") as file:
+        n_rejected = sum(1 for _ in csv.reader(file)) - 1
+    return f"{n_rejected} answers: {path / 'rejected.csv'} says why"
 
 
 def _given_files(settings: Settings) -> tuple[list[Path], Path | None]:

@@ -1,6 +1,10 @@
 """stage=report: one HTML page that shows whether active learning helped, and the same numbers as JSON.
 
 The page opens offline. It changes no experiment, and the next report overwrites it.
+
+Reads: the experiments in report.experiments.
+Writes: report/: report.html, and the same numbers in summary.json.
+Needs: a finished iteration.
 """
 
 from __future__ import annotations

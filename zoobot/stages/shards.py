@@ -4,6 +4,10 @@ train, eval and test come from the labelled galaxies, the pool from the rest. Al
 shards. If the survey has published features (``survey.features``), they are stored and no picture is read. Shard n of a
 split has the galaxies n × shard_size … of the catalog; worker processes write shards side by side (shard_writer.py). A
 run that was stopped continues with the shards that are not finished. At the end the index is made from their records.
+
+Reads: the catalogs, and pictures or published features.
+Writes: {survey}/shards/{shards.name}/: TFRecords for train, eval, test and pool, and their index.
+Needs: stage=catalogs; for live work shards.source=real.
 """
 
 from __future__ import annotations
@@ -44,6 +48,7 @@ from zoobot.galaxies.tfrecords import ShardConfig
 from zoobot.settings import Settings, stage_settings
 
 log = logging.getLogger("zoobot")
+NEXT = "instructions"  # the stage to run afterwards
 GALAXIES_PER_WORKER = 1000  # with fewer, starting a process takes as long as it saves
 
 
@@ -116,6 +121,11 @@ def run(settings: Settings) -> Path:
     counts = ", ".join(f"{count} {split}" for split, count in config.galaxies.items())
     log.info("%s: %s, %d dropped", settings.shard_dir, counts, len(config.dropped))
     return settings.shard_dir
+
+
+def dropped(path: Path) -> str:
+    """How many galaxies were dropped, and where it says why."""
+    return f"{len(tfrecords.load_config(path).dropped)} galaxies: {path / tfrecords.SHARD_CONFIG} says why"
 
 
 def _report(parts: Mapping[str, Sequence[Part]], config: ShardConfig) -> None:

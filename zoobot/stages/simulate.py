@@ -1,4 +1,9 @@
-"""stage=simulate: run all stages from the survey to the last iteration, and make only what is missing."""
+"""stage=simulate: run all stages from the survey to the last iteration, and make only what is missing.
+
+Reads: a survey.
+Writes: experiments/simulations/{experiment_name}/: instructions and iterations; before them all that is missing.
+Needs: nothing, or a survey of your own.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +23,7 @@ from zoobot.settings import Settings
 from zoobot.stages import catalogs, instructions, iterate, master_catalog, pretrain, shards
 
 log = logging.getLogger("zoobot")
+NEXT = "report"  # the stage to run afterwards
 
 
 def run(settings: Settings) -> Path:

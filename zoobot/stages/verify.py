@@ -1,4 +1,9 @@
-"""stage=verify: check that every file is unchanged since its folder was published."""
+"""stage=verify: check that every file is unchanged since its folder was published.
+
+Reads: a folder, and all that it was made from.
+Writes: nothing; exit status 1 and a list if a file differs.
+Needs: verify.path.
+"""
 
 from __future__ import annotations
 
