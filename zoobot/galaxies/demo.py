@@ -110,6 +110,7 @@ class World:
     priors: Mapping[str, _Prior] = field(default_factory=dict)  # these replace the priors of every kind
     copied: float = 0.0  # share of galaxies that repeat one of ORIGINALS, rotated, with other noise and votes
     unpredictable: tuple[Kind, ...] = ()  # the votes on these say nothing about the galaxy: nothing can be learnt
+    consensus: bool = False  # each galaxy has one vote, for what most of its volunteers said
 
 
 ORIGINALS = 12
@@ -120,6 +121,7 @@ WORLDS: Mapping[str, World] = {
     "artifacts": World({**{kind: 0.6 * share for kind, share in KIND_SHARES.items()}, "artifact": 0.412}),
     "faint": World(priors={"log_brightness": (2, 3, 0.1, 1.2), "seeing": (2, 2, 0.04, 0.07)}),
     "unpredictable": World(unpredictable=("edge-on", "spiral")),
+    "consensus": World(consensus=True),
 }
 
 
@@ -141,7 +143,10 @@ def draw(index: int, seed: int, size_px: int, world: str = "standard") -> DemoGa
     answered = _draw_latents(world_rng, WORLDS["standard"])[1] if kind in of_world.unpredictable else latents
     fractions = _vote_fractions(answered)
     image = _expose(_scene(latents, size_px, layout_rng), latents.seeing, noise_rng)
-    return DemoGalaxy(f"demo_{index:06d}", kind, image, fractions, _cast_votes(fractions, votes_rng))
+    votes = _cast_votes(fractions, votes_rng)
+    return DemoGalaxy(
+        f"demo_{index:06d}", kind, image, fractions, _most_frequent(votes) if of_world.consensus else votes
+    )
 
 
 def survey(n_galaxies: int, seed: int, size_px: int, world: str = "standard") -> Iterator[DemoGalaxy]:
@@ -197,6 +202,16 @@ def _cast_votes(fractions: Mapping[str, float], rng: np.random.Generator) -> dic
         counts = rng.multinomial(n_asked, [fractions[column] for column in question.columns])
         votes |= dict(zip(question.columns, counts.tolist(), strict=True))
     return votes
+
+
+def _most_frequent(votes: Mapping[str, int]) -> dict[str, int]:
+    """One vote for the most frequent answer to each question that this leads to."""
+    agreed: dict[str, int] = {}
+    for question in _questions():
+        asked = not question.after or any(agreed[column] for column in question.after)
+        first = max(question.columns, key=votes.__getitem__)
+        agreed |= {column: int(asked and column == first) for column in question.columns}
+    return agreed
 
 
 @cache

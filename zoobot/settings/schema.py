@@ -47,7 +47,7 @@ class SurveySettings:
     n_galaxies: int = 0  # demo: how many galaxies to draw
     draw_size_px: int = 64  # demo: side length of a drawn image
     draw_seed: int = 0  # demo: seed that decides which galaxies are drawn
-    world: str = "standard"  # demo: standard, rare_bars, duplicates, artifacts, faint or unpredictable
+    world: str = "standard"  # demo: standard, rare_bars, duplicates, artifacts, faint, unpredictable, consensus
 
 
 @dataclass(frozen=True)
