@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "oracles": {*CELLARS, "galaxies", "votes"},
     "models": {*CELLARS, "galaxies", "metrics"},
     "iterations": {*CELLARS, "galaxies", "votes", "metrics", "acquisition", "oracles", "models"},
-    "reports": {*CELLARS, "galaxies", "metrics", "iterations"},
+    "reports": {*CELLARS, "galaxies", "metrics", "acquisition", "iterations"},
 }
 EVERYTHING = {*MAY_IMPORT, "stages", "sweep"}
 MAY_IMPORT |= {"stages": EVERYTHING, "sweep": EVERYTHING, "run": EVERYTHING}

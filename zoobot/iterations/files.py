@@ -315,6 +315,12 @@ class RawFiles:
         with (self.path / "classifications.jsonl").open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
 
+    def rejected(self) -> dict[str, int]:
+        """How many answers were rejected, by reason."""
+        path = self.path / "rejected.csv"
+        reasons = pd.read_csv(path, dtype="string")["reason"].value_counts() if path.is_file() else {}
+        return {str(reason): int(n) for reason, n in reasons.items()}
+
     def write(self, rows: Sequence[Row], rejected: pd.DataFrame | None, versions: Sequence[Row] | None) -> None:
         """Write the classifications, the rejected answers, and the versions of the workflow."""
         self.path.mkdir()
