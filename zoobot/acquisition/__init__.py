@@ -75,12 +75,12 @@ ACQUISITIONS: dict[str, Strategy] = {
     "power_mutual_information": by_score(power_mutual_information, "nats, times a random number"),
     "softmax_mutual_information": by_score(softmax_mutual_information, "nats, plus a random number"),
     "batch_mutual_information": Strategy(batch_mutual_information, batch_aware=True, unit="nats"),
-    "variance_reduction": Strategy(variance_reduction, batch_aware=True, unit="variance of votes, summed over galaxies"),
+    "variance_reduction": Strategy(variance_reduction, batch_aware=True, unit="variance of votes, over all galaxies"),
     "badge": Strategy(badge, batch_aware=True, unit=_GRADIENTS),
     "mixture": Strategy(badge, batch_aware=True, unit=_GRADIENTS),  # its option sets acquisition.random_share
     "k_center": Strategy(k_center, True, needs_labelled_features=True, unit="squared distance between features"),
     "lcmd": Strategy(lcmd, True, needs_labelled_features=True, unit="squared distance between features × nats"),
-    "uherding": Strategy(uherding, True, needs_labelled_features=True, unit="uncertainty of galaxies that it stands for"),
+    "uherding": Strategy(uherding, True, needs_labelled_features=True, unit="uncertainty of those it stands for"),
     "typiclust": Strategy(typiclust, True, needs_labelled_features=True, unit="1 / distance to the nearest features"),
 }
 

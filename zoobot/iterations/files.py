@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -279,6 +281,12 @@ class IterationFolder(ModelFolder):
         table = pd.read_parquet(self.path / "predictions.parquet", columns=list(columns), filters=filters)
         return table if best is None else table.sort_values("rank")
 
+    def samples(self, answers: Sequence[str]) -> npt.NDArray[np.float32]:
+        """The posterior samples N × K × A of these answers, of all galaxies in the order of ``predictions``."""
+        table = pq.read_table(self.path / "predictions.parquet", columns=list(answers))
+        of_answers = [table[name].combine_chunks().flatten().to_numpy() for name in answers]
+        return np.stack(of_answers, axis=1).reshape(len(table), -1, len(answers))
+
     def drawn_at_random(self) -> set[str]:
         """The galaxies that were drawn at random, whatever their score."""
         path = self.path / "predictions.parquet"
@@ -318,8 +326,9 @@ class RawFiles:
     def rejected(self) -> dict[str, int]:
         """How many answers were rejected, by reason."""
         path = self.path / "rejected.csv"
-        reasons = pd.read_csv(path, dtype="string")["reason"].value_counts() if path.is_file() else {}
-        return {str(reason): int(n) for reason, n in reasons.items()}
+        if not path.is_file():
+            return {}
+        return {str(reason): int(n) for reason, n in pd.read_csv(path)["reason"].value_counts().items()}
 
     def write(self, rows: Sequence[Row], rejected: pd.DataFrame | None, versions: Sequence[Row] | None) -> None:
         """Write the classifications, the rejected answers, and the versions of the workflow."""

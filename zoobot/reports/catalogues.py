@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
 
@@ -16,6 +17,7 @@ from zoobot.reports import pictures, vega
 from zoobot.reports.galleries import Galaxy, Row
 from zoobot.reports.vega import Axes, Chart
 
+Counts = npt.NDArray[np.int64]
 _BINS = 20
 _AT_ONCE = 200_000  # rows of a CSV
 _FRACTION, _ENTROPY = "_fraction", "_entropy"
@@ -39,16 +41,24 @@ def find(data_dir: Path) -> list[Path]:
 def read(path: Path, key: str, most: int) -> Catalogue:
     """Count a catalogue's fractions, part by part, and find its most and least certain galaxies."""
     folders.require(path, "predict")
-    counts: dict[str, np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
-    ends, total, by = pd.DataFrame(), 0, ""
+    counts: dict[str, Counts] = {}
+    ends, total = pd.DataFrame(), 0
     for part in _parts(path):
         total += len(part)
-        by = next(name for name in part if name.endswith(_ENTROPY))  # of the first question
-        for name in (name for name in part if name.endswith(_FRACTION)):
+        for name in _columns(part, _FRACTION):
             counts[name] = counts.get(name, 0) + np.histogram(part[name], _BINS, (0, 1))[0]
-        both = pd.concat([ends, part]).sort_values(by, kind="stable")
-        ends = pd.concat([both[:most], both[max(most, len(both) - most) :]])
-    return Catalogue(f"{path.parents[1].name} / {path.name}", total, _chart(key, counts), _rows(path, ends, by, most))
+        ends = _ends(pd.concat([ends, part]), most)
+    return Catalogue(f"{path.parents[1].name} / {path.name}", total, _chart(key, counts), _rows(path, ends, most))
+
+
+def _columns(table: pd.DataFrame, end: str) -> list[str]:
+    return [name for name in map(str, table.columns) if name.endswith(end)]
+
+
+def _ends(table: pd.DataFrame, most: int) -> pd.DataFrame:
+    """The rows with the lowest and the highest entropy of the first question, in order."""
+    ordered = table.sort_values(_columns(table, _ENTROPY)[0], kind="stable")
+    return ordered if len(ordered) <= 2 * most else pd.concat([ordered[:most], ordered[len(ordered) - most :]])
 
 
 def _parts(path: Path) -> Iterator[pd.DataFrame]:
@@ -70,7 +80,7 @@ def _parts(path: Path) -> Iterator[pd.DataFrame]:
             yield pd.read_parquet(file, columns=names)
 
 
-def _chart(key: str, counts: dict[str, np.ndarray[tuple[int], np.dtype[np.int64]]]) -> Chart:
+def _chart(key: str, counts: dict[str, Counts]) -> Chart:
     rows = [
         {"of": name.removesuffix(_FRACTION), "x": (n + 0.5) / _BINS, "y": int(count)}
         for name, bins in counts.items()
@@ -81,20 +91,16 @@ def _chart(key: str, counts: dict[str, np.ndarray[tuple[int], np.dtype[np.int64]
     return vega.chart(key, "Expected fractions", axes, [vega.bars(rows, said, _BINS)], {})
 
 
-def _rows(path: Path, ends: pd.DataFrame, by: str, most: int) -> list[Row]:
-    """The ends of the catalogue, sorted by the entropy of the first question's next vote."""
-    shards = folders.read_manifest(path).inputs.get("shards")
-    found = pictures.of_shards((path / shards.path).resolve(), list(ends["id_str"])) if shards else {}
-    halves = {"Most certain": ends[:most], "Least certain": ends[::-1][:most]}
-    fractions = [name for name in ends if name.endswith(_FRACTION)]
-    return [
-        Row(title, [
-            Galaxy(row["id_str"], found.get(row["id_str"]), row[by], _said(row[fractions])) for _, row in half.iterrows()
-        ])
-        for title, half in halves.items() if len(half)
-    ]  # fmt: skip
+def _rows(path: Path, ends: pd.DataFrame, most: int) -> list[Row]:
+    shards, ids = folders.read_manifest(path).inputs.get("shards"), ends["id_str"].astype(str).tolist()
+    found = pictures.of_shards((path / shards.path).resolve(), ids) if shards else {}
+    first = _columns(ends, _FRACTION)[0]
+    entropy_N, fraction_N = ends[_columns(ends, _ENTROPY)[0]].to_numpy(), ends[first].to_numpy()
 
+    def galaxy(n: int) -> Galaxy:
+        said = f"{first.removesuffix(_FRACTION)} {100 * fraction_N[n]:.0f}\u00a0%"
+        return Galaxy(ids[n], found.get(ids[n]), float(entropy_N[n]), said)
 
-def _said(fractions: pd.Series[float]) -> str:
-    """The first answer, and its expected fraction."""
-    return f"{str(fractions.index[0]).removesuffix(_FRACTION)} {100 * fractions.iloc[0]:.0f}\u00a0%"
+    n_rows = min(most, len(ends))
+    halves = {"Most certain": range(n_rows), "Least certain": range(len(ends) - 1, len(ends) - 1 - n_rows, -1)}
+    return [Row(title, [galaxy(n) for n in half]) for title, half in halves.items() if half]

@@ -69,7 +69,9 @@ def _errors(section: Section, key: str) -> Chart:
         }
         rows += [{**row, "of": question} for row in _means(errors)]
     axes = Axes(_LABELS, "RMSE of vote fraction", "Question", can_log=True)
-    return vega.chart(f"{key}-error", "Error of the vote fractions", axes, vega.curves(rows, (), _CURVE), looks(section))
+    return vega.chart(
+        f"{key}-error", "Error of the vote fractions", axes, vega.curves(rows, (), _CURVE), looks(section)
+    )
 
 
 def _coverage(section: Section, key: str) -> Chart | None:
@@ -115,7 +117,7 @@ def _one_galaxy(section: Section, key: str) -> Chart | None:
     tall = {g.name: max(g.probability_V) for g in found}
     came = [{"of": g.name, "line": None, "x": g.votes, "y": y} for g in found for y in (0, tall[g.name])]
     axes = Axes("votes for the answer", "probability", "Galaxy")
-    layers = [vega.bars(expected, said, 1 + max(row["x"] for row in expected)), vega.straight(came, "var(--line-1)")]
+    layers = [vega.bars(expected, said, max(len(g.probability_V) for g in found)), vega.straight(came, "var(--line-1)")]
     return vega.chart(f"{key}-galaxy", "One galaxy: votes expected, and received", axes, layers, {})
 
 
@@ -138,8 +140,8 @@ def _seeds(lines: Mapping[str, Sequence[Points]]) -> list[Row]:
 
 
 def _means(lines: Mapping[str, Sequence[Points]], *, interval: bool = False) -> list[Row]:
-    """The mean over seeds at each iteration, with one standard deviation on each side, or the 95 % interval of the mean.
-    It ends where more than half of the seeds do; with fewer it would jump.
+    """The mean over seeds at each iteration, with one standard deviation on each side, or the mean's 95 % interval. It
+    ends where more than half of the seeds do; with fewer it would jump.
     """
     rows = []
     for name, of in lines.items():

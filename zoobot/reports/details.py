@@ -73,8 +73,8 @@ def costs(line: Sequence[Experiment]) -> dict[str, float | None]:
 
 
 def settings(experiments: Sequence[Experiment]) -> tuple[dict[str, list[object]], dict[str, object]]:
-    """The settings that differ, with the value of each experiment; and those that are the same in all. What follows from
-    the seed is in neither.
+    """The settings that differ, with the value of each experiment; and those that are the same in all. Neither has what
+    follows from the seed.
     """
     keys = sorted({
         key for e in experiments for key in e.settings

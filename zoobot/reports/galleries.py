@@ -78,15 +78,16 @@ def others(e: Experiment, most: int) -> list[Row]:
 def _certain(e: Experiment, most: int) -> list[Row]:
     """The value is the entropy of the expected fractions of the first question, in nats."""
     answers = list(e.instructions.build_task().groups[0].answers)
-    table = e.iterations[-1].folder.predictions(["id_str", *answers])
-    samples_N_K_A = np.stack([np.stack(list(table[answer])) for answer in answers], axis=2).astype(np.float64)
-    expected_N_A = fractions(samples_N_K_A).mean(axis=1)
-    entropy_N, ids = vote_fractions.entropy(expected_N_A), list(table["id_str"])
+    last = e.iterations[-1].folder
+    ids, expected_N_A = list(last.predictions(["id_str"])["id_str"]), fractions(last.samples(answers)).mean(axis=1)
+    entropy_N = vote_fractions.entropy(expected_N_A)
     order = np.argsort(entropy_N, kind="stable")
     ends = {"Most certain of the pool": order[:most], "Least certain of the pool": order[::-1][:most]}
     found = pictures.of_shards(_shards(e), [ids[n] for rows in ends.values() for n in rows])
     return [
-        Row(title, [Galaxy(ids[n], found.get(ids[n]), float(entropy_N[n]), _expected(e, expected_N_A[n])) for n in rows])
+        Row(
+            title, [Galaxy(ids[n], found.get(ids[n]), float(entropy_N[n]), _expected(e, expected_N_A[n])) for n in rows]
+        )
         for title, rows in ends.items()
     ]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -10,6 +13,7 @@ from zoobot.galaxies import database
 from zoobot.galaxies.tables import read_votes
 from zoobot.galaxies.tasks import Task
 from zoobot.iterations.files import IterationFolder
+from zoobot.metrics import fractions
 from zoobot.reports.experiments import Experiment
 
 Floats = npt.NDArray[np.float64]
@@ -46,18 +50,23 @@ def _hidden_votes(e: Experiment) -> pd.DataFrame | None:
     path = e.folder.instructions.source(e.instructions.catalogs) / "oracle.csv"
     if e.folder.path.parent.name != "simulations" or not path.is_file():
         return None
-    return e.instructions.build_task().add_label(read_votes(path))
+    return _read_hidden(path, e.instructions.catalogs.digest, e.instructions.build_task())
+
+
+@functools.lru_cache(maxsize=4)
+def _read_hidden(path: Path, digest: str, task: Task) -> pd.DataFrame:
+    """The hidden votes in some catalogs, which many experiments share; ``digest`` says what their folder holds."""
+    return task.add_label(read_votes(path))
 
 
 def _correlation(task: Task, hidden: pd.DataFrame, folder: IterationFolder) -> float | None:
     answers = list(task.groups[0].answers)
-    predictions = folder.predictions(["id_str", "acquisition", *answers])
+    predictions = folder.predictions(["id_str", "acquisition"])
     counts_N_A = _first_question(task, hidden.loc[list(predictions["id_str"])])
     asked_N, scores_N = counts_N_A.sum(axis=1) > 0, predictions["acquisition"].to_numpy()
     if asked_N.sum() < 3 or len(np.unique(scores_N)) == 1:
         return None
-    samples_N_K_A = np.stack([np.stack(list(predictions[answer])) for answer in answers], axis=2)[asked_N]
-    expected_N_A = (samples_N_K_A / samples_N_K_A.sum(axis=2, keepdims=True)).mean(axis=1)
+    expected_N_A = fractions(folder.samples(answers)[asked_N]).mean(axis=1)
     counts_N_A = counts_N_A[asked_N]
     error_N = np.abs(expected_N_A - counts_N_A / counts_N_A.sum(axis=1, keepdims=True)).sum(axis=1) / 2
     return float(np.corrcoef(pd.Series(scores_N[asked_N]).rank(), pd.Series(error_N).rank())[0, 1])

@@ -49,4 +49,10 @@ def begin(text: str) -> str:
 
 def unit_of(acquisition: str) -> str:
     """What the acquisition values of a function are; nothing if it is not known."""
-    return _CEILING_UNIT if acquisition == CEILING else ACQUISITIONS[acquisition].unit if acquisition in ACQUISITIONS else ""
+    return (
+        _CEILING_UNIT
+        if acquisition == CEILING
+        else ACQUISITIONS[acquisition].unit
+        if acquisition in ACQUISITIONS
+        else ""
+    )

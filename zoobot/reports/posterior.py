@@ -51,7 +51,9 @@ def _expected(e: Experiment, point: CurvePoint, ids: list[str], votes: dict[str,
             at = 0 if task.label_columns else int(counts_A.argmax())
             samples_K_A = np.stack([np.asarray(predictions.loc[id_, a], np.float64) for a in answers], axis=1)
             for_K, all_K = samples_K_A[:, at], samples_K_A.sum(axis=1)
-            pmf_V = mixture_pmf(e.instructions.model.likelihood, for_K[None], (all_K - for_K)[None], np.array([total]))[0]
+            pmf_V = mixture_pmf(e.instructions.model.likelihood, for_K[None], (all_K - for_K)[None], np.array([total]))[
+                0
+            ]
             answer = " or ".join(task.label_columns) if task.label_columns else answers[at]
             name = f"{id_}: {answer}, {int(counts_A[at])} of {total} votes"
             found.append(Expected(name, pmf_V.tolist(), int(counts_A[at])))

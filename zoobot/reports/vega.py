@@ -1,7 +1,8 @@
 """Charts as Vega specifications, which are drawn twice: here as SVG, and in the browser, where they can be changed.
 
-The page has the script of Vega (898 kB), which vl-convert bundles. A chart has two signals that the page's controls set:
-``hidden``, the lines not shown, and ``chosen``, the question (or galaxy) shown. Colours are variables of the page's style.
+The page has the script of Vega (898 kB), which vl-convert bundles. A chart has two signals that the page's controls
+set: ``hidden``, the lines not shown, and ``chosen``, the question (or galaxy) shown. Colours are variables of the
+page's style.
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ def chart(key: str, title: str, axes: Axes, layers: Sequence[Layer], looks: Mapp
         },
         "resolve": {"legend": {"color": "shared"}},
     }  # fmt: skip
-    scales = {"strokeDash": [list(look.dash) or [1, 0] for look in wanted], "shape": [look.marker for look in wanted]}
+    scales: dict[str, list[object]] = {
+        "strokeDash": [list(look.dash) or [1, 0] for look in wanted],
+        "shape": [look.marker for look in wanted],
+    }
     for layer in layers:
         for channel in layer["encoding"].keys() & scales.keys():
             layer["encoding"][channel] = _scale(names, scales[channel], legend=len(names) > 1)

@@ -40,7 +40,9 @@ def _needed(c: Mapping[str, Any]) -> str:
 def _percent(x: Mapping[str, float | None], of: str = "") -> str:
     """A share with its interval, if it has one."""
     assert x["value"] is not None
-    value, low, high = (None if v is None else f"{100 * v:.0f}".replace("-", "−") for v in (x["value"], x["low"], x["high"]))
+    value, low, high = (
+        None if v is None else f"{100 * v:.0f}".replace("-", "−") for v in (x["value"], x["low"], x["high"])
+    )
     interval = f" ({low} to {high})" if low and high else f" ({low} or more)" if low else ""
     return f"{value}\u00a0%{of}{interval}"
 

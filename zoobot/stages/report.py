@@ -42,9 +42,7 @@ def run(settings: Settings) -> Path:
     return path
 
 
-def _render(
-    settings: Settings, experiments: list[Experiment], sections: list[Section], summary: dict[str, Any]
-) -> str:
+def _render(settings: Settings, experiments: list[Experiment], sections: list[Section], summary: dict[str, Any]) -> str:
     data_dir, surveys = Path(settings.data_dir), sorted({title_of(e)[0] for e in experiments})
     found = catalogues.find(data_dir)
     most = pictures.per_row(galleries.count_rows(sections) + 2 * len(found), settings.report.galaxies)
