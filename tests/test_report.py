@@ -148,9 +148,8 @@ def write_iteration(
         "coverage_observed": [w / 12 for w in range(1, 11)],
         "pit_histogram": [0.1] * 10,
     }
-    test: dict[str, Values] = (
-        {"smooth-or-featured": asked} | ({"bar": asked} if tree else {}) | {"all": {"loss": loss, "galaxies": 50}}
-    )
+    bar = {"bar": {**asked, "rmse": loss / 8}} if tree else {}
+    test: dict[str, Values] = {"smooth-or-featured": asked, **bar, "all": {"loss": loss, "galaxies": 50}}
     it.write_metrics({"eval": test, "test": test})
     it.write_requests(Requests(list(ids), 40, Receipt(), Request([], 5, Receipt())))
     rows = [*reversed(ids), "not asked"]  # the order in the table is that of the shards, not of the ranks
