@@ -21,7 +21,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 BASELINE = Path(__file__).with_name("baseline.json")
-BENCHMARKS = ("startup", "acquisition", "peer_speed", "head", "reduction", "prediction", "input", "shards", "verify")
+BENCHMARKS = (
+    "startup",
+    "acquisition",
+    "peer_speed",
+    "head",
+    "reduction",
+    "prediction",
+    "input",
+    "shards",
+    "verify",
+    "report",
+)
 MOST_LOST = 0.25  # of a ratio
 _FILE = "ZOOBOT_RATIOS"  # names the file where a benchmark leaves its ratios
 

@@ -35,6 +35,7 @@ ONLY_IMPORTERS = {
     "wandb": {"zoobot.reports.dashboard"},
     "panoptes_client": {"zoobot.oracles.panoptes"},
     "ray": {"zoobot.engine.cluster"},
+    "vl_convert": {"zoobot.reports.vega"},
     "boto3": set(),  # launch/ alone, which is no part of the package
     "botocore": set(),
 }

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -222,7 +223,7 @@ def test_the_posterior_of_a_galaxy_by_hand(tmp_path: Path) -> None:
     votes: list[Votes] = [{}, {"g0-0": {"label": 1, "total_votes": 2}}]
     write_experiment(tmp_path, "a", (3, 2), votes=votes, model={"likelihood": "multinomial"})
     (found,) = posterior.of_section(section_of(tmp_path))
-    assert (found.name, found.votes) == ("g0-0: smooth-or-featured_smooth, 1 of 2 votes", 1)
+    assert (found.name, found.votes) == ("g0-0: smooth 1\u00a0of\u00a02", 1)
     assert found.probability_V == pytest.approx([0.25, 0.5, 0.25])
 
 
@@ -263,7 +264,7 @@ def test_a_catalogue_is_counted_in_any_format(format_: str, tmp_path: Path) -> N
     with folders.create(path, {}, {}) as staging:
         part = staging / "galaxies" / "part_00000.parquet"
         part.parent.mkdir()
-        table.to_parquet(part)
+        pq.write_table(pa.table(table.to_dict("list")), part)
         if combine := FORMATS[format_]:
             combine([part], staging / f"catalogue.{format_}")
             part.unlink()

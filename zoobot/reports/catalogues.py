@@ -94,11 +94,12 @@ def _chart(key: str, counts: dict[str, Counts]) -> Chart:
 def _rows(path: Path, ends: pd.DataFrame, most: int) -> list[Row]:
     shards, ids = folders.read_manifest(path).inputs.get("shards"), ends["id_str"].astype(str).tolist()
     found = pictures.of_shards((path / shards.path).resolve(), ids) if shards else {}
-    first = _columns(ends, _FRACTION)[0]
-    entropy_N, fraction_N = ends[_columns(ends, _ENTROPY)[0]].to_numpy(), ends[first].to_numpy()
+    first, by = _columns(ends, _FRACTION)[0], _columns(ends, _ENTROPY)[0]
+    entropy_N, fraction_N = ends[by].to_numpy(), ends[first].to_numpy()
+    answer = first.removesuffix(_FRACTION).removeprefix(f"{by.removesuffix(_ENTROPY)}_")
 
     def galaxy(n: int) -> Galaxy:
-        said = f"{first.removesuffix(_FRACTION)} {100 * fraction_N[n]:.0f}\u00a0%"
+        said = f"{answer} {100 * fraction_N[n]:.0f}\u00a0%"
         return Galaxy(ids[n], found.get(ids[n]), float(entropy_N[n]), said)
 
     n_rows = min(most, len(ends))

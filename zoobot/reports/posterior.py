@@ -9,6 +9,7 @@ import numpy as np
 from zoobot.galaxies import database
 from zoobot.metrics import mixture_pmf
 from zoobot.reports.experiments import CurvePoint, Experiment, Section
+from zoobot.reports.galleries import describe_votes
 
 MOST = 6  # galaxies of a section
 
@@ -41,20 +42,16 @@ def of_experiment(e: Experiment) -> list[Expected]:
 
 
 def _expected(e: Experiment, point: CurvePoint, ids: list[str], votes: dict[str, dict[str, int]]) -> list[Expected]:
-    task, answers = e.instructions.build_task(), list(e.instructions.build_task().groups[0].answers)
+    task, likelihood = e.instructions.build_task(), e.instructions.model.likelihood
+    answers = list(task.groups[0].answers)
     predictions = point.folder.predictions(["id_str", *answers], ids=ids).set_index("id_str")
     found = []
     for id_ in ids:
         counts_A = task.counts({name: [votes[id_][name]] for name in task.stored_columns})[0, : len(answers)]
-        total = int(counts_A.sum())
+        at, total = (0 if task.label_columns else int(counts_A.argmax())), int(counts_A.sum())
         if total:
-            at = 0 if task.label_columns else int(counts_A.argmax())
             samples_K_A = np.stack([np.asarray(predictions.loc[id_, a], np.float64) for a in answers], axis=1)
-            for_K, all_K = samples_K_A[:, at], samples_K_A.sum(axis=1)
-            pmf_V = mixture_pmf(e.instructions.model.likelihood, for_K[None], (all_K - for_K)[None], np.array([total]))[
-                0
-            ]
-            answer = " or ".join(task.label_columns) if task.label_columns else answers[at]
-            name = f"{id_}: {answer}, {int(counts_A[at])} of {total} votes"
-            found.append(Expected(name, pmf_V.tolist(), int(counts_A[at])))
+            for_1_K, all_1_K = samples_K_A[None, :, at], samples_K_A.sum(axis=1)[None]
+            (pmf_V,) = mixture_pmf(likelihood, for_1_K, all_1_K - for_1_K, np.array([total]))
+            found.append(Expected(f"{id_}: {describe_votes(task, votes[id_])}", pmf_V.tolist(), int(counts_A[at])))
     return found
