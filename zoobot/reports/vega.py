@@ -79,7 +79,7 @@ def chart(key: str, title: str, axes: Axes, layers: Sequence[Layer], looks: Mapp
     }
     for layer in layers:
         for channel in layer["encoding"].keys() & scales.keys():
-            layer["encoding"][channel] = _scale(names, scales[channel], legend=len(names) > 1)
+            layer["encoding"][channel] = _scale(names, scales[channel], legend=len(names) > 1 and channel == "shape")
     spec = vl_convert.vegalite_to_vega(_rounded(content))
     spec.pop("$schema")
     return Chart(key, title, axes, spec, _svg(spec), choices if len(choices) > 1 else [])
@@ -90,7 +90,7 @@ def _axis(field: str, title: str) -> dict[str, Any]:
 
 
 def _scale(names: Sequence[str], values: Sequence[object], *, legend: bool) -> dict[str, Any]:
-    shown = {"title": None, "orient": _BELOW, "columns": 2, "labelLimit": 170, "symbolOpacity": 1}
+    shown = {"title": None, "orient": _BELOW, "columns": 2, "labelLimit": 170, "symbolOpacity": 1, "columnPadding": 24}
     return {
         "field": "line", "type": "nominal", "scale": {"domain": list(names), "range": list(values)},
         "legend": shown if legend else None,
