@@ -26,8 +26,8 @@ from tests.test_report import (
 )
 from zoobot import folders
 from zoobot.acquisition import ACQUISITIONS
-from zoobot.galaxies import database, tfrecords
-from zoobot.galaxies.table_writers import FORMATS
+from zoobot.galaxies import database, table_writers, tfrecords
+from zoobot.galaxies.table_writers import FORMATS, Column
 from zoobot.reports import catalogues, details, galleries, looks, pictures, posterior, vega, verdicts
 from zoobot.reports.experiments import Section, group, read_experiments
 from zoobot.reports.vega import Axes
@@ -245,6 +245,16 @@ def test_the_worst_errors_are_test_galaxies_with_their_votes(tmp_path: Path) -> 
 # --------------------------------------------------------------- charts and catalogues
 
 
+def test_a_pool_without_galaxies_has_no_certain_ones(tmp_path: Path) -> None:
+    write_experiment(tmp_path, "a", (3, 2))
+    ((e,),) = section_of(tmp_path).lines.values()
+    path = e.iterations[-1].folder.path / "predictions.parquet"
+    path.parent.chmod(0o755)
+    path.chmod(0o644)
+    pq.write_table(pq.read_table(path)[:0], path)
+    assert galleries.others(e, 2) == []
+
+
 def test_a_chart_shows_only_what_is_chosen() -> None:
     rows = [{"line": "random", "of": of, "step": n, "x": n, "y": n} for of in ("one", "two") for n in range(3)]
     random = {"random": looks.Look("var(--line-random)", (), "circle")}
@@ -258,13 +268,15 @@ def test_a_chart_shows_only_what_is_chosen() -> None:
 def test_a_catalogue_is_counted_in_any_format(format_: str, tmp_path: Path) -> None:
     path = tmp_path / "toy" / "predictions" / "first"
     table = pd.DataFrame({
-        "id_str": ["a", "b", "c", "d"], "q_asked": 1.0, "q_entropy": [0.1, 0.6, 0.3, 0.2],
+        "id_str": ["a", "b", "c", "d"], "old_fraction": 0.5, "q_asked": 1.0, "q_entropy": [0.1, 0.6, 0.3, 0.2],
         "yes_fraction": [0.02, 0.5, 0.81, 0.99], "no_fraction": [0.98, 0.5, 0.19, 0.01],
+        "yes_fraction_low": 0.0, "no_fraction_low": 0.0,
     })  # fmt: skip
     with folders.create(path, {}, {}) as staging:
         part = staging / "galaxies" / "part_00000.parquet"
         part.parent.mkdir()
-        pq.write_table(pa.table(table.to_dict("list")), part)
+        columns = [Column(name, "", pa.string() if name == "id_str" else pa.float32()) for name in table]
+        table_writers.write_part(part, pa.table(table.to_dict("list"), table_writers.schema(columns)))
         if combine := FORMATS[format_]:
             combine([part], staging / f"catalogue.{format_}")
             part.unlink()

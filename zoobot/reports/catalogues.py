@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,21 +63,27 @@ def _ends(table: pd.DataFrame, most: int) -> pd.DataFrame:
 
 def _parts(path: Path) -> Iterator[pd.DataFrame]:
     """Ids, expected fractions and entropies, in any of the formats of stage=predict."""
-
-    def wanted(name: str) -> bool:
-        return name == "id_str" or name.endswith((_FRACTION, _ENTROPY))
-
-    if (path / "catalogue.csv").is_file():
-        yield from pd.read_csv(path / "catalogue.csv", usecols=wanted, dtype={"id_str": "string"}, chunksize=_AT_ONCE)
+    if (csv := path / "catalogue.csv").is_file():
+        names = _wanted(list(pd.read_csv(csv, nrows=0).columns))
+        yield from pd.read_csv(csv, usecols=names, dtype={"id_str": "string"}, chunksize=_AT_ONCE)
     elif (path / "catalogue.fits").is_file():
         from astropy.table import Table
 
         table = Table.read(path / "catalogue.fits")
-        yield table[[name for name in table.colnames if wanted(name)]].to_pandas()
+        yield table[_wanted(table.colnames)].to_pandas()
     else:
         for file in sorted((path / "galaxies").glob("*.parquet")):
-            names = [name for name in pq.read_schema(file).names if wanted(name)]
-            yield pd.read_parquet(file, columns=names)
+            yield pd.read_parquet(file, columns=_wanted(pq.read_schema(file).names))
+
+
+def _wanted(names: Sequence[str]) -> list[str]:
+    """The columns that are read. A survey's own column may end in _fraction, too, but has no interval beside it."""
+    beside = {_FRACTION: "_fraction_low", _ENTROPY: "_asked"}
+    return [
+        name for name in names
+        if name == "id_str"
+        or any(name.endswith(end) and name.removesuffix(end) + other in names for end, other in beside.items())
+    ]  # fmt: skip
 
 
 def _chart(key: str, counts: dict[str, Counts]) -> Chart:

@@ -101,7 +101,7 @@ def _pit(section: Section, key: str) -> Chart | None:
     if not rows:
         return None
     flat = vega.straight([{"x": x, "y": 1 / PIT_BINS} for x in (0, 1)])
-    axes = Axes("where the votes fell in their predicted distribution", "share of galaxies", "Question")
+    axes = Axes("where the votes fell in their predicted distribution", "share of galaxies", "Question", from_zero=True)
     said = (("line", "function"), ("x", "at"), ("y", "share"))
     title = "PIT after the last iteration"
     return vega.chart(f"{key}-pit", title, axes, [flat, *vega.curves(rows, (), said)], looks(section))

@@ -79,7 +79,10 @@ def _certain(e: Experiment, most: int) -> list[Row]:
     """The value is the entropy of the expected fractions of the first question, in nats."""
     answers = list(e.instructions.build_task().groups[0].answers)
     last = e.iterations[-1].folder
-    ids, expected_N_A = list(last.predictions(["id_str"])["id_str"]), fractions(last.samples(answers)).mean(axis=1)
+    ids = list(last.predictions(["id_str"])["id_str"])
+    if not ids:
+        return []
+    expected_N_A = fractions(last.samples(answers)).mean(axis=1)
     entropy_N = vote_fractions.entropy(expected_N_A)
     order = np.argsort(entropy_N, kind="stable")
     ends = {"Most certain of the pool": order[:most], "Least certain of the pool": order[::-1][:most]}

@@ -28,12 +28,13 @@ _SHOWN = "indexof(hidden, datum.line) < 0 && (!isValid(datum.of) || datum.of == 
 
 @dataclass(frozen=True)
 class Axes:
-    """What the axes of a chart are; ``choice`` names what can be chosen, if anything."""
+    """What the axes of a chart are; ``choice`` names what can be chosen, if anything; y may begin at zero."""
 
     x: str
     y: str
     choice: str = ""
     can_log: bool = False
+    from_zero: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def chart(key: str, title: str, axes: Axes, layers: Sequence[Layer], looks: Mapp
         "params": [{"name": "hidden", "value": []}, {"name": "chosen", "value": choices[0] if choices else ""}],
         "layer": [{**layer, "transform": [{"filter": _SHOWN}]} for layer in layers],
         "encoding": {
-            "x": _axis("x", axes.x), "y": _axis("y", axes.y),
+            "x": _axis("x", axes.x), "y": _axis("y", axes.y, axes.from_zero),
             "color": _scale(names, [look.colour for look in wanted], legend=len(names) > 1),
         },
         "resolve": {"legend": {"color": "shared"}},
@@ -85,12 +86,20 @@ def chart(key: str, title: str, axes: Axes, layers: Sequence[Layer], looks: Mapp
     return Chart(key, title, axes, spec, _svg(spec), choices if len(choices) > 1 else [])
 
 
-def _axis(field: str, title: str) -> dict[str, Any]:
-    return {"field": field, "type": "quantitative", "title": title, "scale": {"zero": False, "nice": True}}
+def _axis(field: str, title: str, from_zero: bool = False) -> dict[str, Any]:
+    return {"field": field, "type": "quantitative", "title": title, "scale": {"zero": from_zero, "nice": True}}
 
 
 def _scale(names: Sequence[str], values: Sequence[object], *, legend: bool) -> dict[str, Any]:
-    shown = {"title": None, "orient": _BELOW, "columns": 2, "labelLimit": 170, "symbolOpacity": 1, "columnPadding": 24}
+    shown = {
+        "title": None,
+        "orient": _BELOW,
+        "columns": 2,
+        "labelLimit": 170,
+        "symbolOpacity": 1,
+        "symbolStrokeWidth": 0,
+        "columnPadding": 24,
+    }
     return {
         "field": "line", "type": "nominal", "scale": {"domain": list(names), "range": list(values)},
         "legend": shown if legend else None,
