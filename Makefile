@@ -1,11 +1,11 @@
 # make setup: the environment; make demo: a first simulation and its report; make test: all checks, as CI runs them;
 # make bench: all benchmarks of speed, a table of ratios, and which fell since benchmarks/baseline.json; make docs:
 # docs/settings.md; make lock: requirements.lock; make bench-gpu: what a GPU gains; make fuzz, make soak, make
-# test-crash, make test-cluster and make test-ec2: long tests.
+# test-crash, make test-cluster, make test-report and make test-ec2: long tests.
 PYTHON ?= python3
 RUN := .venv/bin/python run.py
 
-.PHONY: setup demo test test-crash test-cluster test-ec2 bench bench-gpu docs fuzz soak lock clean
+.PHONY: setup demo test test-crash test-cluster test-report test-ec2 bench bench-gpu docs fuzz soak lock clean
 
 setup: .venv/.done
 
@@ -55,6 +55,10 @@ test-crash: setup
 # engine=ray whole: drivers that are killed, sweeps, a Ray of its own. Two minutes.
 test-cluster: setup
 	RAY_ALL=1 .venv/bin/pytest tests/test_ray.py
+
+# The report in a browser, at two widths, light and dark. It needs Debian's package chromium. A minute.
+test-report: setup
+	REPORT_ALL=1 .venv/bin/pytest -s tests/test_report.py tests/test_report_page.py tests/test_report_browser.py
 
 # launch/ with a kill at every call, thirty days started by hand, and real installations of packages. A minute.
 test-ec2: setup

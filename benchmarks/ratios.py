@@ -23,7 +23,7 @@ from pathlib import Path
 BASELINE = Path(__file__).with_name("baseline.json")
 BENCHMARKS = {  # and their arguments
     "startup": (), "acquisition": ("20000",), "peer_speed": (), "head": (), "reduction": (), "prediction": (),
-    "input": (), "shards": (), "verify": (),
+    "input": (), "shards": (), "verify": (), "report": (),
 }  # fmt: skip
 MOST_LOST = 0.25  # of a ratio
 _FILE = "ZOOBOT_RATIOS"  # names the file where a benchmark leaves its ratios

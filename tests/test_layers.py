@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "oracles": {*CELLARS, "galaxies", "votes"},
     "models": {*CELLARS, "galaxies", "metrics"},
     "iterations": {*CELLARS, "galaxies", "votes", "metrics", "acquisition", "oracles", "models"},
-    "reports": {*CELLARS, "galaxies", "metrics", "iterations"},
+    "reports": {*CELLARS, "galaxies", "metrics", "acquisition", "iterations"},
 }
 EVERYTHING = {*MAY_IMPORT, "stages", "sweep"}
 MAY_IMPORT |= {"stages": EVERYTHING, "sweep": EVERYTHING, "run": EVERYTHING}
@@ -36,6 +36,7 @@ ONLY_IMPORTERS = {
     "wandb_workspaces": {"zoobot.reports.workspace"},
     "panoptes_client": {"zoobot.oracles.panoptes"},
     "ray": {"zoobot.engine.cluster"},
+    "vl_convert": {"zoobot.reports.vega"},
     "boto3": set(),  # launch/ alone, which is no part of the package
     "botocore": set(),
 }

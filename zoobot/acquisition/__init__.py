@@ -65,22 +65,23 @@ __all__ = [
 MOST = 350_000  # galaxies that a function looks at together: bounds memory
 log = logging.getLogger("zoobot")
 
+_FRACTIONS, _GRADIENTS = "variance of vote fractions", "squared distance between gradients"
 ACQUISITIONS: dict[str, Strategy] = {
-    "random": by_score(uniform),
-    "entropy": by_score(without_random(entropy)),
-    "variance": by_score(without_random(variance)),
-    "ensemble_disagreement": by_score(without_random(ensemble_disagreement)),
-    "mutual_information": by_score(without_random(mutual_information)),
-    "power_mutual_information": by_score(power_mutual_information),
-    "softmax_mutual_information": by_score(softmax_mutual_information),
-    "batch_mutual_information": Strategy(batch_mutual_information, batch_aware=True),
-    "variance_reduction": Strategy(variance_reduction, batch_aware=True),
-    "badge": Strategy(badge, batch_aware=True),
-    "mixture": Strategy(badge, batch_aware=True),  # its option sets acquisition.random_share
-    "k_center": Strategy(k_center, batch_aware=True, needs_labelled_features=True),
-    "lcmd": Strategy(lcmd, batch_aware=True, needs_labelled_features=True),
-    "uherding": Strategy(uherding, batch_aware=True, needs_labelled_features=True),
-    "typiclust": Strategy(typiclust, batch_aware=True, needs_labelled_features=True),
+    "random": by_score(uniform, "a random number"),
+    "entropy": by_score(without_random(entropy), "nats"),
+    "variance": by_score(without_random(variance), _FRACTIONS),
+    "ensemble_disagreement": by_score(without_random(ensemble_disagreement), _FRACTIONS),
+    "mutual_information": by_score(without_random(mutual_information), "nats"),
+    "power_mutual_information": by_score(power_mutual_information, "nats, times a random number"),
+    "softmax_mutual_information": by_score(softmax_mutual_information, "nats, plus a random number"),
+    "batch_mutual_information": Strategy(batch_mutual_information, batch_aware=True, unit="nats"),
+    "variance_reduction": Strategy(variance_reduction, batch_aware=True, unit="variance of votes, over all galaxies"),
+    "badge": Strategy(badge, batch_aware=True, unit=_GRADIENTS),
+    "mixture": Strategy(badge, batch_aware=True, unit=_GRADIENTS),  # its option sets acquisition.random_share
+    "k_center": Strategy(k_center, True, needs_labelled_features=True, unit="squared distance between features"),
+    "lcmd": Strategy(lcmd, True, needs_labelled_features=True, unit="squared distance between features × nats"),
+    "uherding": Strategy(uherding, True, needs_labelled_features=True, unit="uncertainty of those it stands for"),
+    "typiclust": Strategy(typiclust, True, needs_labelled_features=True, unit="1 / distance to the nearest features"),
 }
 
 

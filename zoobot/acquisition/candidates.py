@@ -164,15 +164,16 @@ class Strategy:
 
     ``choose(candidates, n, random)`` gives the rows of n free galaxies, in the order in which to ask about them, and a
     finite score for each of the N galaxies; a higher score comes first. Of equal galaxies it takes the one in the first
-    row: the caller shuffles.
+    row: the caller shuffles. ``unit`` says what the scores are, for people.
     """
 
     choose: Choose
     batch_aware: bool  # whether what is picked depends on what else is in the batch
     needs_labelled_features: bool = False
+    unit: str = ""
 
 
-def by_score(score: Callable[[Candidates, np.random.Generator], Floats]) -> Strategy:
+def by_score(score: Callable[[Candidates, np.random.Generator], Floats], unit: str = "") -> Strategy:
     """The strategy that takes the n galaxies with the highest scores."""
 
     def choose(candidates: Candidates, n: int, random: np.random.Generator) -> tuple[Rows, Floats]:
@@ -181,4 +182,4 @@ def by_score(score: Callable[[Candidates, np.random.Generator], Floats]) -> Stra
         order = np.argsort(-scores_N, kind="stable")
         return order[candidates.free_N[order]][:n], scores_N
 
-    return Strategy(choose, batch_aware=False)
+    return Strategy(choose, batch_aware=False, unit=unit)

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -247,6 +249,12 @@ class IterationFolder(ModelFolder):
         table = pd.read_parquet(self.path / "predictions.parquet", columns=list(columns), filters=filters)
         return table if best is None else table.sort_values("rank")
 
+    def samples(self, answers: Sequence[str]) -> npt.NDArray[np.float32]:
+        """The posterior samples N × K × A of these answers, of all galaxies in the order of ``predictions``."""
+        table = pq.read_table(self.path / "predictions.parquet", columns=list(answers))
+        of_answers = [table[name].combine_chunks().flatten().to_numpy() for name in answers]
+        return np.stack(of_answers, axis=1).reshape(len(table), -1, len(answers))
+
     def drawn_at_random(self) -> set[str]:
         """The galaxies that were drawn at random, whatever their score."""
         path = self.path / "predictions.parquet"
@@ -283,11 +291,12 @@ class RawFiles:
         with (self.path / "classifications.jsonl").open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
 
-    @property
-    def n_rejected(self) -> int:
-        """How many answers were rejected; 0 from an oracle that rejects none."""
+    def rejected(self) -> dict[str, int]:
+        """How many answers were rejected, by reason."""
         path = self.path / "rejected.csv"
-        return len(pd.read_csv(path, dtype="string")) if path.is_file() else 0
+        if not path.is_file():
+            return {}
+        return {str(reason): int(n) for reason, n in pd.read_csv(path)["reason"].value_counts().items()}
 
     def write(self, rows: Sequence[Row], rejected: pd.DataFrame | None, versions: Sequence[Row] | None) -> None:
         """Write the classifications, the rejected answers, and the versions of the workflow."""

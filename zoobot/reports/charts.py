@@ -1,118 +1,175 @@
-"""The charts of the report, as SVG."""
+"""The charts of a section: the difference from random, learning curves, calibration, one galaxy's votes."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Mapping, Sequence
-from itertools import cycle
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median_low
+from typing import Any
 
-import matplotlib as mpl
-from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
+from zoobot.metrics import COVERAGE_WIDTHS
+from zoobot.metrics.calibration import PIT_BINS
+from zoobot.reports import posterior, vega
 from zoobot.reports.efficiency import mean_sd, questions_of
-from zoobot.reports.experiments import BASELINE, Experiment, Points, Section
+from zoobot.reports.experiments import BASELINE, CurvePoint, Experiment, Points, Section
 from zoobot.reports.intervals import student
+from zoobot.reports.looks import looks, name_of
+from zoobot.reports.vega import Axes, Chart, Row
 
-GREY, OKABE_ITO = "#6e6e6e", ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-
-
-def colours(section: Section) -> dict[str, str]:
-    """A colour for each line of a section; random is grey."""
-    others = (name for name in section.lines if name != BASELINE)
-    return dict(zip(others, cycle(OKABE_ITO), strict=False)) | {BASELINE: GREY}
+_LABELS, _LOSS, _VOTES = "labelled galaxies trained on", "nats per galaxy", "votes spent since the start"
+_CURVE = (("line", "function"), ("x", "at"), ("y", "mean"), ("low", "from"), ("high", "to"), ("seeds", "seeds"))
 
 
-def draw(section: Section) -> list[Markup]:
-    """Charts of the test loss, of its difference from random (if any pairs exist), of the test loss over votes (if any
-    were counted), and of each question's error.
-    """
-    lines, baseline = section.lines.items(), section.lines.get(BASELINE, [])
-    losses = {name: [[(i.labels, i.loss) for i in e.iterations] for e in of] for name, of in lines}
-    charts = [_chart(section, "Test loss", "nats per galaxy", losses)]
-    pairs = {name: [(a, b) for a in of for b in baseline if a.pair == b.pair] for name, of in lines if name != BASELINE}
-    if any(pairs.values()):
-        apart = {name: [_differences(a, b) for a, b in of] for name, of in pairs.items()}
-        charts.append(_chart(section, "Test loss minus random’s", "nats per galaxy", apart, differences=True))
-    if any(e.iterations[-1].summary.votes_spent for _, of in lines for e in of):
-        spent = {name: [[(i.summary.votes_spent, i.loss) for i in e.iterations] for e in of] for name, of in lines}
-        title = "Test loss by votes"
-        charts.append(_chart(section, title, "nats per galaxy", spent, x="votes spent since the start"))
-    for question in questions_of([e for _, of in lines for e in of]):
+def draw(section: Section, key: str) -> list[Chart]:
+    """The charts of a section; those of which there is nothing to show are left out. ``key`` names it on the page."""
+    charts: list[Callable[[Section, str], Chart | None]] = [
+        _difference, _loss, _loss_by_votes, _errors, _coverage, _pit, _one_galaxy,
+    ]  # fmt: skip
+    return [found for make in charts if (found := make(section, key))]
+
+
+def _difference(section: Section, key: str) -> Chart | None:
+    baseline = section.lines.get(BASELINE, [])
+    apart = {
+        name: [_differences(a, b) for a in of for b in baseline if a.pair == b.pair]
+        for name, of in section.lines.items()
+        if name != BASELINE
+    }
+    means, seeds = _means(apart, interval=True), _seeds(apart)
+    if not means:
+        return None
+    labels = sorted(row["x"] for row in means)
+    zero = vega.straight([{"x": x, "y": 0} for x in (labels[0], labels[-1])], "var(--line-random)")
+    layers = [zero, *vega.curves(means, seeds, _CURVE)]
+    axes = Axes(_LABELS, _LOSS)
+    return vega.chart(f"{key}-difference", "Test loss minus random’s (below 0: better)", axes, layers, looks(section))
+
+
+def _loss(section: Section, key: str) -> Chart:
+    curves = {name: [[(i.labels, i.loss) for i in e.iterations] for e in of] for name, of in section.lines.items()}
+    layers = vega.curves(_means(curves), _seeds(curves), _CURVE)
+    return vega.chart(f"{key}-loss", "Test loss", Axes(_LABELS, _LOSS, can_log=True), layers, looks(section))
+
+
+def _loss_by_votes(section: Section, key: str) -> Chart | None:
+    lines = section.lines.items()
+    if not any(e.iterations[-1].summary.votes_spent for _, of in lines for e in of):
+        return None
+    spent = {name: [[(i.summary.votes_spent, i.loss) for i in e.iterations] for e in of] for name, of in lines}
+    layers = vega.curves(_means(spent), _seeds(spent), _CURVE)
+    return vega.chart(f"{key}-votes", "Test loss by votes", Axes(_VOTES, _LOSS), layers, looks(section))
+
+
+def _errors(section: Section, key: str) -> Chart:
+    """The error of each question over labels; one question is shown."""
+    rows = []
+    for question in questions_of([e for of in section.lines.values() for e in of]):
         errors = {
             name: [[(i.labels, i.rmse[question]) for i in e.iterations if question in i.rmse] for e in of]
-            for name, of in lines
+            for name, of in section.lines.items()
         }
-        charts.append(_chart(section, f"Error: {question}", "RMSE of vote fraction", errors))
-    return charts
+        rows += [{**row, "of": question} for row in _means(errors)]
+    axes = Axes(_LABELS, "RMSE of vote fraction", "Question", can_log=True)
+    return vega.chart(
+        f"{key}-error", "Error of the vote fractions", axes, vega.curves(rows, (), _CURVE), looks(section)
+    )
+
+
+def _coverage(section: Section, key: str) -> Chart | None:
+    """How often votes fell within ±1 to ±10 of 40 of their expected number, against what the model expected."""
+
+    def points(predicted: Sequence[float], observed: Sequence[float]) -> list[Row]:
+        widths = [f"±{40 * width:.0f} of 40 votes" for width in COVERAGE_WIDTHS]
+        return [{"x": p, "y": o, "width": w} for p, o, w in zip(predicted, observed, widths, strict=True)]
+
+    rows = _of_metrics(section, ("coverage_predicted", "coverage_observed"), points)
+    if not rows:
+        return None
+    ideal = vega.straight([{"x": 0, "y": 0}, {"x": 1, "y": 1}])
+    said = (("line", "function"), ("width", "within"), ("x", "expected"), ("y", "observed"))
+    axes = Axes("share of galaxies expected within", "share observed", "Question")
+    title = "Coverage after the last iteration"
+    return vega.chart(f"{key}-coverage", title, axes, [ideal, *vega.curves(rows, (), said)], looks(section))
+
+
+def _pit(section: Section, key: str) -> Chart | None:
+    """The histogram of the probability integral transform as a line."""
+
+    def points(shares: Sequence[float]) -> list[Row]:
+        return [{"x": (n + 0.5) / PIT_BINS, "y": share} for n, share in enumerate(shares)]
+
+    rows = _of_metrics(section, ("pit_histogram",), points)
+    if not rows:
+        return None
+    flat = vega.straight([{"x": x, "y": 1 / PIT_BINS} for x in (0, 1)])
+    axes = Axes("where the votes fell in their predicted distribution", "share of galaxies", "Question", from_zero=True)
+    said = (("line", "function"), ("x", "at"), ("y", "share"))
+    title = "PIT after the last iteration"
+    return vega.chart(f"{key}-pit", title, axes, [flat, *vega.curves(rows, (), said)], looks(section))
+
+
+def _one_galaxy(section: Section, key: str) -> Chart | None:
+    """What a model expected of the votes on some galaxies before they came, and the votes that came."""
+    found = posterior.of_section(section)
+    if not found:
+        return None
+    said = (("x", "votes"), ("y", "probability"))
+    expected = [{"of": g.name, "x": k, "y": p} for g in found for k, p in enumerate(g.probability_V)]
+    tall = {g.name: max(g.probability_V) for g in found}
+    came = [{"of": g.name, "line": None, "x": g.votes, "y": y} for g in found for y in (0, tall[g.name])]
+    axes = Axes("votes for the answer", "probability", "Galaxy")
+    layers = [vega.bars(expected, said, max(len(g.probability_V) for g in found)), vega.straight(came, "var(--line-1)")]
+    return vega.chart(f"{key}-galaxy", "One galaxy: votes expected, and received", axes, layers, {})
+
+
+# --------------------------------------------------------------- rows
 
 
 def _differences(a: Experiment, b: Experiment) -> Points:
     return [(i.labels, i.loss - j.loss) for i, j in zip(a.iterations, b.iterations, strict=False)]
 
 
-def _chart(
-    section: Section,
-    title: str,
-    unit: str,
-    lines: Mapping[str, Sequence[Points]],
-    differences: bool = False,
-    x: str = "labelled galaxies trained on",
-) -> Markup:
-    """Curves over the number of labels (or votes) as inline SVG; the seeds of a line are averaged by position."""
-    salt = f"{section.title}{section.apart}{title}"  # ids in the SVG must be unique on the page
-    with mpl.rc_context({"font.size": 12, "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": salt}):
-        figure = Figure(figsize=(5.2, 3.8), layout="constrained", facecolor="none")
-        axes = figure.subplots(subplot_kw={"xlabel": x, "ylabel": unit, "facecolor": "none"})
-        axes.set_title(title, loc="left", fontweight="bold", fontsize=13)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#e6e6e6")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-        ends, colour_of = {}, colours(section)
-        if differences:
-            axes.axhline(0, color=GREY, linewidth=2.2)
-            ends[BASELINE] = 0.0
-        for marker, name in zip(cycle("os^Dv"), reversed(section.lines), strict=False):
-            seeds = [seed for seed in lines.get(name, []) if seed]
-            if seeds:
-                ends[name] = _draw(axes, seeds, colour_of[name], marker, interval=differences)
-        _write_names(axes, ends, colour_of)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    view_box = "0 0 {:g} {:g}".format(*figure.get_size_inches() * 72)
-    svg = re.sub(r"(?s)^.*?<svg [^>]*>|<metadata>.*?</metadata>|(?<=<g) id=\"[^\"]*\"", "", buffer.getvalue())
-    return Markup('<svg viewBox="{}" role="img" aria-label="{}">').format(view_box, title) + Markup(svg)
+def _seeds(lines: Mapping[str, Sequence[Points]]) -> list[Row]:
+    """The points of each seed, where a line has several."""
+    return [
+        {"line": name_of(name), "seed": seed, "step": step, "x": x, "y": y}
+        for name, of in lines.items()
+        for seed, points in enumerate(of)
+        for step, (x, y) in enumerate(points)
+        if len(of) > 1
+    ]
 
 
-def _draw(axes: Axes, seeds: Sequence[Points], color: str, marker: str, *, interval: bool) -> float:
-    """Draw one line: thin for each seed, thick for their mean. The shading is one standard deviation, or the 95 %
-    interval of the mean over seeds. Returns the last value of the mean.
+def _means(lines: Mapping[str, Sequence[Points]], *, interval: bool = False) -> list[Row]:
+    """The mean over seeds at each iteration, with one standard deviation on each side, or the mean's 95 % interval. It
+    ends where more than half of the seeds do; with fewer it would jump.
     """
-    for seed in seeds:
-        axes.plot(*zip(*seed, strict=True), color=color, linewidth=0.8, alpha=0.35)
-    reached = median_low(map(len, seeds))  # by more than half of the seeds; with fewer the mean would jump
-    at = [[seed[n] for seed in seeds if len(seed) > n] for n in range(reached)]
-    labels = [fmean(labels for labels, _ in points) for points in at]
-    means, sds = zip(*(mean_sd([y for _, y in points]) for points in at), strict=True)
-    axes.plot(labels, means, color=color, linewidth=2.2, marker=marker, markersize=6)
-    if len(seeds) > 1:
-        widths = [
-            sd * student(len(points)) / len(points) ** 0.5 if interval and len(points) > 1 else sd or 0
-            for sd, points in zip(sds, at, strict=True)
-        ]
-        low, high = ([m + sign * w for m, w in zip(means, widths, strict=True)] for sign in (-1, 1))
-        axes.fill_between(labels, low, high, color=color, alpha=0.13, linewidth=0)
-    return float(means[-1])
+    rows = []
+    for name, of in lines.items():
+        seeds = [points for points in of if points]
+        for step in range(median_low(map(len, seeds)) if seeds else 0):
+            at = [points[step] for points in seeds if len(points) > step]
+            mean, sd = mean_sd([y for _, y in at])
+            row: Row = {"line": name_of(name), "step": step, "x": fmean(x for x, _ in at), "y": mean, "seeds": len(at)}
+            if sd is not None:
+                width = sd * student(len(at)) / len(at) ** 0.5 if interval else sd
+                row |= {"low": mean - width, "high": mean + width}
+            rows.append(row)
+    return rows
 
 
-def _write_names(axes: Axes, ends: dict[str, float], colours: dict[str, str]) -> None:
-    """Write each line's name beside its end, or just above the name below it."""
-    low, high = axes.get_ylim()
-    at = -1.0
-    for name, y in sorted(ends.items(), key=lambda end: end[1]):
-        at = max((y - low) / (high - low), at + 0.13)
-        axes.annotate(name.replace("_", "\n"), (1.02, at), xycoords="axes fraction", va="center", color=colours[name])
+def _of_metrics(section: Section, metrics: Sequence[str], points: Callable[..., list[Row]]) -> list[Row]:
+    """Rows from lists in metrics.json, the mean over the last iterations of a line's seeds, for each question."""
+    rows: list[Row] = []
+    for name, of in section.lines.items():
+        tested = [_test_metrics(e.iterations[-1]) for e in of]
+        for question in questions_of(of):
+            values = [test[question] for test in tested if metrics[0] in test.get(question, {})]
+            if values:
+                lists = [[fmean(at) for at in zip(*(v[metric] for v in values), strict=True)] for metric in metrics]
+                rows += [{"line": name_of(name), "of": question, "step": n, **row}
+                         for n, row in enumerate(points(*lists))]  # fmt: skip
+    return rows
+
+
+def _test_metrics(point: CurvePoint) -> dict[str, Any]:
+    return dict(point.folder.metrics()["test"])

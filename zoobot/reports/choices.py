@@ -32,7 +32,9 @@ def numbers(experiment: ExperimentFolder, iterations: Sequence[IterationFolder])
     when_asked = _when_asked(task, iterations, list(answered))
     if len(when_asked):
         counts_N_A = hindsight.first_question(task, pd.DataFrame([answered[id_] for id_ in when_asked["id_str"]]))
-        correlation = hindsight.rank_correlation(when_asked, answers, counts_N_A)
+        correlation = hindsight.rank_correlation(
+            when_asked["acquisition"].to_numpy(), hindsight.expected_fractions(when_asked, answers), counts_N_A
+        )
         found |= {} if correlation is None else {"choice/score_error_correlation": correlation}
     return found
 

@@ -24,7 +24,7 @@ from zoobot.settings import DEFAULTS, ORACLE_FIXED, Settings
 BASELINE, CEILING = "random", oracle_batch.NAME
 # What may differ between experiments that are compared. Shards and catalogs may differ only in their seed.
 _FREE = ("acquisition.", "experiment", "seed", "iterations", "last_classification_id", "program.", "catalog_seed")
-_FREE_SOURCE = re.compile(r"(catalogs|shards)\.(path|digest|name|seed)")
+FREE_SOURCE = re.compile(r"(catalogs|shards)\.(path|digest|name|seed)")
 
 
 Points = Sequence[tuple[float, float]]  # (labels, value) at each iteration
@@ -169,7 +169,7 @@ def _fixed(e: Experiment) -> dict[str, object]:
     return {
         key: value
         for key, value in {**newer, **e.settings}.items()
-        if not (key.startswith(_FREE) or _FREE_SOURCE.match(key))
+        if not (key.startswith(_FREE) or FREE_SOURCE.match(key))
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -49,14 +51,21 @@ def _hidden_votes(e: Experiment) -> pd.DataFrame | None:
     path = e.folder.instructions.source(e.instructions.catalogs) / "oracle.csv"
     if e.folder.path.parent.name != "simulations" or not path.is_file():
         return None
-    return e.instructions.build_task().add_label(read_votes(path))
+    return _read_hidden(path, e.instructions.catalogs.digest, e.instructions.build_task())
+
+
+@functools.lru_cache(maxsize=4)
+def _read_hidden(path: Path, digest: str, task: Task) -> pd.DataFrame:
+    """The hidden votes in some catalogs, which many experiments share; ``digest`` says what their folder holds."""
+    return task.add_label(read_votes(path))
 
 
 def _correlation(task: Task, hidden: pd.DataFrame, folder: IterationFolder) -> float | None:
     answers = list(task.groups[0].answers)
-    predictions = folder.predictions(["id_str", "acquisition", *answers])
+    predictions = folder.predictions(["id_str", "acquisition"])
     counts_N_A = first_question(task, hidden.loc[list(predictions["id_str"])])
-    return rank_correlation(predictions, answers, counts_N_A)
+    expected_N_A = metrics.fractions(folder.samples(answers)).mean(axis=1)
+    return rank_correlation(predictions["acquisition"].to_numpy(), expected_N_A, counts_N_A)
 
 
 def expected_fractions(predictions: pd.DataFrame, answers: Sequence[str]) -> Floats:
@@ -66,17 +75,15 @@ def expected_fractions(predictions: pd.DataFrame, answers: Sequence[str]) -> Flo
     return expected_N_A
 
 
-def rank_correlation(predictions: pd.DataFrame, answers: Sequence[str], counts_N_A: Floats) -> float | None:
+def rank_correlation(scores_N: Floats, expected_N_A: Floats, counts_N_A: Floats) -> float | None:
     """Spearman's correlation of the acquisition value with the error of the expected fractions, over the galaxies with
     votes; None with fewer than three of them, or if all have the same score or the same error.
     """
     asked_N = counts_N_A.sum(axis=1) > 0
     if asked_N.sum() < 3:
         return None
-    counts_N_A, predictions = counts_N_A[asked_N], predictions[asked_N]
-    scores_N = predictions["acquisition"].to_numpy()
-    apart_N_A = expected_fractions(predictions, answers) - counts_N_A / counts_N_A.sum(axis=1, keepdims=True)
-    error_N = np.abs(apart_N_A).sum(axis=1) / 2
+    scores_N, expected_N_A, counts_N_A = scores_N[asked_N], expected_N_A[asked_N], counts_N_A[asked_N]
+    error_N = np.abs(expected_N_A - counts_N_A / counts_N_A.sum(axis=1, keepdims=True)).sum(axis=1) / 2
     if len(np.unique(scores_N)) == 1 or len(np.unique(error_N)) == 1:
         return None
     return float(np.corrcoef(pd.Series(scores_N).rank(), pd.Series(error_N).rank())[0, 1])

@@ -123,7 +123,7 @@ def row_of(iteration: IterationFolder) -> Row:
     summary = iteration.summary()
     values = asdict(summary)
     row: Row = {f"counts/{name}": values[name] for name in _COUNTS}
-    row |= {"counts/classifications_rejected": iteration.raw.n_rejected}
+    row |= {"counts/classifications_rejected": sum(iteration.raw.rejected().values())}
     row |= {"counts/returned_to_pool": len(summary.returned_to_pool)}
     row |= {f"cost/{name}": values[name] for name in _COSTS}
     row |= {"cost/bytes": sum(f.bytes for f in folders.read_manifest(iteration.path).files.values())}

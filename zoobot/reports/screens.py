@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import io
+import json
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import cycle, islice
 from statistics import fmean, pstdev
+from typing import Any
 
-import matplotlib as mpl
+import vl_convert
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from zoobot.reports.charts import GREY, OKABE_ITO
+from zoobot.reports import looks
 from zoobot.reports.history import History
 from zoobot.reports.panels import Panel, Section
+
+Row = dict[str, Any]
 
 MOST_NAMES = 6  # in a legend; more would hide the curves
 _PAGE = Markup(
@@ -38,31 +39,53 @@ def _figure(panel: Panel, histories: Sequence[History]) -> Markup:
                   if key in row}  # fmt: skip
         items = Markup("").join(map(Markup("<li>{0[0]}: tracking/media/{0[1]}</li>").format, newest.items()))
         return Markup("<figure><b>{}</b><ul>{}</ul></figure>").format(panel.title, items)
-    with mpl.rc_context({"font.size": 10, "text.parse_math": False, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(4.4, 3.2), layout="constrained")
-        axes = figure.subplots(subplot_kw={"ylabel": panel.unit})
-        axes.set_title(panel.title, loc="left", fontweight="bold", fontsize=11)
-        axes.spines[["top", "right"]].set_visible(False)
-        _bars(axes, panel, histories) if panel.kind == "bars" else _lines(axes, panel, histories)
-        named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        if 1 < len(named) <= MOST_NAMES:
-            axes.legend(named.values(), named.keys(), frameon=False, fontsize=7)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return Markup("<figure>{}</figure>").format(Markup(buffer.getvalue().split("?>", 1)[1].split(">", 1)[1]))
+    rows = _bars(panel, histories) if panel.kind == "bars" else _lines(panel, histories)
+    return Markup("<figure>{}</figure>").format(Markup(vl_convert.vegalite_to_svg(json.dumps(_spec(panel, rows)))))
 
 
-def _bars(axes: Axes, panel: Panel, histories: Sequence[History]) -> None:
-    for key, colour in zip(panel.keys, cycle(OKABE_ITO), strict=False):
-        for shown in [row[key] for each in histories for row in each.rows if key in row][-1:]:
-            axes.stairs(shown["histogram"], shown["edges"], color=colour, label=key.rsplit("/", 1)[-1])
-
-
-def _lines(axes: Axes, panel: Panel, histories: Sequence[History]) -> None:
-    """A line for each run and key, coloured by key if there are several; for a band, the mean of each group."""
-    axes.set_xlabel(panel.x)
+def _spec(panel: Panel, rows: Sequence[Row]) -> dict[str, Any]:
+    """The specification of Vega-Lite: rows have ``line``, ``x`` and ``y``; bars end at ``to``, bands are ``low`` to
+    ``high``.
+    """
+    names = list(dict.fromkeys(row["line"] for row in rows))
+    legend = {"title": None, "orient": "bottom", "columns": 2} if 1 < len(names) <= MOST_NAMES else None
+    colours = {"domain": names, "range": list(islice(cycle(looks.LIGHT), len(names)))}
+    x = {
+        "field": "x",
+        "type": "quantitative",
+        "title": panel.x if panel.kind != "bars" else "",
+        "scale": {"zero": False},
+    }
+    y = {"field": "y", "type": "quantitative", "title": panel.unit, "scale": {"zero": panel.kind == "bars"}}
+    layers: list[dict[str, Any]] = [{"mark": {"type": "line", "point": {"size": 20}}}]
+    if panel.kind == "bars":
+        layers = [
+            {"mark": {"type": "bar", "opacity": 0.5}, "encoding": {"x2": {"field": "to"}, "y": y | {"stack": None}}}
+        ]
+    if any("low" in row for row in rows):
+        ends = {"y": {"field": "low", "type": "quantitative"}, "y2": {"field": "high"}}
+        layers.append({"mark": {"type": "area", "opacity": 0.15}, "encoding": ends})
     if "minus" in panel.title:
-        axes.axhline(0, color=GREY, linewidth=0.8)
+        layers.append({"mark": {"type": "rule", "color": looks.GREY[0]}, "encoding": {"y": {"datum": 0}, "x": None}})
+    color = {"field": "line", "type": "nominal", "scale": colours, "legend": legend}
+    return {
+        "width": 330, "height": 210, "title": {"text": panel.title, "anchor": "start"}, "data": {"values": list(rows)},
+        "encoding": {"x": x, "y": y, "color": color}, "layer": layers,
+    }  # fmt: skip
+
+
+def _bars(panel: Panel, histories: Sequence[History]) -> list[Row]:
+    rows = []
+    for key in panel.keys:
+        for shown in [row[key] for each in histories for row in each.rows if key in row][-1:]:
+            edges = shown["edges"]
+            for low, high, n in zip(edges[:-1], edges[1:], shown["histogram"], strict=True):
+                rows.append({"line": key.rsplit("/", 1)[-1], "x": low, "to": high, "y": n})
+    return rows
+
+
+def _lines(panel: Panel, histories: Sequence[History]) -> list[Row]:
+    """A line for each run and key, named by key if there are several; for a band, the mean of each group."""
     lines: dict[tuple[str, str], list[list[tuple[float, float]]]] = {}
     for each in histories:
         for key in panel.keys:
@@ -70,19 +93,14 @@ def _lines(axes: Axes, panel: Panel, histories: Sequence[History]) -> None:
             name = each.run.group if panel.kind == "band" else each.run.name
             lines.setdefault((key, name), []).extend([points] if points else [])
     at = 0 if len(panel.keys) > 1 else 1
-    colours = dict(zip(dict.fromkeys(line[at] for line in lines), cycle(OKABE_ITO), strict=False))
-    for line, runs in lines.items():
-        _line(axes, line[at].rpartition("/")[2], runs, colours[line[at]])
+    return [row for line, runs in lines.items() for row in _line(line[at].rpartition("/")[2], runs)]
 
 
-def _line(axes: Axes, name: str, runs: Sequence[Sequence[tuple[float, float]]], colour: str) -> None:
-    shortest = min(map(len, runs), default=0)
-    if not shortest:
-        return
-    x = [fmean(run[n][0] for run in runs) for n in range(shortest)]
-    y = [fmean(run[n][1] for run in runs) for n in range(shortest)]
-    sd = [pstdev(run[n][1] for run in runs) for n in range(shortest)]
-    axes.plot(x, y, color=colour, marker="o", markersize=3, label=name)
-    if len(runs) > 1:
-        low, high = ([m + sign * s for m, s in zip(y, sd, strict=True)] for sign in (-1, 1))
-        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+def _line(name: str, runs: Sequence[Sequence[tuple[float, float]]]) -> list[Row]:
+    rows: list[Row] = []
+    for n in range(min(map(len, runs), default=0)):
+        x, y = fmean(run[n][0] for run in runs), [run[n][1] for run in runs]
+        rows.append({"line": name, "x": x, "y": fmean(y)})
+        if len(runs) > 1:
+            rows[-1] |= {"low": fmean(y) - pstdev(y), "high": fmean(y) + pstdev(y)}
+    return rows

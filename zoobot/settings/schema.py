@@ -276,7 +276,7 @@ class ReportSettings:
 
     experiments: list[str] = field(default_factory=lambda: ["*"])  # names or patterns in {data_dir}/experiments
     output: str = ""  # folder of report.html and summary.json; empty: {data_dir}/report
-    galaxies: int = 12  # pictures per iteration
+    galaxies: int = 12  # galaxies in each row; fewer on a page of more than 3,000
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ import json
 import logging
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from zoobot import folders
 from zoobot.iterations import waiting
 from zoobot.iterations.final_files import final_of
-from zoobot.reports import page
+from zoobot.reports import catalogues, details, galleries, page, pictures
 from zoobot.reports.efficiency import describe
-from zoobot.reports.experiments import Experiment, group, read_experiments, title_of
+from zoobot.reports.experiments import Experiment, Section, group, read_experiments, title_of
 from zoobot.settings import Settings
 
 log = logging.getLogger("zoobot")
@@ -31,27 +32,37 @@ def run(settings: Settings) -> Path:
     experiments, unfinished = read_experiments(settings)
     sections = group(experiments)
     numbers = [describe(section) for section in sections]
-    summary = {
+    summary: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "sections": numbers,
         "experiments": [_entry(e) for e in experiments] + [{"path": name, "iterations": 0} for name in unfinished],
     }
-    html = page.template().render(
-        now=datetime.now().astimezone(),
-        sections=[
-            page.describe_section(of, n, settings.report.galaxies) for of, n in zip(sections, numbers, strict=True)
-        ],
-        experiments=summary["experiments"],
-        left_out=[
-            page.left_out(survey, settings, experiments) for survey in sorted({title_of(e)[0] for e in experiments})
-        ],
-    )
+    html = _render(settings, experiments, sections, summary)
     path = settings.report_dir / "report.html"
     text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     folders.publish_file(path.with_name("summary.json"), text.encode())
     folders.publish_file(path, html.encode())
     log.info("%s: written, %d experiments", path, len(experiments))
     return path
+
+
+def _render(settings: Settings, experiments: list[Experiment], sections: list[Section], summary: dict[str, Any]) -> str:
+    data_dir, surveys = Path(settings.data_dir), sorted({title_of(e)[0] for e in experiments})
+    found = catalogues.find(data_dir)
+    most = pictures.per_row(galleries.count_rows(sections) + 2 * len(found), settings.report.galaxies)
+    return page.template().render(
+        now=datetime.now().astimezone(),
+        quick=data_dir.name == "quick",
+        sections=[
+            page.describe_section(section, f"section-{n}", numbers, most)
+            for n, (section, numbers) in enumerate(zip(sections, summary["sections"], strict=True), start=1)
+        ],
+        experiments=summary["experiments"],
+        left_out=[page.left_out(survey, settings, experiments) for survey in surveys],
+        rejected=details.rejected(experiments),
+        provenance=[details.provenance(e) for e in experiments],
+        catalogues=[catalogues.read(path, f"catalogue-{n}", most) for n, path in enumerate(found)],
+    )
 
 
 def _entry(e: Experiment) -> dict[str, object]:
