@@ -30,7 +30,7 @@ function draw(figure) {
     if (signal.name === "chosen" && choice) signal.value = choice.value;
   }
   return vegaEmbed(figure.querySelector(".plot"), spec,
-    { mode: "vega", renderer: "svg", actions: false, defaultStyle: false, tooltip: showTip });
+    { mode: "vega", renderer: "svg", actions: false, defaultStyle: false, logLevel: 1, tooltip: showTip });
 }
 
 const seen = new IntersectionObserver((entries) => {
