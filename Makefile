@@ -5,7 +5,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python run.py
 
-.PHONY: setup demo test test-crash test-cluster test-report test-ec2 bench bench-gpu docs fuzz soak lock clean
+.PHONY: setup demo pictures test test-crash test-cluster test-report test-ec2 bench bench-gpu docs fuzz soak lock clean
 
 setup: .venv/.done
 
@@ -16,9 +16,14 @@ setup: .venv/.done
 	touch $@
 
 demo: setup
-	$(RUN) experiment=demo_sweep
+	$(RUN) experiment=demo_sweep hydra/launcher=joblib hydra.launcher.n_jobs=2
 	$(RUN) stage=report
-	@echo "The report is data/report/report.html"
+
+# README's picture: the report of the demo. Needs Debian's package chromium.
+pictures: demo
+	chromium --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking \
+	  --user-data-dir=$$(mktemp -d) --window-size=1000,1270 --virtual-time-budget=5000 \
+	  --screenshot=docs/report.png file://$(CURDIR)/data/report/report.html
 
 # Test files run in alphabetical order. Otherwise the few long tests of the guides come last, and one core waits.
 test: setup

@@ -151,6 +151,16 @@ def test_common_and_rare_galaxies(galaxies: list[DemoGalaxy]) -> None:
     assert 0.01 < majority("merging_yes") < 0.06
 
 
+def test_in_the_world_of_consensus_each_question_that_is_reached_has_one_vote(galaxies: list[DemoGalaxy]) -> None:
+    questions = load_questions("demo")
+    for galaxy in galaxies[:40]:
+        agreed = draw(int(galaxy.id_str[-6:]), 1, 16, "consensus").votes
+        for question in questions:
+            most = max(question.columns, key=galaxy.votes.__getitem__)
+            asked = not question.after or any(agreed[column] for column in question.after)
+            assert {c: agreed[c] for c in question.columns} == {c: int(asked and c == most) for c in question.columns}
+
+
 def test_some_galaxies_are_ambiguous(galaxies: list[DemoGalaxy]) -> None:
     smooth = np.array([g.fractions["smooth-or-featured_smooth"] for g in galaxies])
     assert 0.1 < ((smooth > 0.3) & (smooth < 0.7)).mean() < 0.35

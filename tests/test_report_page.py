@@ -49,6 +49,15 @@ def test_a_verdict_is_one_plain_sentence() -> None:
     assert said == "BADGE needed 66\u00a0% of random’s labels (54 to 77), ten seeds: better than random."
 
 
+def test_the_verdict_is_printed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for seed in range(3):
+        write_experiment(tmp_path, f"badge_{seed}", (3, 2.0 + seed / 100), acquisition="badge", seed=seed)
+        write_experiment(tmp_path, f"random_{seed}", (3, 2.5 + seed / 50), acquisition="random", seed=seed)
+    caplog.set_level("INFO")
+    page_of(tmp_path)
+    assert any("BADGE needed" in text and "three seeds: better than random" in text for text in caplog.messages)
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [

@@ -18,7 +18,7 @@ from typing import Any
 from zoobot import folders
 from zoobot.iterations import waiting
 from zoobot.iterations.final_files import final_of
-from zoobot.reports import catalogues, details, galleries, page, pictures
+from zoobot.reports import catalogues, details, galleries, page, pictures, verdicts
 from zoobot.reports.efficiency import describe
 from zoobot.reports.experiments import Experiment, Section, group, read_experiments, title_of
 from zoobot.settings import Settings
@@ -43,6 +43,10 @@ def run(settings: Settings) -> Path:
     folders.publish_file(path.with_name("summary.json"), text.encode())
     folders.publish_file(path, html.encode())
     log.info("%s: written, %d experiments", path, len(experiments))
+    for section in numbers:
+        for comparison in section["comparisons"]:
+            title = " ".join(str(section[key]) for key in ("survey", "task", "model"))
+            log.info("%s: %s", title, verdicts.sentence(comparison))
     return path
 
 
