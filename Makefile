@@ -22,7 +22,7 @@ demo: setup
 # README's picture: the report of the demo. Needs Debian's package chromium.
 pictures: demo
 	chromium --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking \
-	  --user-data-dir=$$(mktemp -d) --window-size=1000,1270 --virtual-time-budget=5000 \
+	  --user-data-dir=$$(mktemp -d) --window-size=1000,1270 --virtual-time-budget=5000 --hide-scrollbars \
 	  --screenshot=docs/report.png file://$(CURDIR)/data/report/report.html
 
 # Test files run in alphabetical order. Otherwise the few long tests of the guides come last, and one core waits.
