@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 BASELINE = Path(__file__).with_name("baseline.json")
-BENCHMARKS = {  # and their arguments
+BENCHMARKS: dict[str, tuple[str, ...]] = {  # and their arguments
     "startup": (), "acquisition": ("20000",), "peer_speed": (), "head": (), "reduction": (), "prediction": (),
     "input": (), "shards": (), "verify": (), "report": (),
 }  # fmt: skip

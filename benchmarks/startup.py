@@ -1,6 +1,6 @@
 """CPU seconds until run.py answers, compared with `import hydra`, which every run needs.
 
-python -m benchmarks.startup
+python -m benchmarks.startup [repetitions]
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ def cpu_seconds(arguments: list[str]) -> float:
 def main() -> None:
     """Print the median, spread and ratio of each command, measured in turn with the reference."""
     print(f"startup: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    repetitions = int(sys.argv[1]) if len(sys.argv) > 1 else REPETITIONS
     for name, arguments in COMMANDS.items():
-        pairs = [(cpu_seconds(arguments), cpu_seconds(REFERENCE[1])) for _ in range(REPETITIONS)]
+        pairs = [(cpu_seconds(arguments), cpu_seconds(REFERENCE[1])) for _ in range(repetitions)]
         seconds = sorted(ours for ours, _ in pairs)
-        ratio = sorted(ours / theirs for ours, theirs in pairs)[REPETITIONS // 2]
+        ratio = sorted(ours / theirs for ours, theirs in pairs)[repetitions // 2]
         print(
-            f"{name}: {seconds[REPETITIONS // 2]:.2f} s CPU ({seconds[0]:.2f} to {seconds[-1]:.2f}),"
+            f"{name}: {seconds[repetitions // 2]:.2f} s CPU ({seconds[0]:.2f} to {seconds[-1]:.2f}),"
             f" {ratio:.1f} x {REFERENCE[0]}"
         )
         ratios.record(name, REFERENCE[0], 1 / ratio)

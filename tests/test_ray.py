@@ -18,6 +18,7 @@ import stat
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -112,8 +113,15 @@ def family(pid: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def head(network: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
-    machines = Machines(tmp_path_factory.mktemp("ray"))
+def head(network: None) -> Iterator[Machines]:
+    with tempfile.TemporaryDirectory(
+        prefix="ray", ignore_cleanup_errors=True
+    ) as folder:  # a socket's path has 107 bytes
+        yield from head_in(Machines(Path(folder)))
+
+
+def head_in(machines: Machines) -> Iterator[Machines]:
+    """Start the head, and end all machines in the end."""
     make = next(line for line in GUIDE if "get-auth-token" in line)
     subprocess.run(make, shell=True, env=machines.environment, check=True, capture_output=True)
     file = machines.folder / ".ray" / "auth_token"

@@ -71,7 +71,8 @@ def badge(candidates: Candidates, n: int, random: np.random.Generator) -> tuple[
     length_N = (gradient_N_A**2).sum(axis=1) * _squared_lengths(features_N_H)
 
     def distance_to(row: int) -> Floats32:
-        product_N = (gradient_N_A @ gradient_N_A[row]) * (features_N_H @ features_N_H[row])
+        with np.errstate(invalid="ignore"):  # a BLAS may set it for numbers that it only fills up with
+            product_N = (gradient_N_A @ gradient_N_A[row]) * (features_N_H @ features_N_H[row])
         distance_N: Floats32 = np.maximum(length_N + length_N[row] - 2 * product_N, 0)
         return distance_N
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from zoobot.galaxies import database, tfrecords
 from zoobot.galaxies.tasks import Task
 from zoobot.iterations.files import ExperimentFolder, IterationFolder
-from zoobot.reports import galaxy_tables, hindsight
+from zoobot.reports import galaxy_tables, hindsight, pictures
 from zoobot.reports.galaxy_tables import Galaxy, describe_fractions, describe_votes
 
 Votes = Mapping[str, Mapping[str, int]]
@@ -79,8 +80,8 @@ def _when_asked(task: Task, iterations: Sequence[IterationFolder], ids: Sequence
 def _chosen(task: Task, newest: IterationFolder, most: int) -> list[Galaxy]:
     answers = task.groups[0].answers
     best = newest.predictions(["id_str", "rank", "acquisition", *answers], best=min(most, len(newest.requests().ids)))
-    pictures = {id_: galaxy_tables.picture_of(newest.picture(rank)) for rank, id_ in enumerate(best["id_str"])}
-    return _galaxies(task, best, {}, pictures)
+    found = {id_: pictures.of_file(newest.picture(rank)) for rank, id_ in enumerate(best["id_str"])}
+    return _galaxies(task, best, {}, found)
 
 
 def _answered_galaxies(
@@ -89,10 +90,14 @@ def _answered_galaxies(
     votes = _answered(iterations)
     shown = _when_asked(task, iterations, list(votes))[:most]
     ids = list(shown["id_str"]) if len(shown) else []
-    return _galaxies(task, shown, votes, galaxy_tables.pictures_in_shards(experiment, iterations[-1], ids))
+    return _galaxies(task, shown, votes, pictures.of_shards(_shards(experiment), ids))
 
 
-def _galaxies(task: Task, predictions: pd.DataFrame, votes: Votes, pictures: Mapping[str, str | None]) -> list[Galaxy]:
+def _shards(experiment: ExperimentFolder) -> Path:
+    return experiment.instructions.source(experiment.instructions.read().shards)
+
+
+def _galaxies(task: Task, predictions: pd.DataFrame, votes: Votes, found: Mapping[str, str | None]) -> list[Galaxy]:
     if not len(predictions):
         return []
     expected_N_A = hindsight.expected_fractions(predictions, task.groups[0].answers)
@@ -100,7 +105,7 @@ def _galaxies(task: Task, predictions: pd.DataFrame, votes: Votes, pictures: Map
     return [
         Galaxy(
             id_str, float(score), describe_fractions(task, expected_A.tolist()),
-            describe_votes(task, votes[id_str]) if id_str in votes else "–", pictures.get(id_str),
+            describe_votes(task, votes[id_str]) if id_str in votes else "–", found.get(id_str),
         )
         for id_str, score, expected_A in zip(*columns, strict=True)
     ]  # fmt: skip
@@ -110,8 +115,8 @@ def _worst(experiment: ExperimentFolder, task: Task, newest: IterationFolder, mo
     worst = newest.worst_of_eval(most)
     with database.read_only(newest.database) as connection:
         votes = dict(zip(*database.read_votes(connection, "eval"), strict=True))
-    pictures = galaxy_tables.pictures_in_shards(experiment, newest, list(worst["id_str"])) if len(worst) else {}
+    found = pictures.of_shards(_shards(experiment), list(worst["id_str"])) if len(worst) else {}
     return [
-        Galaxy(id_, loss, describe_fractions(task, fractions), describe_votes(task, votes[id_]), pictures.get(id_))
+        Galaxy(id_, loss, describe_fractions(task, fractions), describe_votes(task, votes[id_]), found.get(id_))
         for id_, loss, *fractions in worst.itertuples(index=False, name=None)
     ]

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from markupsafe import Markup
-from PIL import Image
 
-from zoobot.galaxies import database, tfrecords
 from zoobot.galaxies.tasks import Task
-from zoobot.iterations.files import ExperimentFolder, IterationFolder
 
-PICTURE_PX = 96
 _PAGE = Markup(
     "<!doctype html><meta charset=utf-8><style>body{{font:14px sans-serif}}td,th{{padding:4px 12px;text-align:left}}"
-    "img{{width:96px}}</style><table><tr>{head}</tr>{rows}</table>"
+    "img{{width:80px}}</style><table><tr>{head}</tr>{rows}</table>"
 )
 
 
@@ -51,49 +44,17 @@ def describe_votes(task: Task, votes: Mapping[str, int]) -> str:
     """The votes for the task's first question, such as "smooth 31 of 40": for its label, or for the leading answer."""
     counts = task.counts({name: [votes[name]] for name in task.stored_columns})[0, : len(task.groups[0].answers)]
     at = 0 if task.label_columns else int(counts.argmax())
-    return f"{_name(task, at)} {counts[at]:.0f}\u00a0of\u00a0{counts.sum():.0f}"
+    return f"{answer_name(task, at)} {counts[at]:.0f}\u00a0of\u00a0{counts.sum():.0f}"
 
 
 def describe_fractions(task: Task, fractions: Sequence[float]) -> str:
     """The expected fractions of the first question's answers, such as "smooth 0.78", for the same answer."""
     at = 0 if task.label_columns else max(range(len(fractions)), key=fractions.__getitem__)
-    return f"{_name(task, at)} {fractions[at]:.2f}"
+    return f"{answer_name(task, at)} {fractions[at]:.2f}"
 
 
-def _name(task: Task, at: int) -> str:
-    """An answer of the first question, as people read it."""
+def answer_name(task: Task, at: int) -> str:
+    """What volunteers see of an answer of the first question, or of the label."""
     root = task.tree.root
     names = task.label_columns or (root.columns[at],)
     return " or ".join(name.removeprefix(f"{root.name}_") for name in names)
-
-
-def picture_of(path: Path) -> str | None:
-    """A picture, made small, as the address of an image; None if there is none."""
-    if not path.is_file():
-        return None
-    with Image.open(path) as image:
-        return _to_address(image)
-
-
-def _to_address(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.thumbnail((PICTURE_PX, PICTURE_PX))
-    image.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def pictures_in_shards(experiment: ExperimentFolder, iteration: IterationFolder, ids: Iterable[str]) -> dict[str, str]:
-    """The pictures of galaxies, out of the shards; none if the shards are gone, or hold features."""
-    instructions = experiment.instructions.read()
-    shards = experiment.instructions.source(instructions.shards)
-    if not shards.is_dir() or (config := tfrecords.load_config(shards)).encoding == tfrecords.FEATURES:
-        return {}
-    with database.read_only(iteration.database) as connection:
-        found = database.shards_of(connection, list(ids))
-    pictures = {}
-    for shard, positions in found.items():
-        offsets = tfrecords.find_records(shards / shard)
-        for record in tfrecords.read_at(shards / shard, offsets[list(positions)]):
-            id_str, pixels, _ = tfrecords.decode(record, config.encoding)
-            pictures[id_str] = _to_address(Image.fromarray(pixels.squeeze()))
-    return pictures

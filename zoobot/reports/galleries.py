@@ -5,18 +5,18 @@ Of each line, those of its first seed. No vote is shown that the experiment has 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from zoobot.galaxies import database
-from zoobot.galaxies.tasks import Task
 from zoobot.metrics import fractions, vote_fractions
 from zoobot.metrics.predicted_votes import Floats
 from zoobot.reports import pictures
 from zoobot.reports.experiments import Experiment, Section
+from zoobot.reports.galaxy_tables import answer_name, describe_votes
 
 _OTHER_ROWS = 3  # most certain, least certain, worst errors
 
@@ -98,7 +98,7 @@ def _certain(e: Experiment, most: int) -> list[Row]:
 def _expected(e: Experiment, expected_A: Floats) -> str:
     task = e.instructions.build_task()
     at = 0 if task.label_columns else int(expected_A.argmax())
-    return f"{_answer(task, at)} {100 * expected_A[at]:.0f}\u00a0% expected"
+    return f"{answer_name(task, at)} {100 * expected_A[at]:.0f}\u00a0% expected"
 
 
 def _worst(e: Experiment, most: int) -> list[Row]:
@@ -122,20 +122,6 @@ def _shards(e: Experiment) -> Path:
     return e.folder.instructions.source(e.instructions.shards)
 
 
-def describe_votes(task: Task, votes: Mapping[str, int]) -> str:
-    """The votes for the task's first question, such as "smooth 31 of 40": for its label, or for the leading answer."""
-    counts = task.counts({name: [votes[name]] for name in task.stored_columns})[0, : len(task.groups[0].answers)]
-    at = 0 if task.label_columns else int(counts.argmax())
-    return f"{_answer(task, at)} {counts[at]:.0f}\u00a0of\u00a0{counts.sum():.0f}"
-
-
-def _answer(task: Task, at: int) -> str:
-    """What volunteers see of an answer of the first question, or of the label."""
-    root = task.tree.root
-    names = task.label_columns or (root.columns[at],)
-    return " or ".join(name.removeprefix(f"{root.name}_") for name in names)
-
-
 def first_answer(e: Experiment) -> str:
     """The name of the first answer to the first question."""
-    return _answer(e.instructions.build_task(), 0)
+    return answer_name(e.instructions.build_task(), 0)

@@ -9,7 +9,7 @@ import numpy as np
 from zoobot.galaxies import database
 from zoobot.metrics import mixture_pmf
 from zoobot.reports.experiments import CurvePoint, Experiment, Section
-from zoobot.reports.galleries import describe_votes
+from zoobot.reports.galaxy_tables import describe_votes
 
 MOST = 6  # galaxies of a section
 

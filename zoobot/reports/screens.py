@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import cycle, islice
 from statistics import fmean, pstdev
 from typing import Any
 
-import vl_convert
 from markupsafe import Markup
 
-from zoobot.reports import looks
+from zoobot.reports import looks, vega
 from zoobot.reports.history import History
 from zoobot.reports.panels import Panel, Section
 
@@ -40,7 +38,7 @@ def _figure(panel: Panel, histories: Sequence[History]) -> Markup:
         items = Markup("").join(map(Markup("<li>{0[0]}: tracking/media/{0[1]}</li>").format, newest.items()))
         return Markup("<figure><b>{}</b><ul>{}</ul></figure>").format(panel.title, items)
     rows = _bars(panel, histories) if panel.kind == "bars" else _lines(panel, histories)
-    return Markup("<figure>{}</figure>").format(Markup(vl_convert.vegalite_to_svg(json.dumps(_spec(panel, rows)))))
+    return Markup("<figure>{}</figure>").format(vega.draw(_spec(panel, rows)))
 
 
 def _spec(panel: Panel, rows: Sequence[Row]) -> dict[str, Any]:

@@ -125,6 +125,11 @@ def _rounded(value: Any) -> Any:
     return [_rounded(v) for v in value] if isinstance(value, list) else value
 
 
+def draw(content: Mapping[str, Any]) -> Markup:
+    """The SVG of a specification of Vega-Lite."""
+    return Markup(vl_convert.vegalite_to_svg(json.dumps(content)))
+
+
 def _svg(spec: dict[str, Any]) -> Markup:
     svg = vl_convert.vega_to_svg(json.dumps(spec))
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"| role="[^"]*"| aria-\w+="[^"]*"| version="[^"]*"', "", svg)
