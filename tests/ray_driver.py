@@ -1,4 +1,4 @@
-"""What test_ray.py has a driver do: main() with FOLDER CASE … behind it Light, because workers import it too."""
+"""What test_ray.py has a driver do: main(), with FOLDER CASE … as arguments. Few imports: workers import it too."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def refuse(n: int) -> None:
 
 
 def die_once(path: Path) -> str:
+    """Killed the first time that it is called for a file."""
     if not path.exists():
         path.touch()
         os.kill(os.getpid(), signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from zoobot import sweep
 from zoobot.engine import process
 from zoobot.errors import FolderError, ProcessError, ServiceError
 
@@ -107,6 +109,31 @@ def test_a_kept_process_serves_again_until_it_is_killed_or_the_environment_chang
         kept.call(tmp_path / "third", "the third")
     assert not kept.serves()
     kept.close()
+
+
+def keep_one_to_the_end(path: Path) -> None:
+    kept.append(process.Kept(write_its_process))
+    kept[0].call(path, "a test")
+
+
+kept: list[process.Kept] = []
+
+
+def test_a_kept_process_lets_the_process_end_that_keeps_it(tmp_path: Path) -> None:
+    """Also one of a launcher, which runs no atexit: multiprocessing would wait for its children for ever."""
+    parent = multiprocessing.get_context("spawn").Process(target=keep_one_to_the_end, args=(tmp_path / "pid",))
+    parent.start()
+    parent.join(60)
+    assert parent.exitcode == 0
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists()
+
+
+def test_jobs_of_a_sweep_share_a_process_until_the_environment_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = sweep._kept_process()
+    assert sweep._kept_process() is first
+    monkeypatch.setenv("ANYTHING", "else")
+    assert sweep._kept_process() is not first and not first.serves()
+    sweep._kept.pop().close()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])

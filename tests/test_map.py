@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.ray_driver import die, die_once
 from zoobot.engine import map as engine
 from zoobot.engine import progress
 from zoobot.engine.tasks import Task
@@ -39,18 +40,6 @@ def refuse(n: int) -> int:
     if n == 13:
         raise ValueError("odd")
     return n
-
-
-def die_once(path: Path) -> str:
-    """Killed the first time that it is called for a file."""
-    if not path.exists():
-        path.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return path.name
-
-
-def die(_: str) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def sleep(path: Path) -> None:
