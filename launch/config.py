@@ -30,6 +30,7 @@ _RANGES = {
     "volume_gb": (1, 16000),
     "max_runtime_h": (0.25, 23),  # a day's machine is gone before the next day's
     "attempts": (1, 5),
+    "spot_interruptions": (1, 20),
     "snapshots_kept": (1, 365),
     "budget_usd": (1, 100_000),
 }
@@ -55,6 +56,7 @@ class Config:
     budget_usd: float
     arguments: tuple[str, ...] = ()
     market: str = "on-demand"
+    spot_interruptions: int = 1
     attempts: int = 1
     timezone: str = "UTC"
     secrets: dict[str, str] = field(default_factory=dict)
@@ -74,9 +76,14 @@ class Config:
 
     def worst_month(self) -> cost.Month:
         """The month in which every day uses all its attempts to the last minute, of the dearest type."""
-        hours = 31 * self.attempts * (self.max_runtime_h + cost.MARGIN_H)
-        dearest = max(self.instance_types, key=lambda kind: cost.hourly(kind, self.market))
-        return cost.month(dearest, self.market, hours, self.root_gb, self.volume_gb, self.snapshots_kept)
+        hours = 31 * (self.max_runtime_h + cost.MARGIN_H)
+        spot = min(self.attempts, self.spot_interruptions) if self.market == "spot" else 0
+        dearest = max(self.instance_types, key=lambda kind: cost.hourly(kind, "on-demand"))
+        sizes = (self.root_gb, self.volume_gb, self.snapshots_kept)
+        whole = cost.month(dearest, "on-demand", hours * (self.attempts - spot), *sizes)
+        return dataclasses.replace(
+            whole, machine=whole.machine + cost.month(dearest, "spot", hours * spot, *sizes).machine
+        )
 
 
 def load(path: Path) -> Config:

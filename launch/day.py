@@ -8,7 +8,6 @@ EBS (one machine has the volume), and the day's record on the volume (environmen
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -20,27 +19,18 @@ from launch.find import (
     ENDING,
     describe_machine,
     driver_of,
-    machine_tags,
     machines,
-    need_template,
     need_volume,
     result_of,
     state_of,
 )
+from launch.start import NoCapacity, market, start
 
-CAPACITY = {
-    "InsufficientInstanceCapacity", "InsufficientCapacityOnHost", "SpotMaxPriceTooLow", "MaxSpotInstanceCountExceeded",
-    "InsufficientHostCapacity", "Unsupported",
-}  # fmt: skip
 CAPACITY_WAIT_S, CAPACITY_EVERY_S = 6 * 3600, 1800  # of `day`, as long as the schedule tries
 GRACE_S = 900  # past max_runtime a machine has this long to go by itself
 _RUN = "/opt/zoobot/launch/environment.sh run"
 _AGAIN = ("interrupted", "cut off")  # results after which another machine is worth its money
 _FINISHED = ("Success", "Failed", "Cancelled", "TimedOut", "Delivery Timed Out", "Undeliverable", "Terminated")
-
-
-class NoCapacity(Away):
-    """EC2 has no machine of any of the types in the zone."""
 
 
 def day(cloud: Cloud) -> str:
@@ -141,11 +131,12 @@ def _todays(cloud: Cloud, volume: dict[str, Any]) -> str:
 
 def _start(cloud: Cloud, volume: dict[str, Any]) -> str:
     """Start the next machine of today. Every start is counted on the volume; a token makes repeating it harmless."""
-    template = need_template(cloud)
-    day_before, _, count = tags_of(volume).get(STARTS, "").partition(" ")
-    starts = int(count) if day_before == cloud.today else 0
+    starts = _started_today(cloud, volume)
     while starts < cloud.config.attempts:
-        instance = _launch(cloud, template, str(volume["VolumeId"]), starts + 1)
+        instance = start(
+            cloud, f"{cloud.today} {starts + 1}", market(cloud.config, starts),
+            driver="operator", day=cloud.today, volume=str(volume["VolumeId"]),
+        )  # fmt: skip
         starts += 1
         cloud.call(
             "ec2", "create_tags", Resources=[volume["VolumeId"]], Tags=tag_list(starts=f"{cloud.today} {starts}")
@@ -155,35 +146,12 @@ def _start(cloud: Cloud, volume: dict[str, Any]) -> str:
     raise LaunchError(f"Today's machines are used up (attempts: {cloud.config.attempts}). The next is tomorrow's.", 1)
 
 
-def _launch(cloud: Cloud, template: str, volume: str, attempt: int) -> str:
-    """Start one machine, of the first type that is to be had; empty if this attempt's machine was there and is gone."""
-    refused = []
-    for kind in cloud.config.instance_types:
-        token = hashlib.sha256(f"{cloud.config.experiment} {cloud.today} {attempt} {kind}".encode()).hexdigest()
-        request = {
-            "MinCount": 1,
-            "MaxCount": 1,
-            "ClientToken": token,
-            "InstanceType": kind,
-            "LaunchTemplate": {"LaunchTemplateId": template, "Version": "$Default"},
-            "TagSpecifications": machine_tags(cloud, driver="operator", day=cloud.today, volume=volume),
-        }
-        try:
-            made = cloud.settle({"InvalidParameterValue"}, "ec2", "run_instances", **request)
-        except ClientError as error:
-            if code_of(error) == "IdempotentInstanceTerminated":
-                return ""
-            if code_of(error) == "IdempotentParameterMismatch":
-                raise LaunchError(
-                    f"Today's machine was started with other settings. Try again tomorrow. ({error})"
-                ) from error
-            if code_of(error) not in CAPACITY:
-                raise
-            refused.append(f"{kind}: {code_of(error)}")
-            continue
-        instance = made["Instances"][0]
-        return "" if state_of(instance) in ENDING else str(instance["InstanceId"])
-    raise NoCapacity(f"There is no machine to be had in {cloud.config.zone} ({'; '.join(refused)}).")
+def _started_today(cloud: Cloud, volume: dict[str, Any]) -> int:
+    """How many of today's machines went before: those counted, or the schedule's, if AWS took it back."""
+    day_before, _, count = tags_of(volume).get(STARTS, "").partition(" ")
+    if day_before == cloud.today:
+        return int(count)
+    return int(result_of(volume, cloud.today).startswith(_AGAIN))
 
 
 def _running(cloud: Cloud, instance_id: str) -> bool:

@@ -86,9 +86,3 @@ def driver_of(instance: dict[str, Any]) -> str:
 def tagged(kind: str, cloud: Cloud, **tags: str) -> dict[str, Any]:
     """The tags of a thing that is being made."""
     return {"ResourceType": kind, "Tags": tag_list(experiment=cloud.config.experiment, **tags)}
-
-
-def machine_tags(cloud: Cloud, **of_the_machine: str) -> list[dict[str, Any]]:
-    """Tags of a machine and of what is made with it; its own say who started it, for which day and volume."""
-    kinds = ["volume", "network-interface"] + (["spot-instances-request"] if cloud.config.market == "spot" else [])
-    return [tagged("instance", cloud, **of_the_machine), *(tagged(kind, cloud, role="machine") for kind in kinds)]

@@ -11,7 +11,8 @@ from typing import Any
 from launch import policy, userdata
 from launch.aws import WORKING_VOLUME, Cloud, tag_list
 from launch.errors import LaunchError
-from launch.find import find_volume, found, machine_tags, tagged
+from launch.find import find_volume, found, tagged
+from launch.start import machine_tags, market, request
 
 ROLES = {"machine": "ec2", "scheduler": "scheduler"}  # and the service that takes each
 RETRIES = {"MaximumRetryAttempts": 12, "MaximumEventAgeInSeconds": 6 * 3600}  # of a start that fails
@@ -118,7 +119,7 @@ def image(cloud: Cloud) -> str:
 def template_data(cloud: Cloud, ami: str, subnet: str, group: str) -> dict[str, Any]:
     """A machine of the experiment: gone when it shuts down, no key, no way in, IMDSv2 only, encrypted disk."""
     config = cloud.config
-    data: dict[str, Any] = {
+    return {
         "ImageId": ami,
         "InstanceType": config.instance_types[0],
         "IamInstanceProfile": {"Name": f"{config.name}-machine"},
@@ -144,12 +145,8 @@ def template_data(cloud: Cloud, ami: str, subnet: str, group: str) -> dict[str, 
             }
         ],
         "UserData": userdata.encoded(config),
-        "TagSpecifications": machine_tags(cloud),
+        "TagSpecifications": machine_tags(cloud, ["volume", "network-interface"]),
     }
-    if config.market == "spot":
-        once = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}
-        data["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": once}
-    return data
 
 
 def ensure_template(cloud: Cloud, data: dict[str, Any]) -> str:
@@ -216,11 +213,8 @@ def _request(cloud: Cloud, template: str, volume: str) -> dict[str, Any]:
     """RunInstances as the scheduler sends it. A start has a token, so that repeating it makes no second machine."""
     time = "<aws.scheduler.scheduled-time>"
     return {
-        "MinCount": 1,
-        "MaxCount": 1,
         "ClientToken": f"{cloud.config.name}-{time}",  # 58 characters at most once the time is in it
-        "LaunchTemplate": {"LaunchTemplateId": template, "Version": "$Default"},
-        "TagSpecifications": machine_tags(cloud, driver="schedule", day=time, volume=volume),
+        **request(cloud, template, market(cloud.config, 0), driver="schedule", day=time, volume=volume),
     }
 
 

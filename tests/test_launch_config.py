@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 from pathlib import Path
@@ -42,8 +43,10 @@ def test_all_problems_are_told_together() -> None:
         assert text in str(stopped.value)
 
 
-@pytest.mark.parametrize("key", [k for k in GOOD if k not in ("arguments", "market", "attempts", "timezone", "secrets",
-                                                              "logs", "snapshots_kept", "record")])  # fmt: skip
+REQUIRED = [f.name for f in dataclasses.fields(Config) if f.default is f.default_factory is dataclasses.MISSING]
+
+
+@pytest.mark.parametrize("key", REQUIRED)
 def test_what_is_missing_or_of_another_kind_is_named(key: str) -> None:
     for wrong in ({k: v for k, v in GOOD.items() if k != key}, {**GOOD, key: {"a": 1}}):
         with pytest.raises(LaunchError, match=f"  {key}: "):
@@ -63,6 +66,12 @@ def test_costs_by_hand() -> None:
     month = cost.month("g4dn.xlarge", "on-demand", 73, 100, 200, 1)
     assert month.machine == pytest.approx(73 * 0.531 + 0.8)  # a tenth of a month of 100 GB at 0.08
     assert month.volume == pytest.approx(16) and month.snapshots == pytest.approx(10)
+    two = launch_config.check({**GOOD, "attempts": 3, "spot_interruptions": 2, "budget_usd": 1000}, "ec2.yaml")
+    hours = 31 * 4.25
+    disk = 100 * 0.08 / 730
+    spot, dear = 1.006 * 0.7 + 0.005 + disk, 1.006 + 0.005 + disk
+    assert dataclasses.replace(two, market="spot").worst_month().machine == pytest.approx(hours * (2 * spot + dear))
+    assert two.worst_month().machine == pytest.approx(hours * 3 * dear), "all on demand"
     with pytest.raises(LaunchError, match="budget_usd: the worst month would cost"):
         launch_config.check({**GOOD, "budget_usd": 100}, "ec2.yaml")
 
@@ -101,8 +110,6 @@ def test_a_plain_machine_has_the_same_day(ec2: Config, tmp_path: Path) -> None:
 
 
 def test_a_schedule_that_only_aws_understands_is_refused_for_a_plain_machine(ec2: Config) -> None:
-    import dataclasses
-
     with pytest.raises(LaunchError, match="can be said to AWS only"):
         local.crontab(dataclasses.replace(ec2, schedule="cron(0 3 L * ? *)"), ROOT)
     weekly = local.crontab(dataclasses.replace(ec2, schedule="cron(5 4 ? * MON,7 *)"), ROOT)

@@ -83,7 +83,7 @@ def test_a_machine_has_no_key_no_way_in_and_goes_when_it_shuts_down(world: World
     assert data["MetadataOptions"]["HttpTokens"] == "required"
     assert str(data["MetadataOptions"]["HttpPutResponseHopLimit"]) == "1"
     assert [str(d["Ebs"]["Encrypted"]).lower() for d in data["BlockDeviceMappings"]] == ["true"]
-    assert data["InstanceMarketOptions"]["SpotOptions"]["InstanceInterruptionBehavior"] == "terminate"
+    assert "InstanceMarketOptions" not in data, "RunInstances says it"
     (group,) = [g for g in world.client("ec2").describe_security_groups()["SecurityGroups"] if g.get("Tags")]
     assert group["IpPermissions"] == []
     (volume,) = world.volumes("working_volume")
