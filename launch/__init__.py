@@ -3,7 +3,7 @@
     config   ec2.yaml, checked             aws       every call to AWS: retried, recorded
     setup    what lasts: volume, roles,    day       up, run, down, and all three
              group, template, schedule     backup    snapshots, restore, the drill
-    policy   who may do what               environment.sh, spot_watch.sh, boot.sh   what the machine runs
+    policy   who may do what               *.sh      what the machine runs: environment.sh and its parts
     cost     prices and the worst month    local     the same day on a plain machine
 
 The machine attaches the volume itself: EBS lets one machine have it, so the volume is the lock that always holds.

@@ -12,10 +12,7 @@ systemd-run --quiet --unit=zoobot-deadman-force --on-active="$((max_runtime_s + 
 
 install -d -m 755 /opt/zoobot/launch
 cd /opt/zoobot/launch
-base64 -d <<<'@settings@' | gunzip >settings
-base64 -d <<<'@environment.sh@' | gunzip >environment.sh
-base64 -d <<<'@spot_watch.sh@' | gunzip >spot_watch.sh
-chmod 755 environment.sh spot_watch.sh
+base64 -d <<<'@FILES@' | tar -xz --no-same-owner
 
 # ExecStopPost runs at every kind of end, also one in the middle of the start; the network is still there then.
 cat >/etc/systemd/system/zoobot.service <<'UNIT'

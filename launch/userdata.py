@@ -1,4 +1,4 @@
-"""What the machine is given at its start: boot.sh with the settings and the other two scripts packed into it.
+"""What the machine is given at its start: boot.sh, with the settings and all other scripts packed into it.
 
 No secret is in it: whoever may describe a machine may read it.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import shlex
+import tarfile
 from pathlib import Path
 
 from launch.config import Config
@@ -38,15 +40,8 @@ def settings(config: Config) -> str:
 
 def script(config: Config) -> str:
     """boot.sh, filled in."""
-    files = {
-        "settings": settings(config),
-        "environment.sh": (_HERE / "environment.sh").read_text(encoding="utf-8"),
-        "spot_watch.sh": (_HERE / "spot_watch.sh").read_text(encoding="utf-8"),
-    }
     text = (_HERE / "boot.sh").read_text(encoding="utf-8").replace("@MAX_RUNTIME_S@", str(config.max_runtime_s))
-    for name, content in files.items():
-        text = text.replace(f"@{name}@", _packed(content))
-    return text
+    return text.replace("@FILES@", base64.b64encode(_packed(config)).decode())
 
 
 def encoded(config: Config) -> str:
@@ -59,5 +54,14 @@ def encoded(config: Config) -> str:
     return base64.b64encode(plain).decode()
 
 
-def _packed(content: str) -> str:
-    return base64.b64encode(gzip.compress(content.encode(), mtime=0)).decode()
+def _packed(config: Config) -> bytes:
+    """The settings and the scripts as a .tar.gz; the same bytes for the same content."""
+    files = {path.name: path.read_bytes() for path in sorted(_HERE.glob("*.sh")) if path.name != "boot.sh"}
+    files["settings"] = settings(config).encode()
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in files.items():
+            about = tarfile.TarInfo(name)
+            about.size, about.mode = len(content), 0o755 if content.startswith(b"#!") else 0o644
+            archive.addfile(about, io.BytesIO(content))
+    return gzip.compress(packed.getvalue(), mtime=0)

@@ -1,0 +1,47 @@
+# shellcheck shell=bash
+# Which machine this is, and what it says. Sourced by environment.sh.
+IMDS=${IMDS:-http://169.254.169.254/latest}
+
+say() { printf '%s %s\n' "$(date -u +%FT%TZ)" "$*" >&2; }
+
+# End with a reason, which whoever looks at the volume's tags sees.
+fail() {
+  say "$*"
+  result "failed: $*"
+  exit 2
+}
+
+# How the day went, as tags of the volume: seen by `launch status` without a machine.
+result() {
+  local text
+  text=$(printf %s "$1" | tr -c 'A-Za-z0-9 .:/=@_+-' _ | cut -c1-200)
+  say "$text"
+  touch "$STATE/told"
+  timeout 10 aws ec2 create-tags --resources "$VOLUME_ID" \
+    --tags "Key=zoobot:day,Value=$DAY" "Key=zoobot:result,Value=$text" || say "the volume could not be tagged"
+}
+
+imds() {
+  local token
+  token=$(curl -sf -m 5 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "$IMDS/api/token")
+  curl -sf -m 5 -H "X-aws-ec2-metadata-token: $token" "$IMDS/meta-data/$1"
+}
+
+# Which machine this is, and what for; kept, since the other commands run later.
+identify() {
+  if [[ ! -e $STATE/machine ]]; then
+    {
+      printf 'INSTANCE_ID=%q\n' "$(imds instance-id)"
+      printf 'DRIVER=%q\n' "$(imds tags/instance/zoobot:driver)"
+      printf 'VOLUME_ID=%q\n' "$(imds tags/instance/zoobot:volume)"
+      local day
+      day=$(imds tags/instance/zoobot:day)
+      printf 'DAY=%q\n' "${day:0:10}"
+    } >"$STATE/machine.new"
+    mv "$STATE/machine.new" "$STATE/machine"
+  fi
+  # shellcheck source=/dev/null
+  source "$STATE/machine"
+}
+
+as_owner() { runuser -u "$OWNER" -- "$@"; }
