@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from botocore.exceptions import ClientError
@@ -19,13 +20,18 @@ from launch.drill import drill
 from launch.errors import LaunchError
 from launch.find import need_template, need_volume
 from launch.plan import plan
+from launch.prepare import prepare
 from launch.setup import ensure_schedule, setup
+from launch.simulate import bench, simulate
 from launch.status import logs, policies, status
 from launch.teardown import teardown
 
 COMMANDS = {
     "plan": "print the calls that setup and a day make, and what a month costs; changes nothing",
     "setup": "make what is missing, fix what differs: volume, group, roles, template, queue, schedule (off)",
+    "prepare": "the first day: upload tables and pictures, make catalogs, shards and instructions on a machine",
+    "simulate": "run run.py with the words after -- on as many machines as it takes",
+    "bench": "run the benchmarks of prediction and input on a machine, and bring the table back",
     "up": "start today's machine",
     "run": "iterate once on it",
     "down": "end all machines of the experiment",
@@ -38,7 +44,20 @@ COMMANDS = {
     "bake": "make an image that has the packages",
     "teardown": "take all away but the volume and its snapshots",
 }
-ALONE = ("setup", "up", "run", "down", "day", "restore", "bake", "teardown", "snapshot")  # one at a time on a computer
+ALONE = (
+    "setup",
+    "prepare",
+    "simulate",
+    "bench",
+    "up",
+    "run",
+    "down",
+    "day",
+    "restore",
+    "bake",
+    "teardown",
+    "snapshot",
+)  # one at a time on a computer
 
 
 def main(arguments: list[str] | None = None, make: Callable[..., Cloud] = Cloud) -> int:
@@ -46,10 +65,7 @@ def main(arguments: list[str] | None = None, make: Callable[..., Cloud] = Cloud)
     options = _parser().parse_args(arguments)
     try:
         cloud = make(load(options.config), command=options.command)
-        if options.command in ALONE:
-            with cloud.locked():
-                _run(cloud, options)
-        else:
+        with nullcontext() if options.command in TOGETHER else cloud.locked():
             _run(cloud, options)
     except LaunchError as error:
         print(error, file=sys.stderr)
@@ -64,10 +80,12 @@ def _run(cloud: Cloud, options: argparse.Namespace) -> None:
     name = options.command
     simple = {
         "setup": setup, "up": up, "run": run, "down": down, "day": day, "status": status, "bake": bake,
-        "snapshot": backup.snapshot, "teardown": teardown,
+        "snapshot": backup.snapshot, "teardown": teardown, "prepare": prepare, "bench": bench,
     }  # fmt: skip
     if name == "plan":
         print(json.dumps(policies(cloud, options.policy), indent=2)) if options.policy else plan(cloud)
+    elif name == "simulate":
+        simulate(cloud, options.name, options.words)
     elif name == "schedule":
         _schedule(cloud, options.what)
     elif name == "logs":
@@ -104,6 +122,10 @@ def _parser() -> argparse.ArgumentParser:
         each[name].add_argument("--config", type=Path, default=Path("launch/ec2.yaml"), help="default: launch/ec2.yaml")
     each["plan"].add_argument(
         "--policy", choices=["machine", "scheduler", "daily", "owner"], help="print a policy only"
+    )
+    each["simulate"].add_argument("--name", required=True, help="of the job; the same name goes on with the same words")
+    each["simulate"].add_argument(
+        "words", nargs="*", metavar="-- WORDS", help="for run.py, such as stage=simulate seed=1"
     )
     each["schedule"].add_argument("what", choices=["on", "off", "show", "systemd", "cron"])
     each["logs"].add_argument("--day", default="", help="such as 2026-11-24; default: today, in UTC")

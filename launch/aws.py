@@ -22,6 +22,8 @@ from launch.errors import Away, LaunchError
 
 EXPERIMENT, ROLE = "zoobot:experiment", "zoobot:role"  # tags: whose, and what for
 DAY, RESULT = "zoobot:day", "zoobot:result"  # of the volume: the last day, and how it ended; of a machine: its day
+JOB, MONTH = "zoobot:job", "zoobot:job_month"  # of the volume: `name digest machines`, `month machines`; of a machine
+PROGRESS, JOB_RESULT = "zoobot:progress", "zoobot:job_result"  # of the volume, by the machine: both begin with a name
 DRIVER, STARTS = "zoobot:driver", "zoobot:starts"  # of a machine: who started it; of the volume: `day count`
 WORKING_VOLUME = "working_volume"
 READS = ("describe_", "get_", "list_")
@@ -49,6 +51,12 @@ def tags_of(thing: dict[str, Any]) -> dict[str, str]:
 def tag_list(**tags: str) -> list[dict[str, str]]:
     """Tags as AWS wants them; ``driver="x"`` is the tag ``zoobot:driver``."""
     return [{"Key": f"zoobot:{key}", "Value": value} for key, value in tags.items()]
+
+
+def split_address(address: str) -> tuple[str, str]:
+    """The bucket and the prefix, without slashes at its ends, of s3://bucket/prefix."""
+    bucket, _, prefix = address.removeprefix("s3://").partition("/")
+    return bucket, prefix.strip("/")
 
 
 @dataclass

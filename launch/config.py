@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,11 @@ _PATTERNS = {
     "timezone": (r"[A-Za-z_]+(/[A-Za-z_+-]+\d*)*", "a time zone such as UTC or Europe/London"),
     "repository": (r"https://[^\s@'\"]+", "an https:// address without a password"),
     "revision": (r"[\w][\w./-]*", "a commit, tag or branch"),
-    "logs": (r"(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w./-]*)?)?", "s3://bucket/prefix, or empty"),
+    "data_from": (r"([a-z0-9][a-z0-9_-]{0,29})?", "another experiment on this account, or empty"),
+    **dict.fromkeys(
+        ("logs", "results", "staging"),
+        (r"(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w./-]*)?)?", "s3://bucket/prefix, or empty"),
+    ),
 }  # fmt: skip
 _RANGES = {
     "root_gb": (60, 2000),
@@ -31,6 +37,8 @@ _RANGES = {
     "max_runtime_h": (0.25, 23),  # a day's machine is gone before the next day's
     "attempts": (1, 5),
     "spot_interruptions": (1, 20),
+    "job_machines": (1, 50),
+    "job_hours": (0.25, 1000),
     "snapshots_kept": (1, 365),
     "budget_usd": (1, 100_000),
 }
@@ -61,6 +69,13 @@ class Config:
     timezone: str = "UTC"
     secrets: dict[str, str] = field(default_factory=dict)
     logs: str = ""
+    prepare: tuple[str, ...] = ()
+    upload: str = ""
+    staging: str = ""
+    data_from: str = ""
+    job_machines: int = 5
+    job_hours: float = 20
+    results: str = ""
     snapshots_kept: int = 14
     record: str = "data/launch"
 
@@ -73,6 +88,12 @@ class Config:
     def max_runtime_s(self) -> int:
         """After which the machine powers itself off, in seconds from its start."""
         return int(self.max_runtime_h * 3600)
+
+    def worst_of_jobs(self, machines: int) -> float:
+        """US dollars of a month with so many machines of jobs, each to its last minute, and of the dearest type."""
+        dearest = max(self.instance_types, key=lambda kind: cost.hourly(kind, "on-demand"))
+        hours = machines * (self.max_runtime_h + cost.MARGIN_H)
+        return cost.month(dearest, "on-demand", hours, self.root_gb, self.volume_gb, self.snapshots_kept).total
 
     def worst_month(self) -> cost.Month:
         """The month in which every day uses all its attempts to the last minute, of the dearest type."""
@@ -144,6 +165,20 @@ def _out_of_range(name: str, value: Any) -> list[str]:
     return []
 
 
+def problems_of_words(words: Iterable[str], ours: Collection[str]) -> list[str]:
+    """What is wrong with words for run.py, of which some are not the user's to give."""
+    problems = []
+    for word in words:
+        key = word.lstrip("+~").partition("=")[0]
+        if key in ours:
+            problems.append(f"{key} is given by the machine; leave it out")
+        if _SECRET.search(key):
+            problems.append(f"{key} looks like a secret, and words are written to logs; use `secrets`")
+        if re.search(r"[\x00-\x1f]", word):
+            problems.append(f"{word!r} has a control character")
+    return problems
+
+
 def _misfits(config: Config) -> list[str]:
     """What is wrong with settings that are each of the right form."""
     problems = [] if config.zone.startswith(config.region) else [f"zone: {config.zone} is not in {config.region}"]
@@ -151,14 +186,15 @@ def _misfits(config: Config) -> list[str]:
     problems += [] if config.instance_types else ["instance_types: name at least one"]
     unpriced = [kind for kind in config.instance_types if kind not in cost.PRICES["instances"]]
     problems += [f"instance_types: {kind} has no price in launch/prices.yaml; add it there" for kind in unpriced]
-    for argument in config.arguments:
-        key = argument.lstrip("+~").partition("=")[0]
-        if key in _OURS:
-            problems.append(f"arguments: {key} is given by the machine; leave it out")
-        if _SECRET.search(key):
-            problems.append(f"arguments: {key} looks like a secret, and arguments are written to logs; use `secrets`")
-        if re.search(r"[\x00-\x1f]", argument):
-            problems.append(f"arguments: {argument!r} has a control character")
+    problems += [f"arguments: {problem}" for problem in problems_of_words(config.arguments, _OURS)]
+    for number, line in enumerate(config.prepare, 1):
+        try:
+            found = problems_of_words(shlex.split(line), ("data_dir", "experiment_name"))
+        except ValueError as error:
+            found = [f"{line!r} cannot be read: {error}"]
+        problems += [f"prepare: {number}: {problem}" for problem in found]
+    if config.upload and not config.staging:
+        problems.append("upload: the way to the volume leads over S3; set staging: s3://bucket/prefix")
     for file, parameter in config.secrets.items():
         if not re.fullmatch(r"[\w][\w.-]*", file) or not re.fullmatch(r"/[\w./-]+", parameter):
             problems.append(f"secrets: {file}: {parameter} should be `file: /name/of/an/SSM/parameter`")

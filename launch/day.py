@@ -8,6 +8,7 @@ EBS (one machine has the volume), and the day's record on the volume (environmen
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -24,13 +25,16 @@ from launch.find import (
     result_of,
     state_of,
 )
-from launch.start import NoCapacity, market, start
+from launch.start import market, start, when_possible
 
-CAPACITY_WAIT_S, CAPACITY_EVERY_S = 6 * 3600, 1800  # of `day`, as long as the schedule tries
 GRACE_S = 900  # past max_runtime a machine has this long to go by itself
 _RUN = "/opt/zoobot/launch/environment.sh run"
-_AGAIN = ("interrupted", "cut off")  # results after which another machine is worth its money
+AGAIN = ("interrupted", "cut off")  # results after which another machine is worth its money
 _FINISHED = ("Success", "Failed", "Cancelled", "TimedOut", "Delivery Timed Out", "Undeliverable", "Terminated")
+
+
+class Gone(Away):
+    """The machine went before it could be used."""
 
 
 def day(cloud: Cloud) -> str:
@@ -40,11 +44,11 @@ def day(cloud: Cloud) -> str:
         down(cloud, "operator")  # of a run that was cut off after the iteration
     while not result.startswith("done"):
         try:
-            _up_when_possible(cloud)
+            when_possible(cloud, partial(up, cloud))
             result = run(cloud)
         finally:
             down(cloud, "operator")
-        if not result.startswith(_AGAIN):
+        if not result.startswith(AGAIN):
             break
     snapshot(cloud)
     if not result.startswith("done"):
@@ -58,10 +62,15 @@ def up(cloud: Cloud) -> str:
     volume = need_volume(cloud)
     sweep(cloud)
     instance = _todays(cloud, volume) or _start(cloud, volume)
-    cloud.wait(f"{instance} to run", lambda: _running(cloud, instance), 600)
-    cloud.wait(f"{instance} to be reachable by Session Manager", lambda: _online(cloud, instance), 600, 10)
+    reachable(cloud, instance)
     cloud.say(f"{instance} runs: aws ssm start-session --target {instance}")
     return instance
+
+
+def reachable(cloud: Cloud, instance: str) -> None:
+    """Wait until Systems Manager can send commands to a machine. Gone, if it went instead."""
+    cloud.wait(f"{instance} to run", lambda: _running(cloud, instance), 600)
+    cloud.wait(f"{instance} to be reachable by Session Manager", lambda: _online(cloud, instance), 600, 10)
 
 
 def run(cloud: Cloud) -> str:
@@ -70,7 +79,8 @@ def run(cloud: Cloud) -> str:
     instance = _todays(cloud, volume)
     if not instance:
         raise LaunchError(f"{cloud.config.experiment} has no machine today. Run `python -m launch up` first.")
-    command = _sent(cloud, instance) or _send(cloud, instance)
+    comment = f"{cloud.config.experiment} {cloud.today}"
+    command = sent(cloud, instance, comment) or send(cloud, instance, comment, _RUN)
     cloud.say(f"{instance} iterates ({command})")
     cloud.wait("the iteration", lambda: _over(cloud, instance, command), cloud.config.max_runtime_s + GRACE_S, 30)
     result = result_of(need_volume(cloud), cloud.today)
@@ -100,18 +110,6 @@ def sweep(cloud: Cloud) -> list[str]:
 
 def _left(cloud: Cloud, driver: str) -> list[dict[str, Any]]:
     return [i for i in machines(cloud) if driver in ("", driver_of(i))]
-
-
-def _up_when_possible(cloud: Cloud) -> str:
-    until = cloud.now().timestamp() + CAPACITY_WAIT_S
-    while True:
-        try:
-            return up(cloud)
-        except NoCapacity as error:
-            if cloud.now().timestamp() + CAPACITY_EVERY_S > until:
-                raise
-            cloud.say(f"{error} Trying again in {CAPACITY_EVERY_S // 60} min.")
-        cloud.sleep(CAPACITY_EVERY_S)
 
 
 def _todays(cloud: Cloud, volume: dict[str, Any]) -> str:
@@ -151,7 +149,7 @@ def _started_today(cloud: Cloud, volume: dict[str, Any]) -> int:
     day_before, _, count = tags_of(volume).get(STARTS, "").partition(" ")
     if day_before == cloud.today:
         return int(count)
-    return int(result_of(volume, cloud.today).startswith(_AGAIN))
+    return int(result_of(volume, cloud.today).startswith(AGAIN))
 
 
 def _running(cloud: Cloud, instance_id: str) -> bool:
@@ -159,7 +157,7 @@ def _running(cloud: Cloud, instance_id: str) -> bool:
     if state_of(instance) in ENDING:
         reason = instance.get("StateReason", {}).get("Message", "no reason is given")
         said = result_of(need_volume(cloud), cloud.today)
-        raise Away(f"{instance_id} went as it started: {said or reason}. Run the same command again.")
+        raise Gone(f"{instance_id} went as it started: {said or reason}. Run the same command again.")
     return state_of(instance) == "running"
 
 
@@ -169,23 +167,18 @@ def _online(cloud: Cloud, instance_id: str) -> bool:
     return any(k["PingStatus"] == "Online" for k in known) or not _running(cloud, instance_id)
 
 
-def _comment(cloud: Cloud) -> str:
-    return f"{cloud.config.experiment} {cloud.today}"
-
-
-def _sent(cloud: Cloud, instance_id: str) -> str:
-    """The command that this machine was sent for today and that has not failed; empty if there is none."""
+def sent(cloud: Cloud, instance_id: str, comment: str) -> str:
+    """The command with this comment that a machine was sent and that has not failed; empty if there is none."""
     commands = cloud.pages("ssm", "list_commands", "Commands", InstanceId=instance_id)
-    open_ones = [
-        c for c in commands if c["Comment"] == _comment(cloud) and c["Status"] in ("Pending", "InProgress", "Success")
-    ]
+    open_ones = [c for c in commands if c["Comment"] == comment and c["Status"] in ("Pending", "InProgress", "Success")]
     return str(open_ones[0]["CommandId"]) if open_ones else ""
 
 
-def _send(cloud: Cloud, instance_id: str) -> str:
+def send(cloud: Cloud, instance_id: str, comment: str, line: str) -> str:
+    """Send a machine a command line by Systems Manager; the id of the command."""
     sent = cloud.call(
-        "ssm", "send_command", InstanceIds=[instance_id], DocumentName="AWS-RunShellScript", Comment=_comment(cloud),
-        Parameters={"commands": [_RUN], "executionTimeout": [str(cloud.config.max_runtime_s)]}, TimeoutSeconds=600,
+        "ssm", "send_command", InstanceIds=[instance_id], DocumentName="AWS-RunShellScript", Comment=comment,
+        Parameters={"commands": [line], "executionTimeout": [str(cloud.config.max_runtime_s)]}, TimeoutSeconds=600,
     )  # fmt: skip
     return str(sent["Command"]["CommandId"])
 

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# What a machine does, as root:  boot | run | verify | close | interrupted
+# What a machine does, as root:  boot | run | job | verify | close | interrupted
 #
 #   boot         attach and mount the volume; then wait for `run` (driver operator), or do the whole day and power off
-#                (schedule), or check a restored volume (drill), or put the packages on the machine's own disk (bake)
+#                (schedule), or a job (job), or check a restored volume (drill), or put the packages on the machine's own
+#                disk (bake)
 #   run          one iteration, unless today's is there already
+#   job          give the machine its commands, and wait until they are done
 #   verify       is every file of the experiments what it was when it was written?
 #   close        stop what runs, keep the logs, unmount; at every shutdown
 #   interrupted  AWS takes the machine back: close within 20 s, power off
@@ -32,6 +34,8 @@ source "$HERE/volume.sh"
 source "$HERE/packages.sh"
 # shellcheck source=iteration.sh
 source "$HERE/iteration.sh"
+# shellcheck source=job.sh
+source "$HERE/job.sh"
 # shellcheck source=ending.sh
 source "$HERE/ending.sh"
 
@@ -54,20 +58,23 @@ boot() {
   case $DRIVER in  # in a process of its own, so that an error ends it and not the orderly end
     operator) return ;;
     schedule) "$HERE/environment.sh" run || true ;;
+    job) "$HERE/environment.sh" work || true ;;
     drill) "$HERE/environment.sh" verify || true ;;
   esac
   [[ ! -e $STATE/closing ]] || return 0
   close 60
-  [[ $DRIVER != schedule ]] || snapshot
+  [[ $DRIVER == drill ]] || snapshot
+  [[ $DRIVER != job ]] || sleep "${LINGER_S:-30}"  # Systems Manager tells how it ended
   $POWEROFF
 }
 
 mkdir -p "$STATE"
 command=${1:-}
 case $command in
-  boot | run | verify | close | interrupted) identify ;;
+  boot | run | work | verify | close | interrupted) identify ;;
+  job) ;;
   *)
-    echo "usage: $0 boot | run | verify | close | interrupted" >&2
+    echo "usage: $0 boot | run | job | verify | close | interrupted" >&2
     exit 2
     ;;
 esac
@@ -79,7 +86,7 @@ case $command in
     ;;
   close)
     close 60
-    [[ ! -e $STATE/session || -e $STATE/told ]] || result "cut off: the machine was shut down during the iteration"
+    [[ ! -e $STATE/session || -e $STATE/told ]] || result "cut off: the machine was shut down at its work"
     ;;
-  *) "$command" ;;
+  *) "$command" "${@:2}" ;;
 esac

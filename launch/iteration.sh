@@ -38,21 +38,31 @@ run() {
   fail "run.py ended with status $status: see root/logs/$DAY/run.log"
 }
 
-# One call of run.py, ended two minutes before the machine is; nothing here relies on `set -e`.
+# One call of run.py for the day.
 train() {
-  local log=$ROOT/logs/$DAY seconds
-  install -d -m 750 -o "$OWNER" -g "$OWNER" "$log"
-  seconds=$((MAX_RUNTIME_S - 120 - $(date +%s) + $(stat -c %Y "$STATE/machine")))
-  say "run.py stage=iterate, for $seconds s at most"
+  say "run.py stage=iterate"
+  call "$(seconds_left)" "$ROOT/logs/$DAY/run.log" "$venv/bin/python" run.py stage=iterate "data_dir=$CODE/data" \
+    "experiment_name=$EXPERIMENT" "${ARGUMENTS[@]}"
+}
+
+# How old this machine is, and how long it may work: it is ended two minutes later.
+age_s() { echo $(($(date +%s) - $(stat -c %Y "$STATE/machine"))); }
+seconds_left() { echo $((MAX_RUNTIME_S - 120 - $(age_s))); }
+
+# One command in the repository's folder, as a session that can be ended: call SECONDS LOG COMMAND…; status 124 or 137 if
+# it took longer. Nothing here relies on `set -e`.
+call() {
+  local seconds=$1 log=$2
+  shift 2
+  install -d -m 750 -o "$OWNER" -g "$OWNER" "$(dirname "$log")"
   (
     cd "$CODE" || exit
     if [[ -s $ROOT/auth/wandb_api_key ]]; then
       WANDB_API_KEY=$(<"$ROOT/auth/wandb_api_key")
       export WANDB_API_KEY
     fi
-    exec setsid runuser -u "$OWNER" -- timeout --kill-after=30 "$seconds" "$venv/bin/python" run.py stage=iterate \
-      "data_dir=$CODE/data" "experiment_name=$EXPERIMENT" "${ARGUMENTS[@]}"
-  ) >>"$log/run.log" 2>&1 9>&- &
+    exec setsid runuser -u "$OWNER" -- timeout --kill-after=30 "$seconds" "$@"
+  ) >>"$log" 2>&1 9>&- &
   echo $! >"$STATE/session"
   wait $!
 }

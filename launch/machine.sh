@@ -11,15 +11,20 @@ fail() {
   exit 2
 }
 
-# How the day went, as tags of the volume: seen by `launch status` without a machine.
+# How the day or the job went, as tags of the volume: seen by `launch status` without a machine.
 result() {
   local text
   text=$(printf %s "$1" | tr -c 'A-Za-z0-9 .:/=@_+-' _ | cut -c1-200)
   say "$text"
   touch "$STATE/told"
-  timeout 10 aws ec2 create-tags --resources "$VOLUME_ID" \
-    --tags "Key=zoobot:day,Value=$DAY" "Key=zoobot:result,Value=$text" || say "the volume could not be tagged"
+  if [[ $DRIVER == job ]]; then
+    tag "Key=zoobot:job_result,Value=$JOB $INSTANCE_ID $text"
+  else
+    tag "Key=zoobot:day,Value=$DAY" "Key=zoobot:result,Value=$text"
+  fi
 }
+
+tag() { timeout 10 aws ec2 create-tags --resources "$VOLUME_ID" --tags "$@" || say "the volume could not be tagged"; }
 
 imds() {
   local token
@@ -34,6 +39,7 @@ identify() {
       printf 'INSTANCE_ID=%q\n' "$(imds instance-id)"
       printf 'DRIVER=%q\n' "$(imds tags/instance/zoobot:driver)"
       printf 'VOLUME_ID=%q\n' "$(imds tags/instance/zoobot:volume)"
+      printf 'JOB=%q\n' "$(imds tags/instance/zoobot:job)"  # empty, but for the driver job
       local day
       day=$(imds tags/instance/zoobot:day)
       printf 'DAY=%q\n' "${day:0:10}"

@@ -2,7 +2,7 @@
 
     machine    what runs on EC2: takes its own volume, says how the day went, reads its secrets
     scheduler  EventBridge Scheduler: starts a machine from the template
-    daily      whoever runs up, run, down, day, status, snapshot, logs
+    daily      whoever runs up, run, down, day, simulate, bench, status, snapshot, logs
     owner      whoever runs all other commands as well
 
 A test compares daily and owner with the calls that the commands make. Source of what can be limited: AWS's Service
@@ -13,10 +13,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from launch.aws import DAY, EXPERIMENT, RESULT, ROLE, STARTS
+from launch.aws import (
+    DAY,
+    EXPERIMENT,
+    JOB,
+    JOB_RESULT,
+    MONTH,
+    PROGRESS,
+    RESULT,
+    ROLE,
+    STARTS,
+    split_address,
+)  # fmt: skip
 from launch.config import Config
 
 Statement = dict[str, Any]
+SAID = (DAY, RESULT, JOB_RESULT, PROGRESS)  # tags of the volume that the machine writes
 # Session Manager and Run Command on the machine; AWS lets none of these be limited to a resource, but the first.
 _AGENT = (
     "ssmmessages:CreateControlChannel", "ssmmessages:CreateDataChannel", "ssmmessages:OpenControlChannel",
@@ -77,11 +89,10 @@ class Arns:
         """An SSM parameter."""
         return f"arn:aws:ssm:{self._place}:parameter{name}"
 
-    @property
-    def logs(self) -> tuple[str, str]:
-        """The bucket, and the objects below the prefix, of the logs."""
-        bucket, _, prefix = self.config.logs.removeprefix("s3://").partition("/")
-        return f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{'/'.join(filter(None, (bucket, prefix.strip('/'), '*')))}"
+    def s3(self, address: str) -> tuple[str, str]:
+        """The bucket, and the objects below the prefix, of an address in S3."""
+        bucket, prefix = split_address(address)
+        return f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{'/'.join(filter(None, (bucket, prefix, '*')))}"
 
 
 def document(*statements: Statement) -> dict[str, Any]:
@@ -115,7 +126,9 @@ def machine(arns: Arns) -> dict[str, Any]:
         allow(
             ["ec2:AttachVolume", "ec2:DetachVolume"], [arns.ec2("volume"), arns.ec2("instance")], StringEquals=tagged
         ),
-        allow(["ec2:CreateTags"], arns.ec2("volume"), StringEquals=tagged, **_only_tags(DAY, RESULT)),
+        allow(
+            ["ec2:CreateTags"], arns.ec2("volume"), StringEquals=tagged, **_only_tags(DAY, RESULT, JOB_RESULT, PROGRESS)
+        ),
         allow(["ec2:TerminateInstances"], arns.ec2("instance"), StringEquals=tagged),  # one that hangs with the volume
         allow(["ec2:DescribeVolumes", "ec2:DescribeInstances"]),
         *_snapshots(arns),
@@ -130,8 +143,11 @@ def machine(arns: Arns) -> dict[str, Any]:
     if managed:
         place = f"arn:aws:secretsmanager:{config.region}:{arns.account}:secret:"
         statements.append(allow(["secretsmanager:GetSecretValue"], [f"{place}{name}-*" for name in managed]))
-    if config.logs:
-        statements.append(allow(["s3:PutObject"], arns.logs[1]))
+    written = [arns.s3(address)[1] for address in (config.logs, config.results) if address]
+    if written:
+        statements.append(allow(["s3:PutObject"], written))
+    if config.staging:
+        statements += _reading(arns, config.staging)
     return document(*statements)
 
 
@@ -141,14 +157,14 @@ def scheduler(arns: Arns) -> dict[str, Any]:
 
 
 def daily(arns: Arns) -> dict[str, Any]:
-    """What up, run, down, day, status, snapshot and logs do."""
+    """What up, run, down, day, simulate, bench, status, snapshot and logs do."""
     tagged = _tagged(arns.config)
     to_ours = {f"ssm:resourceTag/{EXPERIMENT}": arns.config.experiment}
     statements = [
         *_launching(arns),
         allow(["ec2:TerminateInstances"], arns.ec2("instance"), StringEquals=tagged),
         allow(["ec2:DetachVolume"], [arns.ec2("volume"), arns.ec2("instance")], StringEquals=tagged),
-        allow(["ec2:CreateTags"], arns.ec2("volume"), StringEquals=tagged, **_only_tags(STARTS)),
+        allow(["ec2:CreateTags"], arns.ec2("volume"), StringEquals=tagged, **_only_tags(STARTS, JOB, MONTH)),
         allow(["ssm:SendCommand"], f"arn:aws:ssm:{arns.config.region}::document/AWS-RunShellScript"),
         allow(["ssm:SendCommand"], arns.ec2("instance"), StringEquals=to_ours),
         *_snapshots(arns),
@@ -158,23 +174,27 @@ def daily(arns: Arns) -> dict[str, Any]:
         allow(["sqs:GetQueueAttributes", "sqs:GetQueueUrl"], arns.queue),
     ]
     if arns.config.logs:
-        statements += [allow(["s3:ListBucket"], arns.logs[0]), allow(["s3:GetObject"], arns.logs[1])]
+        statements += _reading(arns, arns.config.logs)
     return document(*statements)
 
 
 def owner(arns: Arns) -> dict[str, Any]:
-    """What plan, setup, schedule, restore, bake and teardown do besides."""
+    """What plan, setup, prepare, schedule, restore, bake and teardown do besides."""
     tagged, requested = _tagged(arns.config), _requested(arns.config)
     group, template, volume = (arns.ec2(kind) for kind in ("security-group", "launch-template", "volume"))
     made_by = ["CreateVolume", "CreateSecurityGroup", "CreateLaunchTemplate", "CreateImage"]
     to_scheduler = {"iam:PassedToService": "scheduler.amazonaws.com"}
     profile = arns.iam("instance-profile", f"{arns.config.name}-machine")
+    staging = _reading(arns, arns.config.staging) if arns.config.staging else []
+    if arns.config.upload:
+        staging.append(allow(["s3:PutObject"], arns.s3(arns.config.staging)[1]))
     return document(
+        *staging,
         allow(_ROLE_CHANGES, [arns.role("machine"), arns.role("scheduler")]),
         allow(_PROFILE_CHANGES, profile),
         allow(["iam:PassRole"], arns.role("scheduler"), StringEquals=to_scheduler),
         allow(["ec2:CreateVolume"], volume, StringEquals=requested, Bool={"ec2:Encrypted": "true"}),
-        allow(["ec2:CreateVolume"], arns.ec2("snapshot"), StringEquals=tagged),
+        allow(["ec2:CreateVolume"], arns.ec2("snapshot"), StringEquals=_readable(arns.config)),
         allow(["ec2:DeleteVolume"], volume, StringEquals={**tagged, f"aws:ResourceTag/{ROLE}": "drill_volume"}),
         allow(["ec2:CreateSecurityGroup"], group, StringEquals=requested),
         allow(["ec2:CreateSecurityGroup"], arns.ec2("vpc")),
@@ -214,6 +234,13 @@ def _launching(arns: Arns) -> list[Statement]:
     ]  # fmt: skip
 
 
+def _reading(arns: Arns, address: str) -> list[Statement]:
+    """Read what is below an address in S3."""
+    bucket, objects = arns.s3(address)
+    below = {"s3:prefix": f"{split_address(address)[1]}*"}
+    return [allow(["s3:ListBucket"], bucket, StringLike=below), allow(["s3:GetObject"], objects)]
+
+
 def _snapshots(arns: Arns) -> list[Statement]:
     """Make snapshots of our volume, tagged as ours."""
     return [
@@ -225,6 +252,11 @@ def _snapshots(arns: Arns) -> list[Statement]:
 
 def _only_tags(*keys: str) -> dict[str, Any]:
     return {"ForAllValues:StringEquals": {"aws:TagKeys": list(keys)}}
+
+
+def _readable(config: Config) -> dict[str, list[str]]:
+    """Of this experiment, or of the one whose data it starts from."""
+    return {f"aws:ResourceTag/{EXPERIMENT}": [name for name in (config.experiment, config.data_from) if name]}
 
 
 def _tagged(config: Config) -> dict[str, str]:

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from launch import policy, userdata
-from launch.aws import WORKING_VOLUME, Cloud, tag_list
+from launch.aws import EXPERIMENT, ROLE, WORKING_VOLUME, Cloud, tag_list
 from launch.errors import LaunchError
 from launch.find import find_volume, found, tagged
 from launch.start import machine_tags, market, request
@@ -40,11 +40,13 @@ def ensure_volume(cloud: Cloud) -> str:
     config = cloud.config
     volume = find_volume(cloud)
     if volume is None:
-        cloud.say(f"making a volume of {config.volume_gb} GB in {config.zone}")
+        source = {"SnapshotId": _source(cloud)} if config.data_from else {}
+        cloud.say(f"making a volume of {config.volume_gb} GB in {config.zone}{', a copy of ' if source else ''}"
+                  f"{source.get('SnapshotId', '')}")  # fmt: skip
         made = cloud.call(
             "ec2", "create_volume",
             AvailabilityZone=config.zone, Size=config.volume_gb, VolumeType="gp3", Encrypted=True,
-            ClientToken=f"{config.name}-volume",
+            ClientToken=f"{config.name}-volume", **source,
             TagSpecifications=[tagged("volume", cloud, role=WORKING_VOLUME)],
         )  # fmt: skip
         return str(made["VolumeId"])
@@ -54,6 +56,23 @@ def ensure_volume(cloud: Cloud) -> str:
             f" encrypted and in {config.zone}. Set zone to the volume's, or restore a snapshot of it there."
         )
     return str(volume["VolumeId"])
+
+
+def _source(cloud: Cloud) -> str:
+    """The newest whole daily snapshot of the experiment in `data_from`; a volume made of it may be larger."""
+    config = cloud.config
+    filters = [
+        {"Name": f"tag:{EXPERIMENT}", "Values": [config.data_from]},
+        {"Name": f"tag:{ROLE}", "Values": ["daily"]},
+    ]
+    whole = [s for s in cloud.pages("ec2", "describe_snapshots", "Snapshots", Filters=filters)
+             if s["State"] == "completed"]  # fmt: skip
+    if not whole:
+        raise LaunchError(f"data_from: {config.data_from} has no whole snapshot. Make one with its own settings.")
+    newest = max(whole, key=lambda s: str(s["StartTime"]))
+    if newest["VolumeSize"] > config.volume_gb:
+        raise LaunchError(f"volume_gb: the snapshot of {config.data_from} needs {newest['VolumeSize']}.")
+    return str(newest["SnapshotId"])
 
 
 def ensure_group(cloud: Cloud, vpc: str) -> str:

@@ -7,6 +7,7 @@ machine does so here: a day, a job, the drill, the bake; and the schedule sends 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -24,6 +25,9 @@ _SPOT = {
     "MarketType": "spot",
     "SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"},
 }
+
+
+CAPACITY_WAIT_S, CAPACITY_EVERY_S = 6 * 3600, 1800  # of a day or a job, as long as the schedule tries
 
 
 class NoCapacity(Away):
@@ -66,6 +70,19 @@ def start(cloud: Cloud, key: str, market: str, **tags: str) -> str:
         instance = made["Instances"][0]
         return "" if state_of(instance) in ENDING else str(instance["InstanceId"])
     raise NoCapacity(f"There is no machine to be had in {cloud.config.zone} ({'; '.join(refused)}).")
+
+
+def when_possible(cloud: Cloud, up: Callable[[], str]) -> str:
+    """What ``up`` returns, tried again while EC2 has no machine to give, for six hours at most."""
+    until = cloud.now().timestamp() + CAPACITY_WAIT_S
+    while True:
+        try:
+            return up()
+        except NoCapacity as error:
+            if cloud.now().timestamp() + CAPACITY_EVERY_S > until:
+                raise
+            cloud.say(f"{error} Trying again in {CAPACITY_EVERY_S // 60} min.")
+        cloud.sleep(CAPACITY_EVERY_S)
 
 
 def request(cloud: Cloud, template: str, market: str, **tags: str) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from launch import cost, policy
-from launch.aws import DAY, RESULT, STARTS, Cloud, tags_of
+from launch import cost, job, policy
+from launch.aws import DAY, RESULT, STARTS, Cloud, split_address, tags_of
 from launch.backup import prune, snapshots
 from launch.day import sweep
 from launch.errors import LaunchError
@@ -29,6 +29,8 @@ def status(cloud: Cloud) -> None:
             f" by {driver_of(instance)}, {hours:.1f} h, about ${spent:.2f}"
         )
     cloud.say(f"ended     {', '.join(orphans) or 'none'} past max_runtime")
+    for line in job.report(cloud, volume, any(driver_of(i) == job.DRIVER for i in machines(cloud))):
+        cloud.say(line)
     _schedule(cloud)
     pruned = prune(cloud)
     kept = snapshots(cloud)
@@ -54,8 +56,8 @@ def logs(cloud: Cloud, day: str) -> None:
         raise LaunchError(
             "logs: is empty, so logs stay on the volume, in root/logs/DAY; `up` and Session Manager show them."
         )
-    bucket, _, prefix = cloud.config.logs.removeprefix("s3://").partition("/")
-    start = "/".join(filter(None, (prefix.strip("/"), cloud.config.experiment, day, "")))
+    bucket, prefix = split_address(cloud.config.logs)
+    start = "/".join((*filter(None, (prefix, cloud.config.experiment, day)), ""))
     objects = cloud.pages("s3", "list_objects_v2", "Contents", Bucket=bucket, Prefix=start)
     if not objects:
         raise LaunchError(f"There are no logs at s3://{bucket}/{start}.", 1)

@@ -28,6 +28,7 @@ def settings(config: Config) -> str:
         "REVISION": config.revision,
         "MAX_RUNTIME_S": str(config.max_runtime_s),
         "LOGS": config.logs,
+        "RESULTS": config.results.rstrip("/"),
     }
     lines = [f"{name}={shlex.quote(value)}" for name, value in single.items()]
     lists = {

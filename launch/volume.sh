@@ -83,6 +83,7 @@ mount_volume() {
   mount -o noatime,nodev,nosuid "UUID=$uuid" "$MOUNT" || fail "the filesystem cannot be mounted: restore a snapshot or fix it"
   # A copy of the volume has the same UUID.
   [[ $(findmnt -n -o SOURCE --mountpoint "$MOUNT") == "$disk" ]] || fail "another disk with the UUID $uuid was mounted"
+  resize2fs "$disk" >&2 || say "the filesystem could not be made as large as the disk"
 }
 
 make_layout() {

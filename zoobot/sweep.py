@@ -1,7 +1,8 @@
 """The simulations of a sweep, each in its own process. A finished simulation is not repeated.
 
 ``python run.py -m …`` runs all combinations of its overrides. All of them are checked before the first begins. After an
-interruption, the same command continues.
+interruption, the same command continues. ``python -m zoobot.sweep`` with the words for run.py runs nothing: it prints
+what they would make, for whoever runs them elsewhere.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ import itertools
 import logging
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
@@ -28,7 +33,7 @@ from zoobot.engine import map as engine
 from zoobot.engine import process
 from zoobot.errors import SettingsError, ZoobotError
 from zoobot.folders import publish_file, read_json, to_text
-from zoobot.settings import EngineSettings, Settings, command_line, compose, flatten, stage_settings
+from zoobot.settings import EngineSettings, Settings, command_line, compose, flatten, paths, stage_settings
 
 log = logging.getLogger("zoobot")
 _COUNT = "ZOOBOT_SWEEP_JOBS"  # passes the number to processes that a launcher starts
@@ -88,7 +93,7 @@ def _jobs(config: DictConfig) -> dict[str, list[Override]]:
 
 def refuse_what_cannot_run(
     jobs: Mapping[str, Sequence[Override]], config_name: str, written: Mapping[str, object]
-) -> None:
+) -> list[Settings]:
     """Compose and check all jobs. Refused: the problems of all of them, and those whose folders would be the same.
 
     ``written`` are the settings as they are written, with ``${…}``.
@@ -110,6 +115,23 @@ def refuse_what_cannot_run(
     problems += _shared_folders(checked, written)
     if problems:
         raise Refused("\n  ".join([f"The sweep cannot start, {len(problems)} problem(s):", *problems]))
+    return list(checked.values())
+
+
+def outline(arguments: Sequence[str]) -> list[Settings]:
+    """The checked settings of all jobs that run.py would run with these arguments. Refused, if run.py would refuse."""
+    if problems := command_line.problems(arguments):
+        raise Refused("\n  ".join([f"{len(problems)} setting(s) cannot be used:", *problems]))
+    compose.register()
+    given = get_args_parser().parse_known_args(list(arguments))[0].overrides
+    with hydra.initialize_config_dir(str(paths.CONFIGS), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        try:
+            config = loader.load_configuration("config", given, RunMode.MULTIRUN, from_shell=False)
+        except HydraException as error:
+            raise Refused(f"{error} {error.__cause__ or ''}".splitlines()[0]) from error
+        written: Any = OmegaConf.to_container(config)
+        return refuse_what_cannot_run(_jobs(config), "config", flatten(written))
 
 
 def _compose(job: Sequence[Override], config_name: str, bases: dict[tuple[str, ...], DictConfig]) -> DictConfig:
@@ -241,3 +263,14 @@ def summary() -> str | None:
     text += f", {len(failed)} failed" if failed else ""
     text += f", {len(stopped)} stopped" if stopped else ""
     return "\n".join([text + (":" if failed or stopped else ""), *failed, *stopped])
+
+
+def _print_outline() -> None:
+    """A line for each job: stage, kind of experiment, its iterations at the end (0: unknown), and its folder."""
+    for job in outline(sys.argv[1:]):
+        iterations = job.simulate.iterations if job.stage == "simulate" else 0
+        print(job.stage, "live" if job.oracle.live else "simulations", iterations, job.experiment_dir, sep="\t")
+
+
+if __name__ == "__main__":
+    _print_outline()
