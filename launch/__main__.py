@@ -44,20 +44,7 @@ COMMANDS = {
     "bake": "make an image that has the packages",
     "teardown": "take all away but the volume and its snapshots",
 }
-ALONE = (
-    "setup",
-    "prepare",
-    "simulate",
-    "bench",
-    "up",
-    "run",
-    "down",
-    "day",
-    "restore",
-    "bake",
-    "teardown",
-    "snapshot",
-)  # one at a time on a computer
+TOGETHER = ("plan", "schedule", "status", "logs")  # beside any other; of all others one at a time on a computer
 
 
 def main(arguments: list[str] | None = None, make: Callable[..., Cloud] = Cloud) -> int:

@@ -82,6 +82,10 @@ class World:
         self.disks: dict[str, Disk] = {}
         self.trainings: list[tuple[str, str]] = []
         self.training_of: Callable[[str], str] = lambda day: "good"
+        self.job_of: Callable[[str], str] = lambda job: "good"  # how each machine of a job ends
+        self.job_machines: list[tuple[str, str]] = []  # that began with a job: its name, and the machine
+        self.units_of: Callable[[list[str]], int] = lambda words: 3 * ("stage=simulate" in words)  # iterations
+        self.unit_s = 300.0
         self.detach_s: Callable[[str], float] = lambda machine: self.shutdown_s
         self.boot_s, self.train_s, self.shutdown_s = 9.0, 29.0, 9.0
         self.max_runtime_s = 4 * 3600
@@ -175,6 +179,12 @@ class World:
         (volume,) = self.volumes("working_volume")
         return self.disks[volume.id]
 
+    def disk_of(self, experiment: str) -> Disk:
+        """The content of an experiment's volume, of several."""
+        (volume,) = [v for v in self.volumes("working_volume")
+                     if {"key": "zoobot:experiment", "value": experiment} in v.get_tags()]  # fmt: skip
+        return self.disks[volume.id]
+
     # ------------------------------------------------------------------------------------------------ what AWS does
 
     def end(self, instance_id: str) -> None:
@@ -211,11 +221,11 @@ class World:
         if volume and volume.attachment and volume.attachment.instance.id == instance_id:
             volume.attachment = None
 
-    def set_command(self, command_id: str, status: str) -> None:
+    def set_command(self, command_id: str, status: str, output: str = "") -> None:
         command = self.ssm.get_command_by_id(command_id)
         command.status = status
         for invocation in command.invocations:
-            invocation["Status"] = status
+            invocation["Status"], invocation["StandardOutputContent"] = status, output
 
     def snapshot_by(self, machine: Machine) -> None:
         tags = {
@@ -365,8 +375,8 @@ class World:
 
     def _zone_of(self, machine: Machine) -> str:
         """The zone of the subnet in the template, which moto ignores."""
-        (template,) = self.ec2.launch_templates.values()
-        data = template.default_version().data
+        name = f"zoobot-{machine.tags.get('zoobot:experiment', 'decals_live')}"
+        data = self.ec2.get_launch_template_by_name(name).default_version().data
         return str(self.ec2.get_subnet(data["NetworkInterfaces"][0]["SubnetId"]).availability_zone)
 
     def _before_DetachVolume(self, given: dict[str, Any]) -> Any:
@@ -415,7 +425,7 @@ class World:
     def _after_SendCommand(self, given: dict[str, Any], response: Response) -> None:
         command = json.loads(response.get_data())["Command"]["CommandId"]
         self.set_command(command, "InProgress")
-        self.machines[given["InstanceIds"][0]].when_mounted(command)
+        self.machines[given["InstanceIds"][0]].when_mounted(command, given["Parameters"]["commands"][0])
 
     def _before_RemoveRoleFromInstanceProfile(self, given: dict[str, Any]) -> Any:
         profiles = get_backend("iam")[ACCOUNT]["aws"].instance_profiles.values()

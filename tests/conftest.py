@@ -15,6 +15,7 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
+from tests.launch_host import code, host, loop_devices  # noqa: F401  # fixtures
 from zoobot.galaxies.questions import load_questions
 from zoobot.settings import Settings
 from zoobot.settings.compose import from_config, register

@@ -113,8 +113,8 @@ def points(operations: list[str]) -> list[tuple[int, bool]]:
 def command(world: World, config: Config, *words: str) -> int:
     """The exit status of a command line, with the clock of the test."""
     path = Path(config.record).parent / "ec2.yaml"
-    lists = {"instance_types": list(config.instance_types), "arguments": list(config.arguments)}
-    settings = {**dataclasses.asdict(config), **lists}
+    found = dataclasses.asdict(config)
+    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
     path.write_text(json.dumps(settings))  # JSON is YAML
     make: Callable[..., Cloud] = lambda config, command: cloud_of(world, config)  # noqa: E731
     return launch.main([words[0], "--config", str(path), *words[1:]], make)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from launch import policy
 from launch.config import Config
@@ -16,7 +19,7 @@ READS = ("ec2:Describe", "ssm:Describe", "ssm:List", "ssm:GetCommandInvocation")
 # What AWS asks for besides the call itself.
 IMPLIED = {
     "ec2:RunInstances": {"iam:PassRole", "ec2:CreateTags"}, "iam:CreateRole": {"iam:TagRole"},
-    "s3:ListObjectsV2": {"s3:ListBucket"},
+    "s3:ListObjectsV2": {"s3:ListBucket"}, "s3:HeadObject": {"s3:GetObject"},
 }  # fmt: skip
 # Only when something goes wrong, or at the end; tests/test_launch_guards.py makes these calls.
 SOMETIMES = {"ec2:DetachVolume", "ec2:RevokeSecurityGroupIngress", "ec2:DeleteSnapshot", "ec2:DeregisterImage",
@@ -36,29 +39,39 @@ def called(world: World, config: Config, *commands: str) -> set[str]:
     made = {f"{c.service}:{c.operation}" for c in world.calls[start:]} - FREE
     for call in list(made):
         made |= IMPLIED.get(call, set())
-    return made - {"s3:ListObjectsV2"}
+    return made - {"s3:ListObjectsV2", "s3:HeadObject"}
 
 
-def test_the_policies_are_the_calls(world: World, ec2: Config) -> None:
-    config = dataclasses.replace(ec2, logs="s3://zoobot-logs/runs")
+def test_the_policies_are_the_calls(world: World, ec2: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "large").write_bytes(b"large")
+    monkeypatch.setattr("launch.prepare._LARGE", 4)
+    config = dataclasses.replace(ec2, logs="s3://zoobot-logs/runs", upload=str(folder), staging="s3://zoobot-logs/in")
     arns = policy.Arns(config, "123456789012")
     daily, owner = actions(policy.daily(arns)), actions(policy.owner(arns))
     called(world, config, "setup")
     s3 = world.client("s3")
     s3.create_bucket(Bucket="zoobot-logs")
     s3.put_object(Bucket="zoobot-logs", Key="runs/decals_live/2026-03-01/run.log", Body=b"all went well")
-    by_day = called(world, config, "up", "run", "down", "day", "snapshot", "status", "logs --day 2026-03-01")
+    simulated = "simulate --name first -- stage=simulate"
+    days = ("up", "run", "down", "day", "snapshot", "status", "logs --day 2026-03-01", simulated, "bench")
+    by_day = called(world, config, *days)
     assert by_day <= daily, "each call is allowed"
     assert daily - by_day <= SOMETIMES, "and nothing else is"
     world.reset()
-    words = ("plan", "setup", "setup", "schedule on", "day", "restore --drill", "restore", "bake", "teardown")
-    by_owner = called(world, config, *words)
+    s3.create_bucket(Bucket="zoobot-logs")
+    first = ("plan", "setup", "setup", "prepare", "prepare", "schedule on")
+    by_owner = called(world, config, *first, "day", "restore --drill", "restore", "bake", "teardown")
     assert by_owner <= daily | owner
     assert owner - by_owner <= SOMETIMES
 
 
 def test_every_change_is_limited_by_arn_or_tag(ec2: Config) -> None:
-    managed = dataclasses.replace(ec2, secrets={"key": "/aws/reference/secretsmanager/zoobot"}, logs="s3://zoobot-logs")
+    managed = dataclasses.replace(
+        ec2, secrets={"key": "/aws/reference/secretsmanager/zoobot"}, logs="s3://zoobot-logs", data_from="other",
+        results="s3://zoobot-logs/results", upload="mine", staging="s3://zoobot-logs/in",
+    )  # fmt: skip
     arns = policy.Arns(managed, "123456789012")
     checked = 0
     for document in (policy.machine, policy.scheduler, policy.daily, policy.owner):
@@ -72,6 +85,8 @@ def test_every_change_is_limited_by_arn_or_tag(ec2: Config) -> None:
                     assert statement.get("Condition") or not whole_kind or free, f"{action} on {statement['Resource']}"
     assert checked > 40
     machine = {a for a in actions(policy.machine(arns)) if not a.startswith(UNLIMITABLE)}
+    written = [s["Resource"] for s in policy.machine(arns)["Statement"] if "s3:PutObject" in s["Action"]]
+    assert written == [["arn:aws:s3:::zoobot-logs/*", "arn:aws:s3:::zoobot-logs/results/*"]]
     assert not {a for a in machine if "Delete" in a} and "secretsmanager:GetSecretValue" in machine
 
 

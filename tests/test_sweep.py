@@ -100,3 +100,19 @@ def test_a_sweep_says_how_many_jobs_finished(tmp_path: Path) -> None:
     done = subprocess.run([*command, f"data_dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "2 of 3 finished, 1 failed:\n  2: task=gz2_tree: Task gz2_tree does not fit the survey" in done.stderr
+
+
+def test_an_outline_says_what_a_command_line_would_make(tmp_path: Path) -> None:
+    data_dir = f"data_dir={tmp_path}"
+    two = sweep.outline(["-m", "stage=simulate", "acquisition=badge,random", "simulate.iterations=3", data_dir])
+    assert [job.acquisition.name for job in two] == ["badge", "random"]
+    assert {job.simulate.iterations for job in two} == {3} and len({job.experiment_dir for job in two}) == 2
+    assert len(sweep.outline(["experiment=demo_sweep", data_dir])) == 20
+    assert [job.stage for job in sweep.outline(["stage=shards", data_dir])] == ["shards"]
+    for words, reason in (
+        (["stage=simulate", "seed=0,1"], "a comma separates"), (["stage=simulate", "task=none"], "no such option"),
+        (["stage=simulate", "shards.eval_size=-1"], "must be at least 1"), (["seed=1"], "You must specify 'stage'"),
+    ):  # fmt: skip
+        with pytest.raises(sweep.Refused, match=reason):
+            sweep.outline([*words, data_dir])
+    assert list(tmp_path.iterdir()) == [], "nothing is run"
