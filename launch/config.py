@@ -89,6 +89,12 @@ class Config:
         """After which the machine powers itself off, in seconds from its start."""
         return int(self.max_runtime_h * 3600)
 
+    def worst_job(self) -> float:
+        """US dollars for the machines of a job that uses all its machines and hours, of the dearest type."""
+        hours = min(self.job_machines * self.max_runtime_h, self.job_hours) + self.job_machines * cost.MARGIN_H
+        dearest = max(self.instance_types, key=lambda kind: cost.hourly(kind, "on-demand"))
+        return cost.month(dearest, "on-demand", hours, self.root_gb, self.volume_gb, self.snapshots_kept).machine
+
     def worst_of_jobs(self, machines: int) -> float:
         """US dollars of a month with so many machines of jobs, each to its last minute, and of the dearest type."""
         dearest = max(self.instance_types, key=lambda kind: cost.hourly(kind, "on-demand"))

@@ -51,6 +51,7 @@ def drive(cloud: Cloud, job: Job) -> str:
     """Bring a job to its end; the end of its log, empty if it was done before. LaunchError: why it is not done."""
     volume = need_volume(cloud)
     refuse(cloud, job, volume)
+    cloud.say(f"{job.name} takes {cloud.config.job_hours} h at most, and ${cloud.config.worst_job():.2f}")
     result, output = said(volume, job), ""
     while _there(cloud, job) or not result.startswith("done"):
         result, output = _one_machine(cloud, job)
@@ -65,12 +66,7 @@ def drive(cloud: Cloud, job: Job) -> str:
 
 def refuse(cloud: Cloud, job: Job, volume: dict[str, Any]) -> None:
     """LaunchError if the job must not start: live work by schedule, the name of other commands, other machines."""
-    schedule = found(cloud, "scheduler", "get_schedule", Name=cloud.config.name)
-    if schedule and schedule["State"] == "ENABLED":
-        raise LaunchError(
-            f"{cloud.config.experiment} runs every day, and a job could hold its volume then. Give simulations a"
-            " volume of their own (another `experiment`, with data_from), or run `python -m launch schedule off`."
-        )
+    refuse_beside_schedule(cloud)
     name, digest, _ = _counted(volume)
     if name == job.name and digest != job.digest:
         raise LaunchError(f"{job.name} is the name of other commands. Choose another name.")
@@ -81,6 +77,16 @@ def refuse(cloud: Cloud, job: Job, volume: dict[str, Any]) -> None:
                 f" {tags_of(instance).get(JOB) or driver_of(instance)}. Wait until it is done, or end it:"
                 " python -m launch down", 1
             )  # fmt: skip
+
+
+def refuse_beside_schedule(cloud: Cloud) -> None:
+    """LaunchError if the experiment runs every day."""
+    schedule = found(cloud, "scheduler", "get_schedule", Name=cloud.config.name)
+    if schedule and schedule["State"] == "ENABLED":
+        raise LaunchError(
+            f"{cloud.config.experiment} runs every day, and a job could hold its volume then. Give simulations a"
+            " volume of their own (another `experiment`, with data_from), or run `python -m launch schedule off`."
+        )
 
 
 def said(volume: dict[str, Any], job: Job, instance: str = "") -> str:

@@ -21,6 +21,7 @@ work() {
     [[ ! -e $STATE/job && ! -e $STATE/closing ]] || break
     sleep 1
   done
+  [[ ! -e $STATE/closing ]] || exit 1  # whoever closes says why
   [[ -e $STATE/job ]] || fail "no command came in ${JOB_WAIT_S:-1800} s"
   folder=$ROOT/jobs/$JOB log=$ROOT/logs/$DAY/$JOB.log
   eval "set -- $(<"$STATE/job")"  # as `job` wrote it: words that are quoted
@@ -50,8 +51,8 @@ keep_commands() {
     cp "$STATE/commands" "$folder/commands.new"
     sync "$folder/commands.new"
     mv "$folder/commands.new" "$folder/commands"
-    touch "$folder/begun"
   fi
+  [[ -e $folder/begun ]] || touch "$folder/begun"
   cmp -s "$STATE/commands" "$folder/commands" || fail "$JOB is the name of other commands: take another one"
 }
 
@@ -82,7 +83,7 @@ command_once() {
   local number=$1 status=0 seconds
   shift
   [[ ! -e $folder/$number.done ]] || return 0
-  [[ ! -e $STATE/closing ]] || exit 1  # whoever closes says why
+  [[ ! -e $STATE/closing ]] || exit 1
   case $1 in
     run.py) set -- "$venv/bin/python" "$@" "data_dir=$CODE/data" ;;
     copy) set -- aws s3 sync --no-progress "$2" "$CODE/data/" ;;

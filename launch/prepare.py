@@ -15,8 +15,7 @@ from typing import Any
 from launch import words
 from launch.aws import Cloud, split_address
 from launch.errors import LaunchError
-from launch.find import need_volume
-from launch.job import Job, drive, refuse
+from launch.job import Job, drive, refuse_beside_schedule
 
 _LARGE = 64 << 20  # bytes: larger files go in parts, and S3 has no digest of the whole
 
@@ -29,7 +28,7 @@ def prepare(cloud: Cloud) -> None:
     for line in lines:
         _refuse_asking(words.check((*line, *cloud.config.arguments)))
     commands = [("run.py", *line, *cloud.config.arguments) for line in lines]
-    refuse(cloud, _job(commands), need_volume(cloud))
+    refuse_beside_schedule(cloud)
     if cloud.config.upload:
         upload(cloud, Path(cloud.config.upload))
     if cloud.config.staging:

@@ -57,7 +57,7 @@ def encoded(config: Config) -> str:
 
 def _packed(config: Config) -> bytes:
     """The settings and the scripts as a .tar.gz; the same bytes for the same content."""
-    files = {path.name: path.read_bytes() for path in sorted(_HERE.glob("*.sh")) if path.name != "boot.sh"}
+    files = {path.name: _without_comments(path) for path in sorted(_HERE.glob("*.sh")) if path.name != "boot.sh"}
     files["settings"] = settings(config).encode()
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive:
@@ -66,3 +66,9 @@ def _packed(config: Config) -> bytes:
             about.size, about.mode = len(content), 0o755 if content.startswith(b"#!") else 0o644
             archive.addfile(about, io.BytesIO(content))
     return gzip.compress(packed.getvalue(), mtime=0)
+
+
+def _without_comments(path: Path) -> bytes:
+    """A script without the lines that are only a comment, which are a third of it."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    return b"".join(line for line in lines if not line.lstrip().startswith(b"#") or line.startswith(b"#!"))

@@ -181,9 +181,9 @@ class World:
 
     def disk_of(self, experiment: str) -> Disk:
         """The content of an experiment's volume, of several."""
-        (volume,) = [v for v in self.volumes("working_volume")
-                     if {"key": "zoobot:experiment", "value": experiment} in v.get_tags()]  # fmt: skip
-        return self.disks[volume.id]
+        named = {v.id: [t["value"] for t in v.get_tags()] for v in self.volumes("working_volume")}
+        (volume_id,) = [name for name, values in named.items() if experiment in values]
+        return self.disks[volume_id]
 
     # ------------------------------------------------------------------------------------------------ what AWS does
 

@@ -36,4 +36,4 @@ def test_commands_of_the_guide_run(world: World, ec2: Config, capsys: pytest.Cap
     assert ran == set(launch.COMMANDS) - {"logs"}, "logs needs a bucket"
     world.sleep(600)
     assert world.running() == [] and len(world.disk_of("decals_live").iterations) == 1
-    assert set(world.disk_of("simulations").jobs) == {"first", "sweep", "efficiency", "bench-2026-03-01"}
+    assert set(world.disk_of("simulations").jobs) == {"first", "sweep", "demo", "bench-2026-03-01"}

@@ -39,6 +39,9 @@ class Machine(threading.Thread):
         words = [word for command in commands for word in ("--", *command)]
         done = self.host.script(shlex.join(["job", str(int(hours * 3600)), *words]))
         self.join(30)
+        until = time.monotonic() + 20
+        while not self.host.off and time.monotonic() < until:  # the watch for spot notices is another process
+            time.sleep(0.05)
         assert self.host.off and self.host.shell('mountpoint "$MOUNT"').returncode != 0
         return done
 
