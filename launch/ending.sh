@@ -39,8 +39,11 @@ interrupted() {
   $POWEROFF
 }
 
+# That of a job is no day's: the day makes its own after its iteration.
 snapshot() {
-  local tags="{Key=zoobot:experiment,Value=$EXPERIMENT},{Key=zoobot:day,Value=$DAY},{Key=zoobot:role,Value=daily}"
-  aws ec2 create-snapshot --volume-id "$VOLUME_ID" --description "zoobot $EXPERIMENT $DAY" \
+  local of=$DAY tags
+  [[ $DRIVER != job ]] || of="$DAY $JOB"
+  tags="{Key=zoobot:experiment,Value=$EXPERIMENT},{Key=zoobot:day,Value=$of},{Key=zoobot:role,Value=daily}"
+  aws ec2 create-snapshot --volume-id "$VOLUME_ID" --description "zoobot $EXPERIMENT $of" \
     --tag-specifications "ResourceType=snapshot,Tags=[$tags]" || say "no snapshot could be made"
 }

@@ -230,7 +230,7 @@ class World:
     def snapshot_by(self, machine: Machine) -> None:
         tags = {
             "zoobot:experiment": machine.tags["zoobot:experiment"],
-            "zoobot:day": machine.day,
+            "zoobot:day": " ".join(filter(None, (machine.day, machine.tags.get("zoobot:job")))),
             "zoobot:role": "daily",
         }
         self.client("ec2").create_snapshot(

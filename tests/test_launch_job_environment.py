@@ -151,22 +151,24 @@ def test_what_is_in_s3_is_copied_to_the_volume(host: Host) -> None:
 def test_a_real_simulation_that_is_killed_and_resumed_has_the_same_files(host: Host, tmp_path: Path) -> None:
     """run.py itself, in a clone of this checkout: in one go, and by three machines of which two were taken back."""
     use_this_checkout(host, tmp_path)
-    words = ("run.py", "stage=simulate", "quick=true", "model=pixels", "survey.n_galaxies=300")
-    words = (*words, "simulate.iterations=6", "tracking=disabled")
-    listing = "cd repos/zoobot/data/quick && grep -r --include=manifest.json '\"digest\":' . | sort"
+    subprocess.run(["truncate", "-s", "500M", host.base / "disk.img"], check=True)
+    subprocess.run(["losetup", "--set-capacity", host.loop], check=True)
+    words = ("run.py", "stage=simulate", "model=pixels", "survey.n_galaxies=1200", "tracking=disabled")
+    words = (*words, "simulate.iterations=5")
+    listing = "cd repos/zoobot/data && grep -r --include=manifest.json '\"digest\":' . | sort"
     made = []
     for machines in (1, 3):
         subprocess.run(["mkfs.ext4", "-q", "-F", "-L", "working_volume", host.loop], check=True)
         for number in range(1, machines + 1):
-            machine = Machine(host, number, PROGRESS_S="1")
+            machine = Machine(host, number, PROGRESS_S="0.3")
             if number < machines:
-                threading.Thread(target=notice_after, args=(host, number * 2)).start()
+                threading.Thread(target=notice_after, args=(host, 2 * number - 1)).start()
             machine.job(words)
             said = host.tagged("job_result")[-1]
             assert ("interrupted" if number < machines else "done: 1 commands") in said
-        assert "iterations=6/6" in host.tagged("progress")[-1]
+        assert "iterations=5/5" in host.tagged("progress")[-1]
         made.append(on_disk(host, listing))
-    assert made[0] == made[1] and made[0].count("iteration_5/manifest.json") == 4
+    assert made[0] == made[1] and made[0].count("iteration_4/manifest.json") >= 1
 
 
 def use_this_checkout(host: Host, tmp_path: Path) -> None:
@@ -188,6 +190,6 @@ def use_this_checkout(host: Host, tmp_path: Path) -> None:
 
 def notice_after(host: Host, iterations: int) -> None:
     until = time.monotonic() + 60
-    while f"iterations={iterations}/6" not in "".join(host.tagged("progress")[-1:]) and time.monotonic() < until:
+    while f"iterations={iterations}/5" not in "".join(host.tagged("progress")[-1:]) and time.monotonic() < until:
         time.sleep(0.05)
     Metadata.notice = True
