@@ -98,8 +98,9 @@ def world(aws_server: World, monkeypatch: pytest.MonkeyPatch) -> World:
     """An empty account. Every boto3 client in this process and its children talks to it, and botocore retries without
     waiting.
     """
-    from tests import aws
+    from tests import aws, launching
 
+    monkeypatch.setattr("launch.words._outline", launching.outline)
     for name, value in {**aws.CREDENTIALS, "AWS_ENDPOINT_URL": aws_server.endpoint}.items():
         monkeypatch.setenv(name, value)
     no_sleep = SimpleNamespace(sleep=lambda _: None)  # for botocore alone: its `time` is everybody's

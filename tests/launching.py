@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import Any
 from launch import __main__ as launch
 from launch.aws import Cloud
 from launch.config import Config
+from launch.errors import LaunchError
+from launch.words import Made
 from tests.aws import World
 
 ALL = "EC2_ALL" in os.environ  # make test-ec2
@@ -76,6 +80,21 @@ def cloud_of(world: World, config: Config, kind: type[Doomed] = Doomed, **more: 
     """AWS for a command, with the clock of the test, answered without a connection."""
     more = {"connect": world.connect, "lent": world.lent, **more}
     return kind(config, "test", now=world.now, sleep=world.sleep, say=lambda _: None, **more)
+
+
+@functools.cache
+def outline(words: tuple[str, ...]) -> tuple[Made, ...]:
+    """What launch.words asks another process, which takes two seconds: once in this one."""
+    from zoobot import sweep
+
+    try:
+        with tempfile.TemporaryDirectory() as nowhere:
+            jobs = sweep.outline([*words, f"data_dir={nowhere}"])
+    except sweep.Refused as refused:
+        raise LaunchError(f"run.py would refuse this: {refused}") from refused
+    kinds = ["live" if job.oracle.live else "simulations" for job in jobs]
+    iterations = [job.simulate.iterations * (job.stage == "simulate") for job in jobs]
+    return tuple(Made(j.stage, kind, n) for j, kind, n in zip(jobs, kinds, iterations, strict=True))
 
 
 def settled(world: World, iterations: int = 1, started: int = 1) -> None:

@@ -153,8 +153,8 @@ def test_a_real_simulation_that_is_killed_and_resumed_has_the_same_files(host: H
     use_this_checkout(host, tmp_path)
     subprocess.run(["truncate", "-s", "500M", host.base / "disk.img"], check=True)
     subprocess.run(["losetup", "--set-capacity", host.loop], check=True)
-    words = ("run.py", "stage=simulate", "model=pixels", "survey.n_galaxies=1200", "tracking=disabled")
-    words = (*words, "simulate.iterations=5")
+    small = ("survey.n_galaxies=1200", "tracking=disabled", "simulate.iterations=5")
+    words = ("run.py", "stage=simulate", "model=pixels", *small)
     listing = "cd repos/zoobot/data && grep -r --include=manifest.json '\"digest\":' . | sort"
     made = []
     for machines in (1, 3):
