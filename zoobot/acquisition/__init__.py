@@ -142,7 +142,9 @@ def choose(
     if n_picks + n_at_random < min(n, len(order)):
         log.warning("only %d of %d galaxies to ask about: the model is sure of the others", n_picks + n_at_random, n)
     batch = np.concatenate([picks, at_random])
-    others = np.setdiff1d(np.arange(len(order)), batch)
+    is_other_N = np.ones(len(order), np.bool_)
+    is_other_N[batch] = False
+    others = np.flatnonzero(is_other_N)
     others = others[np.argsort(-scores_N[others], kind="stable")]
     return _in_order_given(order, batch, others, scores_N, n_at_random)
 
