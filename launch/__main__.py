@@ -11,7 +11,8 @@ from pathlib import Path
 from botocore.exceptions import ClientError
 
 from launch import backup, local
-from launch.aws import Cloud, code_of
+from launch.audit import audit
+from launch.aws import Cloud
 from launch.bake import bake
 from launch.config import load
 from launch.day import day, down, run, up
@@ -36,6 +37,7 @@ COMMANDS = {
     "snapshot": "make today's snapshot, unless it is there; delete old ones",
     "restore": "put a volume made of a snapshot in the place of the volume; --drill only tries a copy",
     "bake": "make an image that has the packages",
+    "audit": "what all experiments here cost a month, and what of it nobody uses (then exit status 2); changes nothing",
     "teardown": "take all away but the volume and its snapshots",
 }
 ALONE = ("setup", "up", "run", "down", "day", "restore", "bake", "teardown", "snapshot")  # one at a time on a computer
@@ -55,7 +57,9 @@ def main(arguments: list[str] | None = None, make: Callable[..., Cloud] = Cloud)
         print(error, file=sys.stderr)
         return error.exit_status
     except ClientError as error:
-        print(f"AWS refused {error.operation_name}: {error} {_advice(code_of(error))}", file=sys.stderr)
+        print(
+            f"AWS refused {error.operation_name}: {error} Fix that, then run the same command again.", file=sys.stderr
+        )
         return 2
     return 0
 
@@ -64,7 +68,7 @@ def _run(cloud: Cloud, options: argparse.Namespace) -> None:
     name = options.command
     simple = {
         "setup": setup, "up": up, "run": run, "down": down, "day": day, "status": status, "bake": bake,
-        "snapshot": backup.snapshot, "teardown": teardown,
+        "snapshot": backup.snapshot, "teardown": teardown, "audit": audit,
     }  # fmt: skip
     if name == "plan":
         print(json.dumps(policies(cloud, options.policy), indent=2)) if options.policy else plan(cloud)
@@ -87,12 +91,6 @@ def _schedule(cloud: Cloud, what: str) -> None:
     with cloud.locked():
         now = ensure_schedule(cloud, need_template(cloud), str(need_volume(cloud)["VolumeId"]), state)
     cloud.say(f"{cloud.config.schedule} {cloud.config.timezone}: {now}")
-
-
-def _advice(code: str) -> str:
-    if code in ("UnauthorizedOperation", "AccessDenied", "AccessDeniedException"):
-        return "The policies that are needed: python -m launch plan --policy daily (and owner)."
-    return "Fix that, then run the same command again: it goes on."
 
 
 def _parser() -> argparse.ArgumentParser:
