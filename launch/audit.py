@@ -71,8 +71,9 @@ def audit(cloud: Cloud) -> None:
         cloud.say(experiment)
         for thing in [t for t in things if t.experiment == experiment]:
             cloud.say(line_of(thing))
-    at_least = "at least " if any(thing.usd is None for thing in things) else ""
-    cloud.say(f"together {at_least}${_sum(things):.2f} a month in {cloud.config.region}, at most what is said above")
+    cloud.say(
+        f"together ${_sum(things):.2f} a month in {cloud.config.region}, if machines run all month and volumes are full"
+    )
     unused = [thing for thing in things if thing.unused]
     if unused:
         raise LaunchError(f"Nobody uses {len(unused)} of {len(things)} things: ${_sum(unused):.2f} a month. See above.")
@@ -115,9 +116,7 @@ def _volumes(account: Account) -> Iterator[Thing]:
         set_up, running = account.of("LaunchTemplates", experiment), account.of("Instances", experiment)
         unused = ""
         if role == WORKING_VOLUME:
-            unused = (
-                "" if set_up else "the experiment was torn down; it holds all its state, so look before you delete it"
-            )
+            unused = "" if set_up else f"the experiment was torn down; {_LAST_COPY}"
         elif role == "replaced_volume":
             unused = "a restore put it aside"
         elif not volume.get("Attachments") and not running:
