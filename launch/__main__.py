@@ -1,16 +1,19 @@
-"""``python -m launch COMMAND --config launch/ec2.yaml``. Exit status 0: done; 2: fix something; 1: try again later."""
+"""``python -m launch COMMAND --config launch/ec2.yaml``. Exit status 0: done; 2: fix something; 1: try again later;
+130: stopped by Ctrl-C or a signal.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from botocore.exceptions import ClientError
 
-from launch import backup, local
+from launch import backup, local, restore
 from launch.audit import audit
 from launch.aws import Cloud
 from launch.bake import bake
@@ -77,7 +80,7 @@ def _run(cloud: Cloud, options: argparse.Namespace) -> None:
     elif name == "logs":
         logs(cloud, options.day or cloud.today)
     elif name == "restore":
-        (drill if options.drill else backup.restore)(cloud, options.snapshot)
+        (drill if options.drill else restore.restore)(cloud, options.snapshot)
     else:
         simple[name](cloud)
 
@@ -110,5 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must not leave a day's machine behind either
+        signal.signal(number, _stop)
     sys.exit(main())

@@ -12,6 +12,7 @@ from typing import Any
 
 from launch import cost
 from launch.aws import DAY, EXPERIMENT, ROLE, WORKING_VOLUME, Cloud, tags_of
+from launch.backup import old
 from launch.errors import LaunchError
 from launch.find import ENDING, driver_of, state_of
 
@@ -168,10 +169,9 @@ def _unused_snapshot(account: Account, snapshot: dict[str, Any], tags: dict[str,
         return "its image is gone"
     if not account.of("Volumes", tags[EXPERIMENT], WORKING_VOLUME):
         return f"its volume is gone; {_LAST_COPY}"
-    daily = sorted(account.of("Snapshots", tags[EXPERIMENT], "daily"), key=lambda s: s["StartTime"])
-    newest = [s for s in daily if s["State"] == "completed"][-config.snapshots_kept :]
-    old = tags[EXPERIMENT] == config.experiment and newest and snapshot["StartTime"] < newest[0]["StartTime"]
-    return f"{config.snapshots_kept} newer ones are there; `python -m launch status` deletes it" if old else ""
+    daily = sorted(account.of("Snapshots", tags[EXPERIMENT], "daily"), key=lambda s: (s["StartTime"], s["SnapshotId"]))
+    is_old = tags[EXPERIMENT] == config.experiment and snapshot in old(daily, config.snapshots_kept)
+    return f"{config.snapshots_kept} newer days have one; `python -m launch status` deletes it" if is_old else ""
 
 
 def _addresses(account: Account) -> Iterator[Thing]:

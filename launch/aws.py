@@ -126,9 +126,9 @@ class Cloud:
         """The number of the account whose credentials are used."""
         return str(self.call("sts", "get_caller_identity")["Account"])
 
-    @property
+    @cached_property
     def today(self) -> str:
-        """The day of an iteration, in UTC."""
+        """The day of an iteration, in UTC: that on which the command began, even if it goes on past midnight."""
         return self.now().astimezone(UTC).date().isoformat()
 
     def note(self, step: str, **more: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from launch import policy, userdata
 from launch.aws import WORKING_VOLUME, Cloud, tag_list
+from launch.backup import snapshots
 from launch.errors import LaunchError
 from launch.find import find_volume, found, tagged
 from launch.start import machine_tags, market, request
@@ -21,6 +22,7 @@ _UNKNOWN_YET = {"InvalidParameterValue", "ValidationException", "NoSuchEntity", 
 
 def setup(cloud: Cloud) -> None:
     """Make what is missing, fix what differs. The schedule is made switched off: `schedule on` starts it."""
+    _refuse_to_begin_anew(cloud)
     volume = ensure_volume(cloud)
     subnet = _subnet(cloud)
     group = ensure_group(cloud, subnet["VpcId"])
@@ -33,6 +35,19 @@ def setup(cloud: Cloud) -> None:
     ensure_queue(cloud)
     ensure_schedule(cloud, template, volume, state=None)
     cloud.say(f"{cloud.config.name} is set up: {volume} in {cloud.config.zone}, template {template}.")
+
+
+def _refuse_to_begin_anew(cloud: Cloud) -> None:
+    """LaunchError if the volume is missing but was there: an empty one would begin the experiment again at night."""
+    if find_volume(cloud) is None:
+        aside = [cloud.mine("describe_volumes", "Volumes", role=r) for r in ("restored_volume", "replaced_volume")]
+        kept = [str(v["VolumeId"]) for volumes in aside for v in volumes]
+        kept += [str(s["SnapshotId"]) for s in snapshots(cloud)]
+        if kept:
+            raise LaunchError(
+                f"{cloud.config.experiment} has no volume, but had one: there is {kept[-1]}. Run `python -m launch"
+                " restore`, or give the new experiment another name."
+            )
 
 
 def ensure_volume(cloud: Cloud) -> str:

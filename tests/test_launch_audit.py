@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from launch import audit, cost
-from launch.backup import restore, snapshot
+from launch.backup import snapshot
 from launch.bake import bake
 from launch.config import Config
 from launch.day import day, down, up
 from launch.errors import Away, LaunchError
+from launch.restore import restore
 from launch.setup import setup
 from launch.teardown import teardown
 from tests.aws import Call, World
@@ -221,7 +222,7 @@ def test_machines_past_their_time_and_snapshots_past_their_number(full: World, e
     client.create_snapshot(VolumeId=volume.id, TagSpecifications=[{"ResourceType": "snapshot", "Tags": tags}])
     full.sleep(5 * 3600)
     text = audited(full, few, unused=True)
-    assert "5.2 h old, past its time" in text and "1 newer ones are there" in text
+    assert "5.2 h old, past its time" in text and "1 newer days have one" in text
     full.ec2.get_instance(machine.id).instance_type = "x9.huge"
     assert "unknown a month  machine" in audited(full, few, unused=True)
 

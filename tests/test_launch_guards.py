@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from launch.aws import tags_of
-from launch.backup import prune, restore, snapshot
+from launch.backup import prune, snapshot
 from launch.bake import bake
 from launch.config import Config
 from launch.day import day, down, run, sweep, up
 from launch.drill import drill
 from launch.errors import Away, LaunchError
+from launch.restore import restore
 from launch.setup import setup
 from tests.aws import Call, World
 from tests.launching import ALL, Doomed, Killed, calls, cloud_of, command, settled
