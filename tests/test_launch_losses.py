@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from launch import userdata
 from launch.backup import prune, snapshot, snapshots
 from launch.bake import bake
 from launch.config import Config
@@ -144,6 +145,34 @@ def test_an_image_is_made_without_a_reboot(made: World, ec2: Config) -> None:
     assert call.parameters["NoReboot"] == "true"
 
 
+BOOT = """set -e
+mount -t tmpfs tmpfs /opt; mount -t tmpfs tmpfs /var/lib; mkdir -p /etc/systemd; mount -t tmpfs tmpfs /etc/systemd
+mkdir -p /etc/systemd/system /var/lib/cloud/data
+echo i-1 >/var/lib/cloud/data/instance-id
+bash "$1"; echo booted
+bash /var/lib/cloud/scripts/per-boot/zoobot; echo again
+echo i-2 >/var/lib/cloud/data/instance-id
+bash /var/lib/cloud/scripts/per-boot/zoobot; echo of another machine, from its image
+ls /opt/zoobot/launch
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a mount namespace")
+def test_a_machine_that_boots_again_goes(ec2: Config, tmp_path: Path) -> None:
+    """Its dead-man timers are of the boot that was, and nothing would end it."""
+    for name in ("systemctl", "systemd-run"):
+        (tmp_path / name).write_text(f'#!/bin/bash\necho {name} "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "boot.sh").write_text(userdata.script(ec2))
+    words = ["unshare", "-m", "bash", "-c", BOOT, "bash", str(tmp_path / "boot.sh")]
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(words, env=path, capture_output=True, text=True, check=True, timeout=60)
+    first, after = done.stdout.split("booted\n")
+    assert first.count("systemd-run --quiet --unit=zoobot-deadman") == 2 and "systemctl start" in first
+    again, of_another = after.split("again\n")
+    assert again == "systemctl poweroff\n" and "poweroff" not in of_another and "environment.sh" in of_another
+
+
 def test_a_full_disk_does_not_keep_a_machine_running(made: World, ec2: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     up(cloud_of(made, ec2))
     real = Path.open
@@ -161,7 +190,7 @@ def test_a_full_disk_does_not_keep_a_machine_running(made: World, ec2: Config, m
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_day_that_is_stopped_ends_its_machine(number: int, made: World, ec2: Config, tmp_path: Path) -> None:
     """A closed terminal, `kill`, Ctrl-C: the machine would run, and cost, until its dead-man timer."""
-    made.train_s = 10**6
+    made.train_s, made.clock = 10**6, datetime.now(UTC)
     assert command(made, ec2, "plan") == 0  # writes the settings to a file
     quick = "import runpy, time\nreal = time.sleep\ntime.sleep = lambda s: real(s / 40)\n"
     code = f"{quick}runpy.run_module('launch', run_name='__main__', alter_sys=True)"
