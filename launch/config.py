@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import zoneinfo
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,20 @@ def _out_of_range(name: str, value: Any) -> list[str]:
     return []
 
 
+def problems_of_words(words: Iterable[str], ours: Collection[str]) -> list[str]:
+    """What is wrong with words for run.py, of which some are not the user's to give."""
+    problems = []
+    for word in words:
+        key, _, value = word.lstrip("+~").partition("=")
+        if key in ours:
+            problems.append(f"{key} is given by the machine; leave it out")
+        if _SECRET.search(word if value.startswith(("{", "[")) else key):
+            problems.append(f"{_named(key)} looks like a secret, and words are written to logs; use `secrets`")
+        if re.search(r"[\x00-\x1f\x7f]", word):
+            problems.append(f"{_named(key)} has a control character; take it out")
+    return problems
+
+
 def _misfits(config: Config) -> list[str]:
     """What is wrong with settings that are each of the right form."""
     problems = [] if config.zone.startswith(config.region) else [f"zone: {config.zone} is not in {config.region}"]
@@ -166,16 +181,7 @@ def _misfits(config: Config) -> list[str]:
     problems += [] if config.instance_types else ["instance_types: name at least one"]
     unpriced = [kind for kind in config.instance_types if kind not in cost.PRICES["instances"]]
     problems += [f"instance_types: {_named(kind)} has no price in launch/prices.yaml; add it" for kind in unpriced]
-    for argument in config.arguments:
-        key, _, value = argument.lstrip("+~").partition("=")
-        if key in _OURS:
-            problems.append(f"arguments: {key} is given by the machine; leave it out")
-        if _SECRET.search(argument if value.startswith(("{", "[")) else key):
-            problems.append(
-                f"arguments: {_named(key)} looks like a secret, and arguments are written to logs; use `secrets`"
-            )
-        if re.search(r"[\x00-\x1f\x7f]", argument):
-            problems.append(f"arguments: {_named(key)} has a control character; take it out")
+    problems += [f"arguments: {problem}" for problem in problems_of_words(config.arguments, _OURS)]
     for file, parameter in config.secrets.items():
         if not re.fullmatch(r"[\w][\w.-]*", file) or not re.fullmatch(r"/[\w./-]+", parameter):
             problems.append(f"secrets: {_named(file)} should be `file: /name/of/an/SSM/parameter`")

@@ -138,6 +138,35 @@ def test_a_day_that_goes_on_past_midnight_is_one_day(made: World, ec2: Config) -
     settled(made, iterations=4, started=4)
 
 
+def test_a_machine_of_yesterday_that_works_for_another_computer_is_left_alone(made: World, ec2: Config) -> None:
+    made.sleep((made.now().replace(hour=23, minute=50) - made.now()).total_seconds())
+    up(cloud_of(made, ec2))
+    made.sleep(1200)
+    with pytest.raises(LaunchError, match="runs for decals_live already, started by operator"):
+        day(cloud_of(made, dataclasses.replace(ec2, record=f"{ec2.record}-other")))
+    assert len(made.running()) == 1
+    down(cloud_of(made, ec2))
+    assert made.running() == []
+
+
+def test_the_volume_is_not_torn_from_a_machine_that_is_not_ours(made: World, ec2: Config) -> None:
+    """Somebody looks into it on a machine of their own."""
+    client = made.client("ec2")
+    (template,) = client.describe_launch_templates()["LaunchTemplates"]
+    theirs = [{"ResourceType": "instance", "Tags": [{"Key": "zoobot:driver", "Value": "bake"}]}]
+    source = {"LaunchTemplateId": template["LaunchTemplateId"]}
+    (machine,) = client.run_instances(MinCount=1, MaxCount=1, LaunchTemplate=source, TagSpecifications=theirs)[
+        "Instances"
+    ]
+    client.delete_tags(Resources=[machine["InstanceId"]], Tags=[{"Key": "zoobot:experiment"}])
+    (volume,) = made.volumes("working_volume")
+    made.sleep(20)
+    client.attach_volume(VolumeId=volume.id, InstanceId=machine["InstanceId"], Device="/dev/sdf")
+    with pytest.raises(LaunchError, match=rf"attached to {machine['InstanceId']}, which is no machine of decals_live"):
+        down(cloud_of(made, ec2))
+    assert volume.attachment, "and stays so"
+
+
 def test_an_image_is_made_without_a_reboot(made: World, ec2: Config) -> None:
     """The dead-man timers of the machine are not there after a reboot."""
     bake(cloud_of(made, ec2))
