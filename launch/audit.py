@@ -91,7 +91,7 @@ def inventory(cloud: Cloud) -> list[Thing]:
     """All that costs money and carries the tag, in the region of the settings; and their logs in S3."""
     account = Account(cloud)
     found = [*_machines(account), *_volumes(account), *_images(account), *_snapshots(account), *_addresses(account)]
-    return [*found, *_schedules(account), *_logs(cloud), *_others(cloud)]
+    return [*found, *_schedules(account), *_objects(cloud), *_others(cloud)]
 
 
 def _machines(account: Account) -> Iterator[Thing]:
@@ -194,18 +194,17 @@ def _schedules(account: Account) -> Iterator[Thing]:
             yield Thing(experiment, "schedule", about, _day(schedule["CreationDate"]), 0, remove, gone)
 
 
-def _logs(cloud: Cloud) -> Iterator[Thing]:
+def _objects(cloud: Cloud) -> Iterator[Thing]:
     """What the experiment of the settings has in S3."""
-    if cloud.config.logs:
-        bucket, _, prefix = cloud.config.logs.removeprefix("s3://").partition("/")
-        start = "/".join(filter(None, (prefix.strip("/"), cloud.config.experiment, "")))
-        objects = cloud.pages("s3", "list_objects_v2", "Contents", Bucket=bucket, Prefix=start)
-        usd = sum(item["Size"] for item in objects) / 1e9 * cost.PRICES["s3_gb_month"]
-        since = min((_day(item["LastModified"]) for item in objects), default="")
+    for setting, below in (("logs", cloud.config.experiment), ("results", cloud.config.experiment), ("staging", "")):
+        bucket, _, prefix = str(getattr(cloud.config, setting, "")).removeprefix("s3://").partition("/")
+        start = "/".join((*filter(None, (prefix.strip("/"), below)), ""))
+        objects = cloud.pages("s3", "list_objects_v2", "Contents", Bucket=bucket, Prefix=start) if bucket else []
         if objects:
-            name = f"s3://{bucket}/{start}"
+            usd = sum(item["Size"] for item in objects) / 1e9 * cost.PRICES["s3_gb_month"]
+            since, name = min(_day(item["LastModified"]) for item in objects), f"s3://{bucket}/{start}"
             about = f"{name} ({len(objects)} files)"
-            yield Thing(cloud.config.experiment, "logs", about, since, usd, f"aws s3 rm --recursive {name}")
+            yield Thing(cloud.config.experiment, setting, about, since, usd, f"aws s3 rm --recursive {name}")
 
 
 def _others(cloud: Cloud) -> Iterator[Thing]:
