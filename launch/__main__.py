@@ -64,6 +64,10 @@ def main(arguments: list[str] | None = None, make: Callable[..., Cloud] = Cloud)
             f"AWS refused {error.operation_name}: {error} Fix that, then run the same command again.", file=sys.stderr
         )
         return 2
+    except KeyboardInterrupt:
+        print(f"Stopped. The same command goes on. What runs: python -m launch status --config {options.config}",
+              file=sys.stderr)  # fmt: skip
+        return 130
     return 0
 
 

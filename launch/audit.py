@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from launch import cost
-from launch.aws import DAY, EXPERIMENT, ROLE, WORKING_VOLUME, Cloud, tags_of
+from launch.aws import DAY, EXPERIMENT, ROLE, WORKING_VOLUME, Cloud, code_of, tags_of
 from launch.backup import old
 from launch.errors import LaunchError
 from launch.find import ENDING, driver_of, state_of
@@ -199,12 +201,21 @@ def _objects(cloud: Cloud) -> Iterator[Thing]:
     for setting, below in (("logs", cloud.config.experiment), ("results", cloud.config.experiment), ("staging", "")):
         bucket, _, prefix = str(getattr(cloud.config, setting, "")).removeprefix("s3://").partition("/")
         start = "/".join((*filter(None, (prefix.strip("/"), below)), ""))
-        objects = cloud.pages("s3", "list_objects_v2", "Contents", Bucket=bucket, Prefix=start) if bucket else []
+        objects = _listed(cloud, bucket, start) if bucket else []
         if objects:
             usd = sum(item["Size"] for item in objects) / 1e9 * cost.PRICES["s3_gb_month"]
             since, name = min(_day(item["LastModified"]) for item in objects), f"s3://{bucket}/{start}"
             about = f"{name} ({len(objects)} files)"
             yield Thing(cloud.config.experiment, setting, about, since, usd, f"aws s3 rm --recursive {name}")
+
+
+def _listed(cloud: Cloud, bucket: str, prefix: str) -> list[dict[str, Any]]:
+    try:
+        return cloud.pages("s3", "list_objects_v2", "Contents", Bucket=bucket, Prefix=prefix)
+    except ClientError as error:
+        if code_of(error) == "NoSuchBucket":
+            return []
+        raise
 
 
 def _others(cloud: Cloud) -> Iterator[Thing]:

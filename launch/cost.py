@@ -9,6 +9,8 @@ from typing import Any
 from launch import yaml_text
 from launch.errors import LaunchError
 
+_NAMES = ("spot", "gp3_gb_month", "snapshot_gb_month", "public_ipv4_hour", "s3_gb_month")
+
 
 def read_prices(path: Path) -> dict[str, Any]:
     """The prices in a file, as numbers. LaunchError for one that is not above 0: no budget would hold."""
@@ -16,7 +18,7 @@ def read_prices(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = yaml_text.read(path)
         region, as_of = found.pop("region"), found.pop("as_of")
         instances = {kind: float(price) for kind, price in found.pop("instances").items()}
-        others = {name: float(price) for name, price in found.items()}
+        others = {name: float(found[name]) for name in _NAMES}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LaunchError(f"{path}: a price is missing or is no number ({error}).") from error
     wrong = [name for name, price in {**instances, **others}.items() if not 0 < price < 10_000]

@@ -41,13 +41,16 @@ def teardown(cloud: Cloud) -> None:
 
 def _remove_images(cloud: Cloud) -> None:
     """Images, and then their snapshots, which are found by their own tag: the image may have gone in an earlier run."""
-    pending = lambda: [i for i in cloud.mine("describe_images", "Images") if i["State"] == "pending"]  # noqa: E731
-    cloud.wait("an image that is being made; then run teardown again", lambda: not pending(), 1800, 30)
+    cloud.wait("an image that is being made; then run teardown again", lambda: not _pending(cloud), 1800, 30)
     for image in cloud.mine("describe_images", "Images"):
         found(cloud, "ec2", "deregister_image", ImageId=image["ImageId"])
     for snapshot in cloud.mine("describe_snapshots", "Snapshots", role="image"):
         in_use = ("InvalidSnapshot.InUse",)  # for a moment after the image went
         found(cloud, "ec2", "delete_snapshot", in_use, SnapshotId=snapshot["SnapshotId"])
+
+
+def _pending(cloud: Cloud) -> bool:
+    return any(image["State"] == "pending" for image in cloud.mine("describe_images", "Images"))
 
 
 def _tell_what_stays(cloud: Cloud) -> None:

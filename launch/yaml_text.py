@@ -64,7 +64,8 @@ class _Reader:
 
     def read(self, text: str) -> Any:
         for event in yaml.parse(text, Loader=_LOADER):
-            self._take(event, event.start_mark.line + 1)
+            mark: Any = event.start_mark
+            self._take(event, mark.line + 1)
         return self._result
 
     def _take(self, event: Any, line: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from launch import audit, cost
+from launch.aws import tags_of
 from launch.backup import snapshot
 from launch.bake import bake
 from launch.config import Config
@@ -50,7 +51,7 @@ def left(world: World, config: Config) -> list[str]:
     for operation, key in (("describe_launch_templates", "LaunchTemplates"), ("describe_images", "Images"),
                            ("describe_security_groups", "SecurityGroups"), ("describe_snapshots", "Snapshots"),
                            ("describe_volumes", "Volumes")):  # fmt: skip
-        found += [f"{key} {audit.tags_of(thing).get('zoobot:role')}" for thing in cloud.mine(operation, key)]
+        found += [f"{key} {tags_of(thing).get('zoobot:role')}" for thing in cloud.mine(operation, key)]
     found += [role["RoleName"] for role in world.client("iam").list_roles()["Roles"]]
     found += [each["InstanceProfileName"] for each in world.client("iam").list_instance_profiles()["InstanceProfiles"]]
     found += [each["Name"] for each in world.client("scheduler").list_schedules()["Schedules"]]
@@ -90,11 +91,13 @@ def refuse_at(n: int, numbers: Iterator[int], call: Call) -> str | None:
 
 
 def test_teardown_after_a_setup_that_was_cut_off_anywhere(world: World, ec2: Config) -> None:
+    setup(cloud_of(world, ec2))
+    teardown(cloud_of(world, ec2))
     whole = cloud_of(world, ec2)
     setup(whole)
+    teardown(cloud_of(world, ec2))
     for n in calls(whole.operations)[:: 1 if ALL else 4]:
         if not whole.operations[n - 1].startswith(READS):
-            teardown(cloud_of(world, ec2))
             with pytest.raises(Killed):
                 setup(cloud_of(world, ec2, at=n, answered=True))
             teardown(cloud_of(world, ec2))
@@ -229,8 +232,9 @@ def test_machines_past_their_time_and_snapshots_past_their_number(full: World, e
 
 def test_logs_in_s3_are_counted(world: World, ec2: Config) -> None:
     s3 = world.client("s3")
-    s3.create_bucket(Bucket="zoobot-logs")
     config = dataclasses.replace(ec2, logs="s3://zoobot-logs/runs")
+    assert "s3://" not in audited(world, config, unused=False), "there is no such bucket"
+    s3.create_bucket(Bucket="zoobot-logs")
     assert "s3://" not in audited(world, config, unused=False)
     s3.put_object(Bucket="zoobot-logs", Key="runs/decals_live/2026-03-01/run.log", Body=b"x" * 1000)
     s3.put_object(Bucket="zoobot-logs", Key="other/file", Body=b"x")
