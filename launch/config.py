@@ -7,6 +7,7 @@ import re
 import zoneinfo
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -171,11 +172,16 @@ def problems_of_words(words: Iterable[str], ours: Collection[str]) -> list[str]:
     return problems
 
 
+@cache
+def _time_zones() -> set[str]:
+    """All that this computer knows: none, if it has no such files."""
+    return zoneinfo.available_timezones()
+
+
 def _misfits(config: Config) -> list[str]:
     """What is wrong with settings that are each of the right form."""
     problems = [] if config.zone.startswith(config.region) else [f"zone: {config.zone} is not in {config.region}"]
-    zones = zoneinfo.available_timezones()  # empty where the system has none
-    if zones and config.timezone not in zones:
+    if config.timezone not in (_time_zones() or {config.timezone}):
         problems.append(f"timezone: {config.timezone} is no time zone; name one such as UTC or Europe/London")
     problems += [f"schedule: {problem}" for problem in cron_problems(config.schedule)]
     problems += [] if config.instance_types else ["instance_types: name at least one"]

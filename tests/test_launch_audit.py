@@ -72,7 +72,7 @@ def test_a_kill_or_a_refusal_at_every_call_of_teardown(full: World, ec2: Config)
             teardown(cloud_of(full, ec2, at=n, answered=answered))
         teardown(cloud_of(full, ec2))
         assert left(full, ec2) == [], f"call {n}, {whole.operations[n - 1]}, answered: {answered}"
-    refused = calls(whole.operations)
+    refused = calls(whole.operations)[:: 1 if ALL else 3]
     for n in refused:
         setup(cloud_of(full, ec2))
         leave_more(full, ec2)
@@ -83,7 +83,7 @@ def test_a_kill_or_a_refusal_at_every_call_of_teardown(full: World, ec2: Config)
         assert left(full, ec2) == [], f"call {n}, {whole.operations[n - 1]}, refused"
     assert full.disk.iterations == ["2026-03-01"] and len(full.ec2.snapshots) == 1, "the data and its backup"
     print(f"\nteardown: {len(tried)} kills and {len(refused)} refusals, at {len(whole.operations)} calls")
-    assert len(tried) >= (40 if ALL else 10) and len(refused) >= (25 if ALL else 10)
+    assert len(tried) >= (40 if ALL else 10) and len(refused) >= (25 if ALL else 4)
 
 
 def refuse_at(n: int, numbers: Iterator[int], call: Call) -> str | None:

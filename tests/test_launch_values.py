@@ -20,6 +20,7 @@ from launch import config as launch_config
 from launch import cost
 from launch.config import Config
 from launch.errors import LaunchError
+from tests.launching import ALL
 
 ROOT = Path(__file__).resolve().parents[1]
 GOOD = {
@@ -56,8 +57,8 @@ def said_of(path: Path, content: str | bytes) -> tuple[Config | None, str]:
 
 def test_a_walk_over_all_settings_and_all_kinds_of_wrong_values(tmp_path: Path) -> None:
     refused = accepted = 0
-    for key, kind in FIELDS.items():
-        for value in WRONG:
+    for number, (key, kind) in enumerate(FIELDS.items()):
+        for value in WRONG if ALL else WRONG[number % 2 :: 2]:
             config, text = said_of(tmp_path / "ec2.yaml", lines(**{key: value}))
             if config is None:
                 named = f"\n  {key}: " in text or (key.endswith("_gb") and "\n  budget_usd: " in text)
@@ -66,8 +67,8 @@ def test_a_walk_over_all_settings_and_all_kinds_of_wrong_values(tmp_path: Path) 
             else:
                 assert as_written(getattr(config, key), kind, value), (key, value, getattr(config, key))
                 accepted += 1
-    print(f"\n{len(FIELDS)} settings x {len(WRONG)} values: {refused} refused, {accepted} taken as they stand there")
-    assert refused > 1000 and accepted > 50
+    print(f"\n{len(FIELDS)} settings, {len(WRONG)} values: {refused} refused, {accepted} taken as they stand there")
+    assert refused > (1000 if ALL else 500) and accepted > (50 if ALL else 25)
 
 
 def as_written(taken: Any, kind: str, text: str) -> bool:
