@@ -20,7 +20,7 @@ from launch.bake import bake
 from launch.config import load
 from launch.day import day, down, run, up
 from launch.drill import drill
-from launch.errors import LaunchError
+from launch.errors import LaunchError, refused
 from launch.find import need_template, need_volume
 from launch.plan import plan
 from launch.setup import ensure_schedule, setup
@@ -60,9 +60,7 @@ def main(arguments: list[str] | None = None, make: Callable[..., Cloud] = Cloud)
         print(error, file=sys.stderr)
         return error.exit_status
     except ClientError as error:
-        print(
-            f"AWS refused {error.operation_name}: {error} Fix that, then run the same command again.", file=sys.stderr
-        )
+        print(refused(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"Stopped. The same command goes on. What runs: python -m launch status --config {options.config}",

@@ -70,8 +70,8 @@ class Cloud:
         return self._clients[service]
 
     def call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
-        """One call. ClientError as AWS gave it; LaunchError with what to do if credentials, clock, region, network or
-        permissions are wrong; Away if AWS cannot be reached or asks for patience.
+        """One call. ClientError as AWS gave it; LaunchError with what to do if credentials, clock or region are wrong;
+        Away if AWS cannot be reached or asks for patience.
         """
         changes = not operation.startswith(READS)
         if changes:

@@ -1,6 +1,6 @@
 """What ends a command: one message that says what, where, why and what to do.
 
-``explained`` is the one place that knows how boto3 and AWS say that credentials, clock, region or network are wrong.
+This is the one place that knows how boto3 and AWS say that credentials, clock, region, network or rights are wrong.
 Each row was met by others; the reports are named beside it.
 """
 
@@ -75,6 +75,8 @@ _CODES: tuple[tuple[tuple[str, ...], str], ...] = (
         ("OptInRequired", "PendingVerification", "SubscriptionRequiredException", "Blocked"),
         "The account may not do this yet: AWS is verifying it, or wants it to sign up. See the account's mail.",
     ),
+)  # fmt: skip
+_ADVICE: tuple[tuple[tuple[str, ...], str], ...] = (  # refusals that a caller may know what to do about
     (
         ("UnauthorizedOperation", "AccessDenied", "AccessDeniedException"),
         "The policies that are needed: python -m launch plan --policy daily (and owner).",
@@ -89,8 +91,7 @@ _CODES: tuple[tuple[tuple[str, ...], str], ...] = (
 def explained(error: Exception, what: str) -> LaunchError | None:
     """What to do about an error of boto3 or AWS at ``what``; None for an answer that the caller must judge."""
     if isinstance(error, boto.ClientError):
-        code = error.response.get("Error", {}).get("Code", "")
-        advice = next((text for codes, text in _CODES if code in codes), "")
+        advice = _of_code(error, _CODES)
         return LaunchError(f"AWS refused {what}: {error} {_filled(advice)}") if advice else None
     advice = next((text for kinds, text in _BOTO if isinstance(error, kinds)), "")
     if advice:
@@ -99,6 +100,17 @@ def explained(error: Exception, what: str) -> LaunchError | None:
     if isinstance(error, ValueError):  # cloud-custodian/cloud-custodian#8220
         return LaunchError(f"{what}: {error}. Look at `region`, AWS_ENDPOINT_URL and ~/.aws/config.")
     return Away(f"AWS did not answer {what}: {error}. Check the network, and that `region` exists; run it again.")
+
+
+def refused(error: boto.ClientError) -> str:
+    """The message about a refusal that no caller knew what to do about."""
+    advice = _of_code(error, _ADVICE) or "Fix that, then run the same command again: it goes on."
+    return f"AWS refused {error.operation_name}: {error} {advice}"
+
+
+def _of_code(error: boto.ClientError, table: tuple[tuple[tuple[str, ...], str], ...]) -> str:
+    code = error.response.get("Error", {}).get("Code", "")
+    return next((text for codes, text in table if code in codes), "")
 
 
 def _filled(advice: str) -> str:
