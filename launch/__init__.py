@@ -2,9 +2,11 @@
 
     config   ec2.yaml, checked             aws       every call to AWS: retried, recorded
     setup    what lasts: volume, roles,    day       up, run, down, and all three
-             group, template, schedule     backup    snapshots, restore, the drill
+             group, template, schedule     backup    snapshots; restore, drill: a volume from one
     policy   who may do what               environment.sh, spot_watch.sh, boot.sh   what the machine runs
     cost     prices and the worst month    local     the same day on a plain machine
+    audit    what costs money, and who     teardown  the way out
+             uses it                       errors    what AWS and boto3 say, and what to do
 
 The machine attaches the volume itself: EBS lets one machine have it, so the volume is the lock that always holds.
 Nothing of zoobot is imported here: the machine runs it, this program only starts machines.

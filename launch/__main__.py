@@ -1,22 +1,26 @@
-"""``python -m launch COMMAND --config launch/ec2.yaml``. Exit status 0: done; 2: fix something; 1: try again later."""
+"""``python -m launch COMMAND --config launch/ec2.yaml``. Exit status 0: done; 2: fix something; 1: try again later;
+130: stopped by Ctrl-C or a signal.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from botocore.exceptions import ClientError
 
-from launch import backup, local
-from launch.aws import Cloud, code_of
+from launch import backup, local, restore
+from launch.audit import audit
+from launch.aws import Cloud
 from launch.bake import bake
 from launch.config import load
 from launch.day import day, down, run, up
 from launch.drill import drill
-from launch.errors import LaunchError
+from launch.errors import LaunchError, refused
 from launch.find import need_template, need_volume
 from launch.plan import plan
 from launch.setup import ensure_schedule, setup
@@ -36,6 +40,7 @@ COMMANDS = {
     "snapshot": "make today's snapshot, unless it is there; delete old ones",
     "restore": "put a volume made of a snapshot in the place of the volume; --drill only tries a copy",
     "bake": "make an image that has the packages",
+    "audit": "what all experiments here cost a month, and what of it nobody uses (then exit status 2); changes nothing",
     "teardown": "take all away but the volume and its snapshots",
 }
 ALONE = ("setup", "up", "run", "down", "day", "restore", "bake", "teardown", "snapshot")  # one at a time on a computer
@@ -55,8 +60,12 @@ def main(arguments: list[str] | None = None, make: Callable[..., Cloud] = Cloud)
         print(error, file=sys.stderr)
         return error.exit_status
     except ClientError as error:
-        print(f"AWS refused {error.operation_name}: {error} {_advice(code_of(error))}", file=sys.stderr)
+        print(refused(error), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"Stopped. The same command goes on. What runs: python -m launch status --config {options.config}",
+              file=sys.stderr)  # fmt: skip
+        return 130
     return 0
 
 
@@ -64,7 +73,7 @@ def _run(cloud: Cloud, options: argparse.Namespace) -> None:
     name = options.command
     simple = {
         "setup": setup, "up": up, "run": run, "down": down, "day": day, "status": status, "bake": bake,
-        "snapshot": backup.snapshot, "teardown": teardown,
+        "snapshot": backup.snapshot, "teardown": teardown, "audit": audit,
     }  # fmt: skip
     if name == "plan":
         print(json.dumps(policies(cloud, options.policy), indent=2)) if options.policy else plan(cloud)
@@ -73,7 +82,7 @@ def _run(cloud: Cloud, options: argparse.Namespace) -> None:
     elif name == "logs":
         logs(cloud, options.day or cloud.today)
     elif name == "restore":
-        (drill if options.drill else backup.restore)(cloud, options.snapshot)
+        (drill if options.drill else restore.restore)(cloud, options.snapshot)
     else:
         simple[name](cloud)
 
@@ -87,12 +96,6 @@ def _schedule(cloud: Cloud, what: str) -> None:
     with cloud.locked():
         now = ensure_schedule(cloud, need_template(cloud), str(need_volume(cloud)["VolumeId"]), state)
     cloud.say(f"{cloud.config.schedule} {cloud.config.timezone}: {now}")
-
-
-def _advice(code: str) -> str:
-    if code in ("UnauthorizedOperation", "AccessDenied", "AccessDeniedException"):
-        return "The policies that are needed: python -m launch plan --policy daily (and owner)."
-    return "Fix that, then run the same command again: it goes on."
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,5 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must not leave a day's machine behind either
+        signal.signal(number, _stop)
     sys.exit(main())

@@ -5,9 +5,10 @@ from __future__ import annotations
 from launch.aws import DRIVER, Cloud, tags_of
 from launch.day import down
 from launch.errors import Away, LaunchError
-from launch.find import driver_of, machine_tags, machines, need_template, state_of, tagged
+from launch.find import driver_of, machines, state_of, tagged
+from launch.start import start
 
-_READY = "for i in $(seq 3600); do test -e /run/zoobot/ready && exit 0; sleep 1; done; exit 1"
+_READY = "for i in $(seq 3600); do test -e /run/zoobot/ready && sync && exit 0; sleep 1; done; exit 1"
 
 
 def bake(cloud: Cloud) -> str:
@@ -25,7 +26,8 @@ def bake(cloud: Cloud) -> str:
         cloud.sleep(5)
         cloud.wait("the packages", lambda: _ended(cloud, instance, sent), 3900, 30)
         made = cloud.call(
-            "ec2", "create_image", InstanceId=instance, Name=f"{cloud.config.name}-{cloud.now():%Y%m%dT%H%M%S}",
+            "ec2", "create_image", InstanceId=instance, NoReboot=True,  # its dead-man timers would not survive one
+            Name=f"{cloud.config.name}-{cloud.now():%Y%m%dT%H%M%S}",
             TagSpecifications=[tagged("image", cloud), tagged("snapshot", cloud, role="image")],
         )  # fmt: skip
         image = str(made["ImageId"])
@@ -40,12 +42,7 @@ def _start(cloud: Cloud) -> str:
     there = [i for i in machines(cloud) if state_of(i) != "shutting-down" and tags_of(i).get(DRIVER) == "bake"]
     if there:
         return str(there[0]["InstanceId"])
-    made = cloud.call(
-        "ec2", "run_instances", MinCount=1, MaxCount=1,
-        LaunchTemplate={"LaunchTemplateId": need_template(cloud), "Version": "$Default"},
-        TagSpecifications=machine_tags(cloud, driver="bake", day=cloud.today),
-    )  # fmt: skip
-    return str(made["Instances"][0]["InstanceId"])
+    return start(cloud, f"bake {cloud.now():%Y%m%dT%H%M%S}", "on-demand", driver="bake", day=cloud.today)
 
 
 def _online(cloud: Cloud, instance: str) -> bool:

@@ -8,7 +8,6 @@ EBS (one machine has the volume), and the day's record on the volume (environmen
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -20,18 +19,13 @@ from launch.find import (
     ENDING,
     describe_machine,
     driver_of,
-    machine_tags,
     machines,
-    need_template,
     need_volume,
     result_of,
     state_of,
 )
+from launch.start import NoCapacity, market, start
 
-CAPACITY = {
-    "InsufficientInstanceCapacity", "InsufficientCapacityOnHost", "SpotMaxPriceTooLow", "MaxSpotInstanceCountExceeded",
-    "InsufficientHostCapacity", "Unsupported",
-}  # fmt: skip
 CAPACITY_WAIT_S, CAPACITY_EVERY_S = 6 * 3600, 1800  # of `day`, as long as the schedule tries
 GRACE_S = 900  # past max_runtime a machine has this long to go by itself
 _RUN = "/opt/zoobot/launch/environment.sh run"
@@ -39,21 +33,19 @@ _AGAIN = ("interrupted", "cut off")  # results after which another machine is wo
 _FINISHED = ("Success", "Failed", "Cancelled", "TimedOut", "Delivery Timed Out", "Undeliverable", "Terminated")
 
 
-class NoCapacity(Away):
-    """EC2 has no machine of any of the types in the zone."""
-
-
 def day(cloud: Cloud) -> str:
     """Up, run once, down, snapshot; how the iteration ended. LaunchError if there is none today, and why."""
     result = result_of(need_volume(cloud), cloud.today)
     if result.startswith("done"):
-        down(cloud, "operator")  # of a run that was cut off after the iteration
+        down(cloud, "operator", cloud.today)  # of a run that was cut off after the iteration
     while not result.startswith("done"):
         try:
             _up_when_possible(cloud)
             result = run(cloud)
         finally:
-            down(cloud, "operator")
+            down(
+                cloud, "operator", cloud.today
+            )  # not one of yesterday, which may still be at work for another computer
         if not result.startswith(_AGAIN):
             break
     snapshot(cloud)
@@ -87,12 +79,12 @@ def run(cloud: Cloud) -> str:
     return result or "cut off: the machine is gone and said nothing"
 
 
-def down(cloud: Cloud, driver: str = "") -> None:
-    """End the machines of the experiment (of one driver), which shut down in order, and see the volume free."""
-    for instance in machines(cloud):
-        if state_of(instance) != "shutting-down" and driver in ("", driver_of(instance)):
+def down(cloud: Cloud, driver: str = "", day: str = "") -> None:
+    """End the machines of the experiment (of one driver, of one day), which shut down in order; see the volume free."""
+    for instance in _left(cloud, driver, day):
+        if state_of(instance) != "shutting-down":
             _terminate(cloud, instance, "down")
-    cloud.wait("the machines to go", lambda: not _left(cloud, driver), 900, 10)
+    cloud.wait("the machines to go", lambda: not _left(cloud, driver, day), 900, 10)
     if not machines(cloud):
         _free_volume(cloud)
 
@@ -108,8 +100,8 @@ def sweep(cloud: Cloud) -> list[str]:
     return orphans
 
 
-def _left(cloud: Cloud, driver: str) -> list[dict[str, Any]]:
-    return [i for i in machines(cloud) if driver in ("", driver_of(i))]
+def _left(cloud: Cloud, driver: str, day: str) -> list[dict[str, Any]]:
+    return [i for i in machines(cloud) if driver in ("", driver_of(i)) and day in ("", tags_of(i).get(DAY))]
 
 
 def _up_when_possible(cloud: Cloud) -> str:
@@ -141,11 +133,12 @@ def _todays(cloud: Cloud, volume: dict[str, Any]) -> str:
 
 def _start(cloud: Cloud, volume: dict[str, Any]) -> str:
     """Start the next machine of today. Every start is counted on the volume; a token makes repeating it harmless."""
-    template = need_template(cloud)
-    day_before, _, count = tags_of(volume).get(STARTS, "").partition(" ")
-    starts = int(count) if day_before == cloud.today else 0
+    starts = _started_today(cloud, volume)
     while starts < cloud.config.attempts:
-        instance = _launch(cloud, template, str(volume["VolumeId"]), starts + 1)
+        instance = start(
+            cloud, f"{cloud.today} {starts + 1}", market(cloud.config, starts),
+            driver="operator", day=cloud.today, volume=str(volume["VolumeId"]),
+        )  # fmt: skip
         starts += 1
         cloud.call(
             "ec2", "create_tags", Resources=[volume["VolumeId"]], Tags=tag_list(starts=f"{cloud.today} {starts}")
@@ -155,35 +148,12 @@ def _start(cloud: Cloud, volume: dict[str, Any]) -> str:
     raise LaunchError(f"Today's machines are used up (attempts: {cloud.config.attempts}). The next is tomorrow's.", 1)
 
 
-def _launch(cloud: Cloud, template: str, volume: str, attempt: int) -> str:
-    """Start one machine, of the first type that is to be had; empty if this attempt's machine was there and is gone."""
-    refused = []
-    for kind in cloud.config.instance_types:
-        token = hashlib.sha256(f"{cloud.config.experiment} {cloud.today} {attempt} {kind}".encode()).hexdigest()
-        request = {
-            "MinCount": 1,
-            "MaxCount": 1,
-            "ClientToken": token,
-            "InstanceType": kind,
-            "LaunchTemplate": {"LaunchTemplateId": template, "Version": "$Default"},
-            "TagSpecifications": machine_tags(cloud, driver="operator", day=cloud.today, volume=volume),
-        }
-        try:
-            made = cloud.settle({"InvalidParameterValue"}, "ec2", "run_instances", **request)
-        except ClientError as error:
-            if code_of(error) == "IdempotentInstanceTerminated":
-                return ""
-            if code_of(error) == "IdempotentParameterMismatch":
-                raise LaunchError(
-                    f"Today's machine was started with other settings. Try again tomorrow. ({error})"
-                ) from error
-            if code_of(error) not in CAPACITY:
-                raise
-            refused.append(f"{kind}: {code_of(error)}")
-            continue
-        instance = made["Instances"][0]
-        return "" if state_of(instance) in ENDING else str(instance["InstanceId"])
-    raise NoCapacity(f"There is no machine to be had in {cloud.config.zone} ({'; '.join(refused)}).")
+def _started_today(cloud: Cloud, volume: dict[str, Any]) -> int:
+    """How many of today's machines went before: those counted, or the schedule's, if AWS took it back."""
+    day_before, _, count = tags_of(volume).get(STARTS, "").partition(" ")
+    if day_before == cloud.today:
+        return int(count)
+    return int(result_of(volume, cloud.today).startswith(_AGAIN))
 
 
 def _running(cloud: Cloud, instance_id: str) -> bool:
@@ -245,6 +215,7 @@ def _free_volume(cloud: Cloud) -> None:
     volume = need_volume(cloud)["VolumeId"]
     for force in (None, False, True):
         if force is not None:
+            _refuse_strangers(cloud, need_volume(cloud))
             cloud.say(f"{volume} is still attached: detaching it{' by force' if force else ''}")
             try:
                 cloud.call("ec2", "detach_volume", VolumeId=volume, Force=force)
@@ -257,3 +228,14 @@ def _free_volume(cloud: Cloud) -> None:
         except Away:
             if force:
                 raise
+
+
+def _refuse_strangers(cloud: Cloud, volume: dict[str, Any]) -> None:
+    """LaunchError if a machine that runs and is not ours has the volume: taking a mounted disk away harms its files."""
+    for attached in volume.get("Attachments", []):
+        if state_of(describe_machine(cloud, attached["InstanceId"])) not in ("", "terminated"):
+            raise LaunchError(
+                f"{volume['VolumeId']} is attached to {attached['InstanceId']}, which is no machine of"
+                f" {cloud.config.experiment}. Unmount it there, then: aws ec2 detach-volume --volume-id"
+                f" {volume['VolumeId']}"
+            )

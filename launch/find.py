@@ -13,10 +13,12 @@ ENDING = ("shutting-down", "terminated")
 _MISSING = ("NoSuchEntity", "NotFound", "NonExistentQueue", "DoesNotExist")
 
 
-def found(cloud: Cloud, service: str, operation: str, **parameters: Any) -> dict[str, Any] | None:
-    """The answer to a call, or None if what it names does not exist."""
+def found(
+    cloud: Cloud, service: str, operation: str, busy: tuple[str, ...] = (), **parameters: Any
+) -> dict[str, Any] | None:
+    """The answer to a call, or None if what it names does not exist; for a minute it may be ``busy`` (codes of AWS)."""
     try:
-        return cloud.call(service, operation, **parameters)
+        return cloud.settle(busy, service, operation, **parameters)
     except ClientError as error:
         if any(word in code_of(error) for word in _MISSING):
             return None
@@ -86,9 +88,3 @@ def driver_of(instance: dict[str, Any]) -> str:
 def tagged(kind: str, cloud: Cloud, **tags: str) -> dict[str, Any]:
     """The tags of a thing that is being made."""
     return {"ResourceType": kind, "Tags": tag_list(experiment=cloud.config.experiment, **tags)}
-
-
-def machine_tags(cloud: Cloud, **of_the_machine: str) -> list[dict[str, Any]]:
-    """Tags of a machine and of what is made with it; its own say who started it, for which day and volume."""
-    kinds = ["volume", "network-interface"] + (["spot-instances-request"] if cloud.config.market == "spot" else [])
-    return [tagged("instance", cloud, **of_the_machine), *(tagged(kind, cloud, role="machine") for kind in kinds)]

@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from launch import cost
 from launch.aws import READS, Cloud, tag_list
 from launch.day import day
+from launch.errors import NoCredentials
 from launch.setup import setup
 
+ACCOUNT = "ACCOUNT"  # in the place of the account's number; no policy with it is valid
 _MADE: dict[str, dict[str, Any]] = {
     "create_volume": {"VolumeId": "vol-NEW"},
     "create_security_group": {"GroupId": "sg-NEW"},
@@ -36,6 +40,29 @@ class Pretence(Cloud):
             return super().call(service, operation, **parameters)
         self.say(f"  {service}:{operation}{_about(parameters)}")
         return _MADE.get(operation, {})
+
+
+@dataclass
+class Blank(Pretence):
+    """An empty account, as it can be known without credentials: only what AWS makes for every account is there."""
+
+    def call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        """As in Cloud."""
+        if operation == "get_caller_identity":
+            return {"Account": ACCOUNT}
+        if operation == "get_parameter":
+            return {"Parameter": {"Value": f"ami-OF-{parameters['Name']}"}}
+        if operation.startswith(READS):
+            raise ClientError({"Error": {"Code": "NoSuchEntity", "Message": "the account is empty"}}, operation)
+        return super().call(service, operation, **parameters)
+
+    def pages(self, service: str, operation: str, key: str, **parameters: Any) -> list[dict[str, Any]]:
+        """As in Cloud."""
+        always: dict[str, list[dict[str, Any]]] = {
+            "describe_subnets": [{"SubnetId": "subnet-DEFAULT", "VpcId": "vpc-DEFAULT"}],
+            "describe_images": [{"ImageId": "ami-BAKED", "CreationDate": ""}],  # for `ami: baked`
+        }
+        return always.get(operation, [])
 
 
 @dataclass
@@ -74,9 +101,12 @@ class Rehearsal(Pretence):
 def plan(cloud: Cloud) -> None:
     """Print the calls of `setup` as things are, those of a day, and what a month costs."""
     config = cloud.config
+    asked = Pretence if account_of(cloud) != ACCOUNT else Blank
+    if asked is Blank:
+        cloud.say("There are no AWS credentials, so this is for an empty account.")
     nothing = lambda _: None  # noqa: E731
     cloud.say("setup would call (and read what is there before):")
-    setup(Pretence(config, say=lambda text: cloud.say(text) if text.startswith("  ") else None))
+    setup(asked(config, say=lambda text: cloud.say(text) if text.startswith("  ") else None))
     cloud.say("a day calls:")
     day(
         Rehearsal(
@@ -94,6 +124,14 @@ def plan(cloud: Cloud) -> None:
     cloud.say(
         f"  together ${usual.total:.2f}; the worst month ${worst.total:.2f}, of a budget of ${config.budget_usd:.2f}"
     )
+
+
+def account_of(cloud: Cloud) -> str:
+    """The number of the account, or ACCOUNT if there are no credentials to ask with."""
+    try:
+        return cloud.account
+    except NoCredentials:
+        return ACCOUNT
 
 
 def _about(parameters: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ _DAILY_READS = (
 )  # fmt: skip
 _OWNER_READS = (
     "ec2:DescribeImages", "ec2:DescribeSecurityGroups", "ec2:DescribeSubnets", "ec2:DescribeLaunchTemplateVersions",
+    "ec2:DescribeAddresses", "scheduler:ListSchedules", "tag:GetResources",  # audit: all experiments
 )  # fmt: skip
 _ROLE_CHANGES = (
     "iam:CreateRole", "iam:DeleteRole", "iam:DeleteRolePolicy", "iam:GetRole", "iam:GetRolePolicy",
@@ -163,7 +164,7 @@ def daily(arns: Arns) -> dict[str, Any]:
 
 
 def owner(arns: Arns) -> dict[str, Any]:
-    """What plan, setup, schedule, restore, bake and teardown do besides."""
+    """What plan, setup, schedule, restore, bake, audit and teardown do besides."""
     tagged, requested = _tagged(arns.config), _requested(arns.config)
     group, template, volume = (arns.ec2(kind) for kind in ("security-group", "launch-template", "volume"))
     made_by = ["CreateVolume", "CreateSecurityGroup", "CreateLaunchTemplate", "CreateImage"]

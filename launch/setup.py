@@ -10,8 +10,10 @@ from typing import Any
 
 from launch import policy, userdata
 from launch.aws import WORKING_VOLUME, Cloud, tag_list
+from launch.backup import snapshots
 from launch.errors import LaunchError
-from launch.find import find_volume, found, machine_tags, tagged
+from launch.find import find_volume, found, tagged
+from launch.start import machine_tags, market, request
 
 ROLES = {"machine": "ec2", "scheduler": "scheduler"}  # and the service that takes each
 RETRIES = {"MaximumRetryAttempts": 12, "MaximumEventAgeInSeconds": 6 * 3600}  # of a start that fails
@@ -20,6 +22,7 @@ _UNKNOWN_YET = {"InvalidParameterValue", "ValidationException", "NoSuchEntity", 
 
 def setup(cloud: Cloud) -> None:
     """Make what is missing, fix what differs. The schedule is made switched off: `schedule on` starts it."""
+    _refuse_to_begin_anew(cloud)
     volume = ensure_volume(cloud)
     subnet = _subnet(cloud)
     group = ensure_group(cloud, subnet["VpcId"])
@@ -32,6 +35,19 @@ def setup(cloud: Cloud) -> None:
     ensure_queue(cloud)
     ensure_schedule(cloud, template, volume, state=None)
     cloud.say(f"{cloud.config.name} is set up: {volume} in {cloud.config.zone}, template {template}.")
+
+
+def _refuse_to_begin_anew(cloud: Cloud) -> None:
+    """LaunchError if the volume is missing but was there: an empty one would begin the experiment again at night."""
+    if find_volume(cloud) is None:
+        aside = [cloud.mine("describe_volumes", "Volumes", role=r) for r in ("restored_volume", "replaced_volume")]
+        kept = [str(v["VolumeId"]) for volumes in aside for v in volumes]
+        kept += [str(s["SnapshotId"]) for s in snapshots(cloud)]
+        if kept:
+            raise LaunchError(
+                f"{cloud.config.experiment} has no volume, but had one: there is {kept[-1]}. Run `python -m launch"
+                " restore`, or give the new experiment another name."
+            )
 
 
 def ensure_volume(cloud: Cloud) -> str:
@@ -118,7 +134,7 @@ def image(cloud: Cloud) -> str:
 def template_data(cloud: Cloud, ami: str, subnet: str, group: str) -> dict[str, Any]:
     """A machine of the experiment: gone when it shuts down, no key, no way in, IMDSv2 only, encrypted disk."""
     config = cloud.config
-    data: dict[str, Any] = {
+    return {
         "ImageId": ami,
         "InstanceType": config.instance_types[0],
         "IamInstanceProfile": {"Name": f"{config.name}-machine"},
@@ -144,12 +160,8 @@ def template_data(cloud: Cloud, ami: str, subnet: str, group: str) -> dict[str, 
             }
         ],
         "UserData": userdata.encoded(config),
-        "TagSpecifications": machine_tags(cloud),
+        "TagSpecifications": machine_tags(cloud, ["volume", "network-interface"]),
     }
-    if config.market == "spot":
-        once = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}
-        data["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": once}
-    return data
 
 
 def ensure_template(cloud: Cloud, data: dict[str, Any]) -> str:
@@ -216,11 +228,8 @@ def _request(cloud: Cloud, template: str, volume: str) -> dict[str, Any]:
     """RunInstances as the scheduler sends it. A start has a token, so that repeating it makes no second machine."""
     time = "<aws.scheduler.scheduled-time>"
     return {
-        "MinCount": 1,
-        "MaxCount": 1,
         "ClientToken": f"{cloud.config.name}-{time}",  # 58 characters at most once the time is in it
-        "LaunchTemplate": {"LaunchTemplateId": template, "Version": "$Default"},
-        "TagSpecifications": machine_tags(cloud, driver="schedule", day=time, volume=volume),
+        **request(cloud, template, market(cloud.config, 0), driver="schedule", day=time, volume=volume),
     }
 
 

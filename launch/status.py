@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 from launch import cost, policy
 from launch.aws import DAY, RESULT, STARTS, Cloud, tags_of
 from launch.backup import prune, snapshots
 from launch.day import sweep
 from launch.errors import LaunchError
 from launch.find import driver_of, find_volume, found, machines, state_of
+from launch.plan import ACCOUNT, account_of
 
 
 def status(cloud: Cloud) -> None:
@@ -66,6 +69,9 @@ def logs(cloud: Cloud, day: str) -> None:
 
 
 def policies(cloud: Cloud, name: str) -> dict[str, object]:
-    """The policy of machine, scheduler, daily or owner."""
+    """The policy of machine, scheduler, daily or owner; without credentials, with ACCOUNT for the account's number."""
+    account = account_of(cloud)
+    if account == ACCOUNT:
+        print("There are no AWS credentials: put the account's number for ACCOUNT.", file=sys.stderr)
     documents = {"machine": policy.machine, "scheduler": policy.scheduler, "daily": policy.daily, "owner": policy.owner}
-    return dict(documents[name](policy.Arns(cloud.config, cloud.account)))
+    return dict(documents[name](policy.Arns(cloud.config, account)))

@@ -6,6 +6,7 @@
     Systems Manager   knows only running machines that have booted; a command ends when its machine says so
     Scheduler         refuses a bad cron expression, and calls RunInstances as the schedule says
     DeleteVolume      only a free volume
+    CreateImage       takes five minutes, and tags the snapshot as it is told to
     the clock         machines and snapshots are as old as the test's clock says
     machines          do what environment.sh does (which tests/test_launch_environment.py runs for real): attach the
                       volume by the API, iterate, tag the volume, shut down
@@ -85,7 +86,7 @@ class World:
         self.detach_s: Callable[[str], float] = lambda machine: self.shutdown_s
         self.boot_s, self.train_s, self.shutdown_s = 9.0, 29.0, 9.0
         self.max_runtime_s = 4 * 3600
-        self.snapshot_takes_s = 300.0
+        self.snapshot_takes_s, self.image_takes_s = 300.0, 300.0
         self.snapshots: dict[str, Disk] = {}
         self._due: list[tuple[datetime, int, Callable[[], None]]] = []
         self._tokens: dict[tuple[str, str], tuple[str, str, bytes]] = {}
@@ -323,6 +324,7 @@ class World:
 
     def _after_CreateVolume(self, given: dict[str, Any], response: Response) -> None:
         (volume_id,) = re.findall(r"<volumeId>(vol-\w+)<", response.get_data(as_text=True))
+        self.ec2.volumes[volume_id].create_time = self.clock
         if "SnapshotId" in given:
             self.disks[volume_id] = copy.deepcopy(self.snapshots[given["SnapshotId"]])
         self._remember("CreateVolume", given, volume_id, response)
@@ -393,13 +395,11 @@ class World:
 
     def _before_CreateImage(self, given: dict[str, Any]) -> Any:
         """Moto cannot tag the snapshot of an image."""
-        tags = [
-            {"Key": given[key], "Value": given[key.replace("Key", "Value")]}
-            for key in given if re.fullmatch(r"TagSpecification\.1\.Tag\.\d+\.Key", key)
-        ]  # fmt: skip
-        spec = [{"ResourceType": "image", "Tags": tags}]
-        image = self.ec2.create_image(given["InstanceId"], given["Name"], "", spec)
-        self.ec2.snapshots[image.ebs_snapshot.id].add_tags({tag["Key"]: tag["Value"] for tag in tags})
+        image = self.ec2.create_image(given["InstanceId"], given["Name"], "", [])
+        image.add_tags(_tags_of(given, "image"))
+        image.state, image.creation_date = "pending", self.clock
+        self.ec2.snapshots[image.ebs_snapshot.id].add_tags(_tags_of(given, "snapshot"))
+        self.later(self.image_takes_s, lambda: setattr(image, "state", "available"))
         return Response(_xml("CreateImage", f"<imageId>{image.id}</imageId>"), content_type="text/xml")
 
     def _before_DescribeInstanceInformation(self, given: dict[str, Any]) -> Any:
@@ -447,9 +447,11 @@ def _read(request: Request) -> tuple[Call, bool]:
     key, _, _, service = re.findall(r"Credential=([^/]+)/(\d+)/([^/]+)/([^/]+)/", request.headers["Authorization"])[0]
     body = request.get_data()
     if target := request.headers.get("X-Amz-Target"):
+        service = service.replace("tagging", "tag")  # as policies call it
         call = Call(service, target.rpartition(".")[2], json.loads(body))
     elif service == "scheduler":
-        call = Call(service, _SCHEDULER[request.method], json.loads(body or b"{}"))
+        lists = request.path.rstrip("/") == "/schedules"
+        call = Call(service, "ListSchedules" if lists else _SCHEDULER[request.method], json.loads(body or b"{}"))
     elif service == "s3":
         operation = "ListObjectsV2" if "list-type" in request.args else f"{request.method.title()}Object"
         call = Call(service, operation, dict(request.args))
@@ -457,6 +459,13 @@ def _read(request: Request) -> tuple[Call, bool]:
         flat = dict(urllib.parse.parse_qsl(body.decode()))
         call = Call(service, flat.pop("Action"), flat)
     return call, key == INSIDE
+
+
+def _tags_of(given: dict[str, Any], kind: str) -> dict[str, str]:
+    """The tags that a request of EC2 has for one kind of thing."""
+    (number,) = [key.split(".")[1] for key, value in given.items() if key.endswith("ResourceType") and value == kind]
+    keys = [key for key in given if re.fullmatch(rf"TagSpecification\.{number}\.Tag\.\d+\.Key", key)]
+    return {given[key]: given[key.replace("Key", "Value")] for key in keys}
 
 
 def _digest(given: dict[str, Any]) -> str:
@@ -470,7 +479,7 @@ def _xml(operation: str, inner: str) -> str:
 def _error(call: Call, code: str, message: str) -> Response:
     """An error in the format of the service."""
     status = 503 if code in LATER else 400
-    if call.service in ("ssm", "sqs", "scheduler"):
+    if call.service in ("ssm", "sqs", "scheduler", "tag"):
         text = json.dumps({"__type": code, "message": message})
         headers = {"x-amzn-ErrorType": code}
         return Response(text, status, headers, content_type="application/x-amz-json-1.1")

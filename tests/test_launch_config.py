@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch import config as launch_config
@@ -17,6 +18,7 @@ from launch import cost, local, userdata
 from launch.config import Config
 from launch.cron import problems_of
 from launch.errors import LaunchError
+from tests.launching import ALL
 
 ROOT = Path(__file__).resolve().parents[1]
 GOOD: dict[str, Any] = yaml.safe_load((ROOT / "launch" / "ec2.yaml").read_text())
@@ -42,8 +44,10 @@ def test_all_problems_are_told_together() -> None:
         assert text in str(stopped.value)
 
 
-@pytest.mark.parametrize("key", [k for k in GOOD if k not in ("arguments", "market", "attempts", "timezone", "secrets",
-                                                              "logs", "snapshots_kept", "record")])  # fmt: skip
+REQUIRED = [f.name for f in dataclasses.fields(Config) if f.default is f.default_factory is dataclasses.MISSING]
+
+
+@pytest.mark.parametrize("key", REQUIRED)
 def test_what_is_missing_or_of_another_kind_is_named(key: str) -> None:
     for wrong in ({k: v for k, v in GOOD.items() if k != key}, {**GOOD, key: {"a": 1}}):
         with pytest.raises(LaunchError, match=f"  {key}: "):
@@ -63,6 +67,12 @@ def test_costs_by_hand() -> None:
     month = cost.month("g4dn.xlarge", "on-demand", 73, 100, 200, 1)
     assert month.machine == pytest.approx(73 * 0.531 + 0.8)  # a tenth of a month of 100 GB at 0.08
     assert month.volume == pytest.approx(16) and month.snapshots == pytest.approx(10)
+    two = launch_config.check({**GOOD, "attempts": 3, "spot_interruptions": 2, "budget_usd": 1000}, "ec2.yaml")
+    hours = 31 * 4.25
+    disk = 100 * 0.08 / 730
+    spot, dear = 1.006 * 0.7 + 0.005 + disk, 1.006 + 0.005 + disk
+    assert dataclasses.replace(two, market="spot").worst_month().machine == pytest.approx(hours * (2 * spot + dear))
+    assert two.worst_month().machine == pytest.approx(hours * 3 * dear), "all on demand"
     with pytest.raises(LaunchError, match="budget_usd: the worst month would cost"):
         launch_config.check({**GOOD, "budget_usd": 100}, "ec2.yaml")
 
@@ -101,16 +111,19 @@ def test_a_plain_machine_has_the_same_day(ec2: Config, tmp_path: Path) -> None:
 
 
 def test_a_schedule_that_only_aws_understands_is_refused_for_a_plain_machine(ec2: Config) -> None:
-    import dataclasses
-
     with pytest.raises(LaunchError, match="can be said to AWS only"):
         local.crontab(dataclasses.replace(ec2, schedule="cron(0 3 L * ? *)"), ROOT)
     weekly = local.crontab(dataclasses.replace(ec2, schedule="cron(5 4 ? * MON,7 *)"), ROOT)
     assert weekly.splitlines()[1].startswith("5 4 * * 1,6 ")
 
 
-@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40))
-def test_arguments_reach_bash_as_they_are(text: str) -> None:
-    config = launch_config.check({**GOOD, "arguments": [f"key={text}"]}, "ec2.yaml")
-    script = userdata.settings(config) + 'printf "%s" "${ARGUMENTS[0]}"'
-    assert subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout.decode() == f"key={text}"
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40)
+
+
+@given(st.lists(TEXT, min_size=1, max_size=10))
+@settings(max_examples=100 if ALL else 15)
+def test_arguments_reach_bash_as_they_are(texts: list[str]) -> None:
+    config = launch_config.check({**GOOD, "arguments": [f"key={text}" for text in texts]}, "ec2.yaml")
+    script = userdata.settings(config) + 'printf "%s\\0" "${ARGUMENTS[@]}"'
+    told = subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout.decode()
+    assert told == "".join(f"key={text}\0" for text in texts)

@@ -12,7 +12,7 @@ from tests.launching import command
 
 # Actions that AWS lets nobody limit to a resource, by its Service Authorization Reference (mid 2026).
 UNLIMITABLE = ("ssmmessages:", "ec2messages:")
-READS = ("ec2:Describe", "ssm:Describe", "ssm:List", "ssm:GetCommandInvocation")
+READS = ("ec2:Describe", "ssm:Describe", "ssm:List", "ssm:GetCommandInvocation", "scheduler:List", "tag:Get")
 # What AWS asks for besides the call itself.
 IMPLIED = {
     "ec2:RunInstances": {"iam:PassRole", "ec2:CreateTags"}, "iam:CreateRole": {"iam:TagRole"},
@@ -51,7 +51,7 @@ def test_the_policies_are_the_calls(world: World, ec2: Config) -> None:
     assert by_day <= daily, "each call is allowed"
     assert daily - by_day <= SOMETIMES, "and nothing else is"
     world.reset()
-    words = ("plan", "setup", "setup", "schedule on", "day", "restore --drill", "restore", "bake", "teardown")
+    words = ("plan", "setup", "setup", "schedule on", "day", "audit", "restore --drill", "restore", "bake", "teardown")
     by_owner = called(world, config, *words)
     assert by_owner <= daily | owner
     assert owner - by_owner <= SOMETIMES
@@ -83,7 +83,7 @@ def test_a_machine_has_no_key_no_way_in_and_goes_when_it_shuts_down(world: World
     assert data["MetadataOptions"]["HttpTokens"] == "required"
     assert str(data["MetadataOptions"]["HttpPutResponseHopLimit"]) == "1"
     assert [str(d["Ebs"]["Encrypted"]).lower() for d in data["BlockDeviceMappings"]] == ["true"]
-    assert data["InstanceMarketOptions"]["SpotOptions"]["InstanceInterruptionBehavior"] == "terminate"
+    assert "InstanceMarketOptions" not in data, "RunInstances says it"
     (group,) = [g for g in world.client("ec2").describe_security_groups()["SecurityGroups"] if g.get("Tags")]
     assert group["IpPermissions"] == []
     (volume,) = world.volumes("working_volume")
