@@ -23,6 +23,7 @@ from launch.errors import Away, LaunchError, explained
 EXPERIMENT, ROLE = "zoobot:experiment", "zoobot:role"  # tags: whose, and what for
 DAY, RESULT = "zoobot:day", "zoobot:result"  # of the volume: the last day, and how it ended; of a machine: its day
 DRIVER, STARTS = "zoobot:driver", "zoobot:starts"  # of a machine: who started it; of the volume: `day count`
+COUNTS = (STARTS,)  # of the volume: what was spent, which a restored volume inherits
 WORKING_VOLUME = "working_volume"
 READS = ("describe_", "get_", "list_")
 _AWAY = {

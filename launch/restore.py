@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from launch.aws import DAY, ROLE, WORKING_VOLUME, Cloud, tag_list, tags_of
+from launch.aws import COUNTS, DAY, ROLE, WORKING_VOLUME, Cloud, tag_list, tags_of
 from launch.backup import snapshots
 from launch.errors import LaunchError
 from launch.find import find_volume, found, machines, need_template, tagged
@@ -26,6 +26,9 @@ def restore(cloud: Cloud, snapshot_id: str = "") -> str:
         return _tell_the_schedule(cloud, str(old["VolumeId"]))
     restored = _half_done(cloud, source) or make_volume(cloud, source, "restored_volume")
     if old is not None:
+        counts = [tag for tag in old["Tags"] if tag["Key"] in COUNTS]
+        if counts:
+            cloud.call("ec2", "create_tags", Resources=[restored["VolumeId"]], Tags=counts)
         cloud.call("ec2", "create_tags", Resources=[old["VolumeId"]], Tags=tag_list(role="replaced_volume"))
         cloud.say(f"{old['VolumeId']} is put aside, tagged {ROLE}=replaced_volume; it costs money until you delete it")
     cloud.call("ec2", "create_tags", Resources=[restored["VolumeId"]], Tags=tag_list(role=WORKING_VOLUME))

@@ -54,6 +54,7 @@ def left(world: World, config: Config) -> list[str]:
         found += [f"{key} {tags_of(thing).get('zoobot:role')}" for thing in cloud.mine(operation, key)]
     found += [role["RoleName"] for role in world.client("iam").list_roles()["Roles"]]
     found += [each["InstanceProfileName"] for each in world.client("iam").list_instance_profiles()["InstanceProfiles"]]
+    found += [each["PolicyName"] for each in world.client("iam").list_policies(Scope="Local")["Policies"]]
     found += [each["Name"] for each in world.client("scheduler").list_schedules()["Schedules"]]
     found += world.client("sqs").list_queues().get("QueueUrls", [])
     found.remove("Volumes working_volume")

@@ -110,6 +110,17 @@ def test_the_schedule_takes_the_restored_volume_without_setup(made: World, ec2: 
     assert made.disks[old.id].iterations == ["2026-03-01"]
 
 
+def test_a_restore_gives_no_more_machines_a_day(made: World, ec2: Config) -> None:
+    day(cloud_of(made, ec2))
+    made.sleep(86400)
+    made.training_of = lambda day: "interrupted"
+    for _ in range(2):
+        with pytest.raises(LaunchError, match="used up"):
+            day(cloud_of(made, ec2))
+        restore(cloud_of(made, ec2))
+    assert len(made.machines) == 1 + ec2.attempts
+
+
 def test_setup_makes_no_empty_volume_where_there_was_one(made: World, ec2: Config) -> None:
     day(cloud_of(made, ec2))
     made.sleep(600)
@@ -118,7 +129,8 @@ def test_setup_makes_no_empty_volume_where_there_was_one(made: World, ec2: Confi
     (used,) = made.volumes("working_volume")
     made.client("ec2").create_tags(Resources=[used.id], Tags=[{"Key": "zoobot:day", "Value": "2026-03-02"}])
     with pytest.raises(Killed):
-        restore(cloud_of(made, ec2, at=whole.operations.index("CreateTags") + 1, answered=True))
+        last = len(whole.operations) - whole.operations[::-1].index("CreateTags")
+        restore(cloud_of(made, ec2, at=last - 1, answered=True))
     assert made.volumes("working_volume") == [], "cut off between the two tags"
     with pytest.raises(LaunchError, match=r"has no volume, but had one.*launch restore"):
         setup(cloud_of(made, ec2))
