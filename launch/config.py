@@ -23,6 +23,7 @@ _PATTERNS = {
     "timezone": (r"[A-Za-z_]+(/[A-Za-z_+-]+\d*)*", "a time zone such as UTC or Europe/London"),
     "repository": (r"https://[^\s@'\"]+", "an https:// address without a password"),
     "revision": (r"[\w][\w./-]*", "a commit, tag or branch"),
+    "budget_email": (r"([^@\s]+@[^@\s]+)?", "an e-mail address, or empty"),
     "logs": (r"(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w./-]*)?)?", "s3://bucket/prefix, or empty"),
 }  # fmt: skip
 _RANGES = {
@@ -62,6 +63,7 @@ class Config:
     secrets: dict[str, str] = field(default_factory=dict)
     logs: str = ""
     snapshots_kept: int = 14
+    budget_email: str = ""
     record: str = "data/launch"
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from launch.aws import Cloud, code_of
+from launch.budget import refuse_if_spent
 from launch.config import Config
 from launch.errors import Away, LaunchError
 from launch.find import ENDING, need_template, state_of, tagged
@@ -39,11 +40,13 @@ def market(config: Config, lost: int) -> str:
 
 
 def start(cloud: Cloud, key: str, market: str, **tags: str) -> str:
-    """Start one machine with these tags (driver, day, volume); its id. NoCapacity if there is none of any type.
+    """Start one machine with these tags (driver, day, volume); its id. NoCapacity if there is none of any type,
+    LaunchError if the month's budget is spent.
 
     ``key`` names this start within the experiment: however often it is repeated, it is one machine. Empty: that machine
     was there and is gone.
     """
+    refuse_if_spent(cloud)
     template = need_template(cloud)
     refused = []
     for kind in cloud.config.instance_types:

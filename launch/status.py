@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launch import cost, policy
+from launch import budget, cost, policy
 from launch.aws import DAY, RESULT, STARTS, Cloud, tags_of
 from launch.backup import prune, snapshots
 from launch.day import sweep
@@ -30,6 +30,7 @@ def status(cloud: Cloud) -> None:
         )
     cloud.say(f"ended     {', '.join(orphans) or 'none'} past max_runtime")
     _schedule(cloud)
+    cloud.say(f"budget    {budget.describe(cloud)}")
     pruned = prune(cloud)
     kept = snapshots(cloud)
     newest = f", the newest of {tags_of(kept[-1]).get(DAY)}" if kept else ""
@@ -66,6 +67,5 @@ def logs(cloud: Cloud, day: str) -> None:
 
 
 def policies(cloud: Cloud, name: str) -> dict[str, object]:
-    """The policy of machine, scheduler, daily or owner."""
-    documents = {"machine": policy.machine, "scheduler": policy.scheduler, "daily": policy.daily, "owner": policy.owner}
-    return dict(documents[name](policy.Arns(cloud.config, cloud.account)))
+    """The policy called ``name``, one of policy.DOCUMENTS."""
+    return dict(policy.DOCUMENTS[name](policy.Arns(cloud.config, cloud.account)))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from launch.aws import Cloud
+from launch.budget import remove_budget
 from launch.errors import LaunchError
 from launch.find import find_volume, found, machines
+from launch.managed import NAMES, remove_managed
 from launch.setup import ROLES
 
 
@@ -23,9 +25,12 @@ def teardown(cloud: Cloud) -> None:
     profile = f"{name}-machine"
     found(cloud, "iam", "remove_role_from_instance_profile", InstanceProfileName=profile, RoleName=profile)
     found(cloud, "iam", "delete_instance_profile", InstanceProfileName=profile)
+    remove_budget(cloud)
     for role in ROLES:
         found(cloud, "iam", "delete_role_policy", RoleName=f"{name}-{role}", PolicyName="zoobot")
         found(cloud, "iam", "delete_role", RoleName=f"{name}-{role}")
+    for managed in NAMES:
+        remove_managed(cloud, managed)
     for made in cloud.mine("describe_images", "Images"):
         disks = [d["Ebs"]["SnapshotId"] for d in made["BlockDeviceMappings"] if "SnapshotId" in d.get("Ebs", {})]
         found(cloud, "ec2", "deregister_image", ImageId=made["ImageId"])

@@ -4,7 +4,8 @@
                       error; for a machine that is gone: IdempotentInstanceTerminated
     AttachVolume      only a free volume, to a running machine in its zone
     Systems Manager   knows only running machines that have booted; a command ends when its machine says so
-    Scheduler         refuses a bad cron expression, and calls RunInstances as the schedule says
+    Scheduler         refuses a bad cron expression, and calls RunInstances as the schedule says, if its role may
+    Budgets           with actions that act (tests/aws_budgets.py)
     DeleteVolume      only a free volume
     the clock         machines and snapshots are as old as the test's clock says
     machines          do what environment.sh does (which tests/test_launch_environment.py runs for real): attach the
@@ -43,9 +44,10 @@ from werkzeug.wrappers import Request, Response
 
 from launch import cost
 from launch.cron import problems_of
+from tests.aws_budgets import Budgets
 from tests.aws_machine import Disk, Machine
+from tests.policies import ACCOUNT, REGION, run_instances
 
-ACCOUNT, REGION = "123456789012", "us-east-1"
 AMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
@@ -87,6 +89,7 @@ class World:
         self.max_runtime_s = 4 * 3600
         self.snapshot_takes_s = 300.0
         self.snapshots: dict[str, Disk] = {}
+        self.budgets = Budgets(self)
         self._due: list[tuple[datetime, int, Callable[[], None]]] = []
         self._tokens: dict[tuple[str, str], tuple[str, str, bytes]] = {}
         self._lock = threading.RLock()
@@ -162,8 +165,8 @@ class World:
     def spent(self) -> float:
         """US dollars for machines so far."""
         hours = [((m.ended or self.clock) - m.started).total_seconds() / 3600 for m in self.machines.values()]
-        kinds = [m.kind for m in self.machines.values()]
-        return sum(h * cost.hourly(kind, "on-demand") for h, kind in zip(hours, kinds, strict=True))
+        rates = [cost.hourly(m.kind, m.market) for m in self.machines.values()]
+        return sum(h * rate for h, rate in zip(hours, rates, strict=True))
 
     def volumes(self, role: str) -> list[Any]:
         tags = {v.id: {t["key"]: t["value"] for t in v.get_tags()} for v in self.ec2.volumes.values()}
@@ -238,17 +241,31 @@ class World:
         text = target["Input"].replace("<aws.scheduler.scheduled-time>", f"{at:%Y-%m-%dT%H:%M:%SZ}")
         policy = target["RetryPolicy"]
         for _ in range(1 + policy["MaximumRetryAttempts"]):
-            ec2 = self.client("ec2")
-            try:
-                ec2.run_instances(**json.loads(text))
+            message = self._start_as(target["RoleArn"].rpartition("/")[2], json.loads(text))
+            if not message:
                 return True
-            except ec2.exceptions.ClientError as error:
-                self.sleep(policy["MaximumEventAgeInSeconds"] / policy["MaximumRetryAttempts"])
-                message = str(error)
+            self.sleep(policy["MaximumEventAgeInSeconds"] / policy["MaximumRetryAttempts"])
         queue = target["DeadLetterConfig"]["Arn"].rpartition(":")[2]
         sqs = self.client("sqs")
         sqs.send_message(QueueUrl=sqs.get_queue_url(QueueName=queue)["QueueUrl"], MessageBody=message)
         return False
+
+    def _start_as(self, role: str, request: dict[str, Any]) -> str:
+        """RunInstances by a role; why not, if it fails."""
+        template = self.ec2.launch_templates[request["LaunchTemplate"]["LaunchTemplateId"]].default_version().data
+        refused = self.budgets.refuses(role, run_instances(request, template, self.tags))
+        if refused:
+            return f"UnauthorizedOperation: {role} may not {refused[0].action} {refused[0].resource}"
+        ec2 = self.client("ec2")
+        try:
+            ec2.run_instances(**request)
+        except ec2.exceptions.ClientError as error:
+            return str(error)
+        return ""
+
+    def tags(self, resource_id: str) -> dict[str, str]:
+        """The tags of something of EC2."""
+        return {t["key"]: t["value"] for t in self.ec2.describe_tags({"resource-id": [resource_id]})}
 
     # ------------------------------------------------------------------------------------------------ the server
 
@@ -283,6 +300,8 @@ class World:
 
     def _strictly(self, call: Call, request: Request) -> Response:
         rule: Callable[[dict[str, Any]], Any] | None = getattr(self, f"_before_{call.operation}", None)
+        if call.service == "budgets":
+            rule = partial(self.budgets.answer, call.operation)
         refused = rule(call.parameters) if rule else None
         if isinstance(refused, Response):
             return refused
@@ -312,7 +331,8 @@ class World:
         instance = self.ec2.get_instance(instance_id)
         instance.launch_time = self.clock
         tags = {tag["key"]: tag["value"] for tag in instance.get_tags()}
-        machine = Machine(self, instance_id, tags, instance.instance_type, self.clock)
+        market = given.get("InstanceMarketOptions.MarketType", "on-demand")
+        machine = Machine(self, instance_id, tags, instance.instance_type, market, self.clock)
         self.machines[instance_id] = machine
         self._remember("RunInstances", given, instance_id, response)
         self.later(self.boot_s, machine.boot)
@@ -470,7 +490,7 @@ def _xml(operation: str, inner: str) -> str:
 def _error(call: Call, code: str, message: str) -> Response:
     """An error in the format of the service."""
     status = 503 if code in LATER else 400
-    if call.service in ("ssm", "sqs", "scheduler"):
+    if call.service in ("ssm", "sqs", "scheduler", "budgets"):
         text = json.dumps({"__type": code, "message": message})
         headers = {"x-amzn-ErrorType": code}
         return Response(text, status, headers, content_type="application/x-amz-json-1.1")

@@ -30,6 +30,7 @@ class Machine:
     id: str
     tags: dict[str, str]
     kind: str
+    market: str
     started: datetime
     ended: datetime | None = None
     online: bool = False

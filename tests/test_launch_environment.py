@@ -143,6 +143,12 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def head(repository: Path) -> str:
+    """The newest commit."""
+    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository, check=True, capture_output=True,
+                          text=True).stdout.strip()  # fmt: skip
+
+
 @pytest.fixture
 def host(tmp_path: Path, ec2: Config, code: Path) -> Iterator[Host]:
     """A machine with a blank disk of 96 MB, for an operator on 2026-03-01."""
@@ -152,11 +158,12 @@ def host(tmp_path: Path, ec2: Config, code: Path) -> Iterator[Host]:
     for name in ("environment.sh", "spot_watch.sh"):
         shutil.copy(ROOT / "launch" / name, base / "launch" / name)
     shutil.copytree(code, base / "code")
+    commit = head(base / "code")
     tag = f"zoobot-{base.parent.name}-{os.getpid()}"
     settings = userdata.settings(
         Config(
             **{
-                **vars(ec2), "repository": str(base / "code"), "logs": "s3://bucket/logs",
+                **vars(ec2), "repository": str(base / "code"), "revision": commit, "logs": "s3://bucket/logs",
                 "arguments": (f"tag={tag}", "seconds=0.2", "odd=it's $HOME"),
             }
         )
@@ -312,9 +319,11 @@ def test_a_spot_notice_stops_training_and_unmounts_in_twenty_seconds(host: Host)
     deaf = RUN.replace("time.sleep", "import signal\nsignal.signal(15, signal.SIG_IGN)\ntime.sleep")
     (host.base / "code/run.py").write_text(deaf)
     commit = "git -c user.name=t -c user.email=t@example.org commit -qam deaf"
-    subprocess.run(commit, shell=True, cwd=host.base / "code", check=True)
     settings = host.base / "launch" / "settings"
-    settings.write_text(settings.read_text().replace("seconds=0.2", "seconds=300"))
+    before = f"REVISION={head(host.base / 'code')}"
+    subprocess.run(commit, shell=True, cwd=host.base / "code", check=True)
+    after = f"REVISION={head(host.base / 'code')}"
+    settings.write_text(settings.read_text().replace("seconds=0.2", "seconds=300").replace(before, after))
     Metadata.tags["driver"] = "schedule"
     machine = threading.Thread(target=lambda: host.script("boot"))
     machine.start()

@@ -230,7 +230,7 @@ def test_every_client_talks_to_this_machine(made: World, ec2: Config) -> None:
     assert command(made, ec2, "status") == 0
     endpoints = {client.meta.endpoint_url for client in cloud._clients.values()}
     assert endpoints == {made.endpoint} and made.endpoint.startswith("http://127.0.0.1:")
-    assert {"ec2", "iam", "ssm", "sqs", "scheduler", "sts"} == set(cloud._clients)
+    assert {"budgets", "ec2", "iam", "ssm", "sqs", "scheduler", "sts"} == set(cloud._clients)
 
 
 # ----------------------------------------------------------------------------------------------------- the ways back
@@ -314,7 +314,8 @@ def test_teardown_leaves_nothing_but_the_data(made: World, ec2: Config) -> None:
                            ("describe_security_groups", "SecurityGroups")):  # fmt: skip
         assert cloud.mine(operation, key) == []
     assert made.client("iam").list_roles()["Roles"] == []
-    assert made.client("scheduler").list_schedules()["Schedules"] == []
+    assert made.client("iam").list_policies(Scope="Local")["Policies"] == []
+    assert made.client("scheduler").list_schedules()["Schedules"] == [] and made.budgets.budgets == {}
     assert made.disk.iterations == ["2026-03-01"] and len(cloud.mine("describe_snapshots", "Snapshots")) == 1
 
 
