@@ -3,7 +3,9 @@
     config   ec2.yaml, checked             aws       every call to AWS: retried, recorded
     setup    what lasts: volume, roles,    day       up, run, down, and all three
              group, template, schedule     backup    snapshots, restore, the drill
-    policy   who may do what               environment.sh, spot_watch.sh, boot.sh   what the machine runs
+    policy   who may do what               start     one machine: type, market, token, tags
+    managed  the boundary of the roles     budget, notice   what stops machines: AWS Budgets, EventBridge
+    revision the commit of a branch        environment.sh, spot_watch.sh, boot.sh   what the machine runs
     cost     prices and the worst month    local     the same day on a plain machine
 
 The machine attaches the volume itself: EBS lets one machine have it, so the volume is the lock that always holds.

@@ -6,7 +6,7 @@
 #   run          one iteration, unless today's is there already
 #   verify       is every file of the experiments what it was when it was written?
 #   close        stop what runs, keep the logs, unmount; at every shutdown
-#   interrupted  AWS takes the machine back: close within 20 s, power off
+#   interrupted  AWS takes the machine back: close within 20 s, power off (spot_watch.sh, or launch/notice.py's rule)
 #
 # The volume: a filesystem is made only on a disk that has no signature and begins with zeros; every other disk is
 # mounted if it is ours and sound, and else left alone.
@@ -315,7 +315,9 @@ close() {
   umount -l "$MOUNT"
 }
 
+# $1: the machine that is meant, if another may be; spot_watch.sh gives none.
 interrupted() {
+  [[ ${1:-$INSTANCE_ID} == "$INSTANCE_ID" ]] || return 0
   say "AWS takes the machine back"
   close 0
   result "interrupted: AWS took the machine back"
@@ -374,5 +376,5 @@ case $command in
     close 60
     [[ ! -e $STATE/session || -e $STATE/told ]] || result "cut off: the machine was shut down during the iteration"
     ;;
-  *) "$command" ;;
+  *) "$command" "${@:2}" ;;
 esac

@@ -15,6 +15,7 @@ from launch.day import day
 from launch.setup import setup
 
 _MADE: dict[str, dict[str, Any]] = {
+    "get_caller_identity": {"Account": "ACCOUNT"},
     "create_volume": {"VolumeId": "vol-NEW"},
     "create_security_group": {"GroupId": "sg-NEW"},
     "create_instance_profile": {"InstanceProfile": {"Roles": []}},
@@ -59,7 +60,7 @@ class Rehearsal(Pretence):
             return {"Status": "Success"}
         if operation.startswith(READS):
             self.say(f"  {service}:{operation}")
-            return {}
+            return _MADE.get(operation, {})
         return super().call(service, operation, **parameters)
 
     def pages(self, service: str, operation: str, key: str, **parameters: Any) -> list[dict[str, Any]]:

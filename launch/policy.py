@@ -3,6 +3,7 @@
     machine        what runs on EC2: takes its own volume, says how the day went, reads its secrets
     scheduler      EventBridge Scheduler: starts a machine from the template
     budgets        AWS Budgets: forbids the scheduler to start machines once the month's budget is spent
+    events         EventBridge: tells a machine that its capacity reservation is taken back
     daily          whoever runs up, run, down, day, status, snapshot, logs
     owner          whoever runs all other commands as well
     administrator  whoever runs `setup` first: makes the two managed policies, which the owner may not change
@@ -18,7 +19,7 @@ from __future__ import annotations
 from typing import Any
 
 from launch.aws import DAY, EXPERIMENT, RESULT, ROLE, STARTS
-from launch.config import Config
+from launch.config import RESERVATION, Config
 
 Statement = dict[str, Any]
 # Session Manager and Run Command on the machine; AWS lets none of these be limited to a resource, but the first.
@@ -50,6 +51,10 @@ _MANAGED_CHANGES = (
 _BUDGET_CHANGES = (
     "budgets:CreateBudgetAction", "budgets:DeleteBudgetAction", "budgets:ExecuteBudgetAction", "budgets:ModifyBudget",
     "budgets:UpdateBudgetAction",
+)  # fmt: skip
+_RULE_CHANGES = (
+    "events:DeleteRule", "events:DescribeRule", "events:ListTargetsByRule", "events:PutRule", "events:PutTargets",
+    "events:RemoveTargets",
 )  # fmt: skip
 _BUDGET_READS = ("budgets:DescribeBudgetActionsForBudget", "budgets:ViewBudget")
 _CREATED_AT_LAUNCH = ("instance", "volume", "network-interface", "spot-instances-request")
@@ -88,6 +93,16 @@ class Arns:
     def profile(self) -> str:
         """What gives a machine its role."""
         return self.iam("instance-profile", f"{self.config.name}-machine")
+
+    @property
+    def document(self) -> str:
+        """Systems Manager's document that runs a command."""
+        return f"arn:aws:ssm:{self.config.region}::document/AWS-RunShellScript"
+
+    @property
+    def rule(self) -> str:
+        """What EventBridge listens for."""
+        return f"arn:aws:events:{self._place}:rule/{self.config.name}"
 
     @property
     def queue(self) -> str:
@@ -172,6 +187,11 @@ def budgets(arns: Arns) -> dict[str, Any]:
     return document(allow(["iam:AttachRolePolicy", "iam:DetachRolePolicy"], arns.role("scheduler"), **stopping))
 
 
+def events(arns: Arns) -> dict[str, Any]:
+    """What EventBridge may do: run a command on the machine."""
+    return document(*_commands(arns))
+
+
 def stop(arns: Arns) -> dict[str, Any]:
     """No new machine of the experiment."""
     started = allow(["ec2:RunInstances"], arns.ec2("instance"), StringEquals=_requested(arns.config))
@@ -179,9 +199,9 @@ def stop(arns: Arns) -> dict[str, Any]:
 
 
 def boundary(arns: Arns) -> dict[str, Any]:
-    """The most that any role of ours may do: what the three do together."""
+    """The most that any role of ours may do: what all of them do together."""
     statements: list[Statement] = []
-    for of_role in (machine, scheduler, budgets):
+    for of_role in (machine, scheduler, budgets, *([events] if arns.config.market == RESERVATION else [])):
         statements += [s for s in of_role(arns)["Statement"] if s not in statements]
     return document(*statements)
 
@@ -194,14 +214,12 @@ def administrator(arns: Arns) -> dict[str, Any]:
 def daily(arns: Arns) -> dict[str, Any]:
     """What up, run, down, day, status, snapshot and logs do."""
     tagged = _tagged(arns.config)
-    to_ours = {f"ssm:resourceTag/{EXPERIMENT}": arns.config.experiment}
     statements = [
         *_launching(arns),
         allow(["ec2:TerminateInstances"], arns.ec2("instance"), StringEquals=tagged),
         allow(["ec2:DetachVolume"], [arns.ec2("volume"), arns.ec2("instance")], StringEquals=tagged),
         allow(["ec2:CreateTags"], arns.ec2("volume"), StringEquals=tagged, **_only_tags(STARTS)),
-        allow(["ssm:SendCommand"], f"arn:aws:ssm:{arns.config.region}::document/AWS-RunShellScript"),
-        allow(["ssm:SendCommand"], arns.ec2("instance"), StringEquals=to_ours),
+        *_commands(arns),
         *_snapshots(arns),
         allow(["ec2:DeleteSnapshot"], arns.ec2("snapshot"), StringEquals=tagged),
         allow(_DAILY_READS),
@@ -219,7 +237,7 @@ def owner(arns: Arns) -> dict[str, Any]:
     tagged, requested = _tagged(arns.config), _requested(arns.config)
     group, template, volume = (arns.ec2(kind) for kind in ("security-group", "launch-template", "volume"))
     made_by = ["CreateVolume", "CreateSecurityGroup", "CreateLaunchTemplate", "CreateImage"]
-    roles = [arns.role(of) for of in ("machine", "scheduler", "budgets")]
+    roles = [arns.role(of) for of in ("machine", "scheduler", "budgets", "events")]
     managed = [arns.managed("boundary"), arns.managed("stop")]
     return document(
         allow(_ROLE_CHANGES, roles),
@@ -229,6 +247,8 @@ def owner(arns: Arns) -> dict[str, Any]:
         allow(_PROFILE_CHANGES, arns.profile),
         _pass(arns, "scheduler", "scheduler"),
         _pass(arns, "budgets", "budgets"),
+        _pass(arns, "events", "events"),
+        allow(_RULE_CHANGES, arns.rule),
         allow(_BUDGET_CHANGES, [arns.budget, f"{arns.budget}/action/*"]),
         allow(["ec2:CreateVolume"], volume, StringEquals=requested, Bool={"ec2:Encrypted": "true"}),
         allow(["ec2:CreateVolume"], arns.ec2("snapshot"), StringEquals=tagged),
@@ -260,10 +280,12 @@ def _launching(arns: Arns) -> list[Statement]:
     grants anyway: `daily` may run any command on the machine, with the same role.
     """
     config, requested = arns.config, _requested(arns.config)
-    markets = ["on-demand", "spot"] if config.market == "spot" else ["on-demand"]
+    markets = sorted({"on-demand", config.market})
     ours = {"ArnLike": {"ec2:LaunchTemplate": arns.ec2("launch-template")}}
     unchanged = {"Bool": {"ec2:IsLaunchTemplateResource": "true"}}
     tagged = {"StringEquals": _tagged(config)}
+    reservation = f"arn:aws:ec2:{config.region}:*:capacity-reservation/{config.capacity_reservation}"  # perhaps shared
+    request = arns.ec2("spot-instances-request")
     as_set = {"ec2:InstanceType": sorted(config.instance_types), "ec2:InstanceMarketType": markets}
     return [
         allow(
@@ -278,7 +300,8 @@ def _launching(arns: Arns) -> list[Statement]:
             NumericLessThanEqualsIfExists={"ec2:VolumeSize": str(config.root_gb)},
             StringEqualsIfExists={"ec2:VolumeType": "gp3"},
         ),
-        *([allow(["ec2:RunInstances"], arns.ec2("spot-instances-request"), **ours)] if "spot" in markets else []),
+        *([allow(["ec2:RunInstances"], request, StringEquals=requested)] if "spot" in markets else []),
+        *([allow(["ec2:RunInstances"], reservation)] if RESERVATION in markets else []),
         allow(
             ["ec2:CreateTags"], [arns.ec2(kind) for kind in _CREATED_AT_LAUNCH],
             StringEquals={"ec2:CreateAction": "RunInstances"},
@@ -301,6 +324,15 @@ def _snapshots(arns: Arns) -> list[Statement]:
     ]
 
 
+def _commands(arns: Arns) -> list[Statement]:
+    """Run commands on machines of the experiment."""
+    to_ours = {f"ssm:resourceTag/{EXPERIMENT}": arns.config.experiment}
+    return [
+        allow(["ssm:SendCommand"], arns.document),
+        allow(["ssm:SendCommand"], arns.ec2("instance"), StringEquals=to_ours),
+    ]
+
+
 def _only_tags(*keys: str) -> dict[str, Any]:
     return {"ForAllValues:StringEquals": {"aws:TagKeys": list(keys)}}
 
@@ -314,6 +346,6 @@ def _requested(config: Config) -> dict[str, str]:
 
 
 DOCUMENTS = {
-    "machine": machine, "scheduler": scheduler, "budgets": budgets, "daily": daily, "owner": owner,
+    "machine": machine, "scheduler": scheduler, "budgets": budgets, "events": events, "daily": daily, "owner": owner,
     "administrator": administrator, "boundary": boundary, "stop": stop,
 }  # fmt: skip

@@ -12,12 +12,15 @@ from typing import Any
 from launch import policy, userdata
 from launch.aws import WORKING_VOLUME, Cloud, tag_list
 from launch.budget import ensure_budget
+from launch.config import RESERVATION
 from launch.errors import LaunchError
 from launch.find import find_volume, found, tagged
 from launch.managed import NAMES, ensure_managed
+from launch.notice import ensure_notice
 from launch.start import machine_tags, market, request
 
-ROLES = {"machine": "ec2", "scheduler": "scheduler", "budgets": "budgets"}  # and the service that takes each
+# And the service that takes each; `events` only where a capacity reservation may be taken back.
+ROLES = {"machine": "ec2", "scheduler": "scheduler", "budgets": "budgets", "events": "events"}
 RETRIES = {"MaximumRetryAttempts": 12, "MaximumEventAgeInSeconds": 6 * 3600}  # of a start that fails
 _UNKNOWN_YET = {"InvalidParameterValue", "ValidationException", "NoSuchEntity", "InvalidGroup.NotFound"}
 
@@ -30,13 +33,15 @@ def setup(cloud: Cloud) -> None:
     for managed in NAMES:
         ensure_managed(cloud, managed)
     for role, service in ROLES.items():
-        ensure_role(cloud, role, service)
+        if role != "events" or cloud.config.market == RESERVATION:
+            ensure_role(cloud, role, service)
     ensure_profile(cloud)
     commit = cloud.commit()
     data = template_data(cloud, image(cloud), subnet["SubnetId"], group, commit)
     template = ensure_template(cloud, data, commit)
     ensure_queue(cloud)
     ensure_schedule(cloud, template, volume, state=None)
+    ensure_notice(cloud)
     ensure_budget(cloud)
     cloud.say(f"{cloud.config.name} is set up: {volume} in {cloud.config.zone}, template {template}.")
 

@@ -7,6 +7,7 @@ from launch.budget import remove_budget
 from launch.errors import LaunchError
 from launch.find import find_volume, found, machines
 from launch.managed import NAMES, remove_managed
+from launch.notice import remove_notice
 from launch.setup import ROLES
 
 
@@ -25,6 +26,7 @@ def teardown(cloud: Cloud) -> None:
     profile = f"{name}-machine"
     found(cloud, "iam", "remove_role_from_instance_profile", InstanceProfileName=profile, RoleName=profile)
     found(cloud, "iam", "delete_instance_profile", InstanceProfileName=profile)
+    remove_notice(cloud)
     remove_budget(cloud)
     for role in ROLES:
         found(cloud, "iam", "delete_role_policy", RoleName=f"{name}-{role}", PolicyName="zoobot")

@@ -6,6 +6,7 @@
     Systems Manager   knows only running machines that have booted; a command ends when its machine says so
     Scheduler         refuses a bad cron expression, and calls RunInstances as the schedule says, if its role may
     Budgets           with actions that act (tests/aws_budgets.py)
+    EventBridge       tells by Systems Manager that a capacity reservation is taken back, if its role may
     DeleteVolume      only a free volume
     the clock         machines and snapshots are as old as the test's clock says
     machines          do what environment.sh does (which tests/test_launch_environment.py runs for real): attach the
@@ -46,7 +47,7 @@ from launch import cost
 from launch.cron import problems_of
 from tests.aws_budgets import Budgets
 from tests.aws_machine import Disk, Machine
-from tests.policies import ACCOUNT, REGION, run_instances
+from tests.policies import ACCOUNT, PLACE, REGION, Ask, run_instances
 
 AMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
 CREDENTIALS = {
@@ -112,7 +113,7 @@ class World:
     def reset(self) -> None:
         """An empty account, with AWS's own parameter that names the AMI."""
         self.__init__(datetime(2026, 3, 1, 2, 0, tzinfo=UTC))  # type: ignore[misc]
-        for service in ("ec2", "iam", "ssm", "scheduler", "sqs", "s3"):
+        for service in ("ec2", "events", "iam", "ssm", "scheduler", "sqs", "s3"):
             get_backend(service).reset()
         image = self.ec2.register_image("theirs")
         self.ec2.snapshots.clear()  # of that image
@@ -262,6 +263,35 @@ class World:
         except ec2.exceptions.ClientError as error:
             return str(error)
         return ""
+
+    def reclaim(self, machine_id: str) -> int:
+        """The machine's capacity reservation is taken back: EventBridge says so, and two minutes later the machine is
+        ended. How many machines were told.
+        """
+        event = {"source": "aws.ec2", "detail-type": "EC2 Capacity Reservation Instance Interruption Warning",
+                 "detail": {"instance-id": machine_id, "instance-action": "terminate"}}  # fmt: skip
+        told = 0
+        for rule in get_backend("events")[ACCOUNT][REGION].event_buses["default"].rules.values():
+            for target in rule.targets if rule.event_pattern.matches_event(event) else []:
+                (wanted,) = target["RunCommandParameters"]["RunCommandTargets"]
+                text = target["InputTransformer"]["InputTemplate"].replace("<id>", machine_id)
+                (command,) = json.loads(text)["commands"]
+                for machine in self.running():
+                    if machine.online and machine.tags.get(wanted["Key"].removeprefix("tag:")) in wanted["Values"]:
+                        told += self._command_as(target, machine, command)
+        self.later(120, lambda: self.end(machine_id))
+        return told
+
+    def _command_as(self, target: dict[str, Any], machine: Machine, command: str) -> int:
+        tags = {f"ssm:resourceTag/{key}": value for key, value in machine.tags.items()}
+        asks = [
+            Ask("ssm:SendCommand", target["Arn"]),
+            Ask("ssm:SendCommand", f"{PLACE}:instance/{machine.id}", {**tags}),
+        ]
+        if self.budgets.refuses(target["RoleArn"].rpartition("/")[2], asks):
+            return 0
+        machine.told(command)
+        return 1
 
     def tags(self, resource_id: str) -> dict[str, str]:
         """The tags of something of EC2."""
@@ -490,7 +520,7 @@ def _xml(operation: str, inner: str) -> str:
 def _error(call: Call, code: str, message: str) -> Response:
     """An error in the format of the service."""
     status = 503 if code in LATER else 400
-    if call.service in ("ssm", "sqs", "scheduler", "budgets"):
+    if call.service in ("ssm", "sqs", "scheduler", "budgets", "events"):
         text = json.dumps({"__type": code, "message": message})
         headers = {"x-amzn-ErrorType": code}
         return Response(text, status, headers, content_type="application/x-amz-json-1.1")

@@ -125,6 +125,11 @@ class Machine:
         self.world.disks[self.volume].iterations.append(self.day)
         self.finish(command, f"done: iteration_{before}")
 
+    def told(self, command: str) -> None:
+        """A command of EventBridge's rule: about this machine, or another."""
+        if command == f"/opt/zoobot/launch/environment.sh interrupted {self.id}":
+            self.interrupted()
+
     def interrupted(self) -> None:
         if not self.ended:
             self.mounted = False

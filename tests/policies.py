@@ -132,6 +132,8 @@ def run_instances(
     ]  # fmt: skip
     if named:
         asks.append(Ask("ec2:RunInstances", f"{PLACE}:launch-template/{named}", _of_resource(tags(named))))
+    if reservation := asked.get("CapacityReservationSpecification", {}).get("CapacityReservationTarget"):
+        asks.append(_ask(f"capacity-reservation/{reservation['CapacityReservationId']}", common, False, {}))
     if "KeyName" in asked:
         asks.append(_ask(f"key-pair/{asked['KeyName']}", common, named and "KeyName" not in request, {}))
     if market == "spot" and _requested(asked, "spot-instances-request"):

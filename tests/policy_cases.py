@@ -78,22 +78,30 @@ def launches(config: Config, who: str) -> list[Case]:
     }
     if config.market != "spot":
         bad["on the spot market"] = asks("spot")
+    if config.capacity_reservation:
+        other = {"CapacityReservationTarget": {"CapacityReservationId": "cr-0theirs"}}
+        bad["another reservation"] = asks(config.market, CapacityReservationSpecification=other)
     good = asks(config.market)
     tagging, passing = ([a for a in good if a.action == call] for call in ("ec2:CreateTags", "iam:PassRole"))
     return [
         Case(who, good, {f"RunInstances, {what}": asked for what, asked in bad.items()}),
         Case(who, tagging, {"CreateTags on machines that run": changed(tagging, ec2__CreateAction=None)}),
         Case(who, passing, {"PassRole (machine) to Lambda": changed(passing, iam__PassedToService=LAMBDA)}),
-        *unlike_the_template(config, who, good),
+        *alone(who, good),
     ]
 
 
-def unlike_the_template(config: Config, who: str, good: list[Ask]) -> Iterator[Case]:
-    """Each of the things that a start is made of, by itself: not from a template at all."""
+def alone(who: str, good: list[Ask]) -> Iterator[Case]:
+    """A machine that is not from a template but is so in all else, and a spot request for another experiment."""
     for ask in good:
-        bad = [replace(ask, context={k: v for k, v in ask.context.items() if k != "ec2:LaunchTemplate"})]
-        if bad[0] != ask and ask.resource.endswith(("instance/*", "spot-instances-request/*")):
-            yield Case(who, [ask], {f"RunInstances, {ask.resource.rpartition(':')[2]} without a template": bad})
+        if ask.resource.endswith(":instance/*") and ask.action == "ec2:RunInstances":
+            yield Case(
+                who,
+                [ask],
+                {"RunInstances, only the machine without a template": changed([ask], ec2__LaunchTemplate=None)},
+            )
+        if ask.resource.endswith(":spot-instances-request/*") and ask.action == "ec2:RunInstances":
+            yield Case(who, [ask], {"RunInstances, a spot request of another": changed([ask], RequestTag="other")})
 
 
 def snapshots(who: str) -> Iterator[Case]:
@@ -119,16 +127,17 @@ def volumes() -> Iterator[Case]:
 def commands() -> Iterator[Case]:
     key = "ssm:resourceTag/zoobot:experiment"
     send = [Ask("ssm:SendCommand", f"{PLACE}:instance/i-1", {key: "decals_live"})]
-    yield Case("daily", send, {"SendCommand to another machine": [replace(send[0], context={})]})
+    for who in ("daily", "events"):
+        yield Case(who, send, {"SendCommand to another machine": [replace(send[0], context={})]})
 
 
 def roles(config: Config) -> Iterator[Case]:
     arns = policy.Arns(config, ACCOUNT)
     boundary, stop = arns.managed("boundary"), arns.managed("stop")
     for action in ("CreateRole", "PutRolePolicy", "PutRolePermissionsBoundary"):
-        for role in ("machine", "scheduler", "budgets"):
+        for role in ("machine", "scheduler", "budgets", "events"):
             yield iam("owner", action, role, "iam:PermissionsBoundary", boundary, None, ADMINISTRATOR)
-    for role in ("scheduler", "budgets"):
+    for role in ("scheduler", "budgets", "events"):
         yield iam("owner", "PassRole", role, "iam:PassedToService", f"{role}.amazonaws.com", LAMBDA)
     yield iam("owner", "DetachRolePolicy", "scheduler", "iam:PolicyARN", stop, ADMINISTRATOR)
     yield iam("budgets", "AttachRolePolicy", "scheduler", "iam:PolicyARN", stop, ADMINISTRATOR)

@@ -27,8 +27,9 @@ CALLED = {
 # Only when something goes wrong, or at the end; tests/test_launch_guards.py makes these calls.
 SOMETIMES = {"ec2:DetachVolume", "ec2:RevokeSecurityGroupIngress", "ec2:DeleteSnapshot", "ec2:DeregisterImage",
              "ec2:CreateLaunchTemplateVersion", "ec2:ModifyLaunchTemplate", "scheduler:UpdateSchedule",
-             "iam:PutRolePermissionsBoundary", "budgets:UpdateBudgetAction",
-             "budgets:ExecuteBudgetAction"}  # fmt: skip
+             "iam:PutRolePermissionsBoundary", "budgets:UpdateBudgetAction", "budgets:ExecuteBudgetAction",
+             "events:DeleteRule", "events:ListTargetsByRule", "events:PutRule", "events:PutTargets",
+             "events:RemoveTargets"}  # fmt: skip
 FREE = {"sts:GetCallerIdentity"}  # needs no permission
 
 

@@ -15,17 +15,19 @@ from typing import Any
 import pytest
 
 from launch import policy
-from launch.config import Config
+from launch.config import RESERVATION, Config
 from tests.policies import ACCOUNT, PLACE, REGION, Ask, Policy, refused
 from tests.policy_cases import cases, changed, launches, of_ours
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "ec2.md"
-MARKETS = ("on-demand", "spot")
+MARKETS: dict[str, dict[str, Any]] = {
+    "on-demand": {}, "spot": {}, RESERVATION: {"capacity_reservation": "cr-0123456789abcdef0"},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("market", MARKETS)
 def test_each_policy_lets_through_what_is_needed_and_refuses_what_is_not(ec2: Config, market: str) -> None:
-    config = dataclasses.replace(ec2, market=market)
+    config = dataclasses.replace(ec2, market=market, **MARKETS[market])
     for case in cases(config):
         document = policy.DOCUMENTS[case.who](policy.Arns(config, ACCOUNT))
         assert refused(case.good, [document]) == [], case.who
@@ -35,10 +37,10 @@ def test_each_policy_lets_through_what_is_needed_and_refuses_what_is_not(ec2: Co
 
 def test_each_condition_is_needed(ec2: Config) -> None:
     """Without it, something that a case asks for is no longer refused."""
-    configs = [dataclasses.replace(ec2, market=market) for market in MARKETS]
+    configs = [dataclasses.replace(ec2, market=market, **more) for market, more in MARKETS.items()]
     tried = [case for config in configs for case in cases(config)]
     checked = 0
-    for who in ("machine", "scheduler", "budgets", "daily", "owner"):
+    for who in ("machine", "scheduler", "budgets", "events", "daily", "owner"):
         asked = [asks for case in tried if case.who == who for asks in case.bad.values()]
         for config in configs:
             document = policy.DOCUMENTS[who](policy.Arns(config, ACCOUNT))
@@ -81,7 +83,7 @@ def test_the_policies_are_as_long_as_iam_takes(ec2: Config, market: str) -> None
     """Managed policies, also with long names and five secrets; a role's own policies may have 10,240 characters."""
     secrets = {f"key{n}": f"/zoobot/a_secret_with_a_long_name_{n}" for n in range(5)}
     config = dataclasses.replace(
-        ec2, experiment="e" * 30, market=market, secrets=secrets, logs="s3://zoobot-logs/runs", region="ap-southeast-1"
+        ec2, experiment="e" * 30, market=market, secrets=secrets, logs="s3://zoobot-logs/runs", **MARKETS[market]
     )
     ours = policy.Arns(config, ACCOUNT)
     lengths = {name: len("".join(str(make(ours)).split())) for name, make in policy.DOCUMENTS.items()}
