@@ -279,7 +279,8 @@ class World:
                 for machine in self.running():
                     if machine.online and machine.tags.get(wanted["Key"].removeprefix("tag:")) in wanted["Values"]:
                         told += self._command_as(target, machine, command)
-        self.later(120, lambda: self.end(machine_id))
+        if machine_id in self.machines:
+            self.later(120, lambda: self.end(machine_id))
         return told
 
     def _command_as(self, target: dict[str, Any], machine: Machine, command: str) -> int:

@@ -169,7 +169,8 @@ def tags_on_the_volume(who: str, *keys: str) -> Case:
 def iam(who: str, action: str, role: str, key: str, value: str, *others: str | None) -> Case:
     good = [Ask(f"iam:{action}", f"arn:aws:iam::{ACCOUNT}:role/zoobot-decals_live-{role}", {key: value})]
     name = key.replace(":", "__")
-    return Case(who, good, {f"{action} ({role}), {key} {o or 'absent'}": changed(good, **{name: o}) for o in others})
+    bad = {f"{action}, {key}: {(o or 'none').rpartition('/')[2]}": changed(good, **{name: o}) for o in others}
+    return Case(who, good, bad)
 
 
 def of_ours(action: str, *kinds: str) -> list[Ask]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from launch import budget, policy
-from launch.config import Config
+from launch.config import RESERVATION, Config
 from launch.day import day
 from launch.managed import NAMES
 from launch.setup import ROLES, setup
@@ -93,7 +93,7 @@ def fingerprint(world: World, ec2: Config) -> list[str]:
     found.append(f"queue {sqs.get_queue_url(QueueName=ec2.name)['QueueUrl'].endswith(ec2.name)}")
     found.append(f"schedule {scheduler.get_schedule(Name=ec2.name)['State']}")
     arns = policy.Arns(ec2, cloud.account)
-    for role in ROLES:
+    for role in ROLES if ec2.market == RESERVATION else [r for r in ROLES if r != "events"]:
         bound = iam.get_role(RoleName=f"{ec2.name}-{role}")["Role"]["PermissionsBoundary"]["PermissionsBoundaryArn"]
         found.append(f"{role} is inside the boundary: {bound == arns.managed('boundary')}")
     versions = [iam.get_policy(PolicyArn=arns.managed(name))["Policy"]["DefaultVersionId"] for name in NAMES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 from datetime import timedelta
 from functools import partial
@@ -10,24 +11,30 @@ from pathlib import Path
 
 import pytest
 
-from launch import policy, revision
+from launch import budget, policy, revision
 from launch.bake import bake
 from launch.config import RESERVATION, Config
 from launch.day import day
 from launch.drill import drill
 from launch.errors import LaunchError
-from launch.find import need_volume, result_of
-from launch.setup import setup
+from launch.find import need_template, need_volume, result_of
+from launch.setup import ensure_schedule, setup
 from launch.teardown import teardown
 from tests.aws import Call, World
 from tests.launching import Killed, calls, cloud_of, command, settled
 
 
-def test_a_month_in_which_the_budget_is_spent(world: World, ec2: Config, capsys: pytest.CaptureFixture[str]) -> None:
+def switched_on(world: World, config: Config) -> None:
+    """`schedule on`, also with a budget that is less than the worst month."""
+    cloud = cloud_of(world, config)
+    ensure_schedule(cloud, need_template(cloud), str(need_volume(cloud)["VolumeId"]), "ENABLED")
+
+
+def test_a_month_in_which_the_budget_is_spent(world: World, ec2: Config) -> None:
     """Training takes three hours a day, the budget is enough for nine; then nothing starts until it is raised."""
     config = dataclasses.replace(ec2, budget_usd=15)
     setup(cloud_of(world, config))
-    assert command(world, config, "schedule", "on") == 0
+    switched_on(world, config)
     world.train_s = 3 * 3600
     start = world.now()
     for number in range(30):  # the whole of March
@@ -41,8 +48,12 @@ def test_a_month_in_which_the_budget_is_spent(world: World, ec2: Config, capsys:
     (queue,) = world.client("sqs").list_queues()["QueueUrls"]
     counted = world.client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["ApproximateNumberOfMessages"])
     assert int(counted["Attributes"]["ApproximateNumberOfMessages"]) == 30 - ran, "the others are in the queue"
-    assert command(world, config, "day") == 2 and "budget of $15.00 is spent" in capsys.readouterr().err
-    assert command(world, config, "status") == 0
+    with pytest.raises(LaunchError, match=r"budget of \$15.00 is spent") as stopped:
+        day(cloud_of(world, config))
+    assert stopped.value.exit_status == 2
+    assert re.fullmatch(
+        r"\$1\d.\d\d of \$15.00 this month, .*EXECUTION_SUCCESS", budget.describe(cloud_of(world, config))
+    )
     print(f"{ran} of 30 days ran, ${world.spent():.2f} of $15.00; {30 - ran} starts were refused")
     raised = dataclasses.replace(config, budget_usd=30)
     setup(cloud_of(world, raised))
@@ -54,29 +65,28 @@ def test_a_month_in_which_the_budget_is_spent(world: World, ec2: Config, capsys:
 def test_the_budget_is_armed_again_in_the_next_month(world: World, ec2: Config) -> None:
     config = dataclasses.replace(ec2, budget_usd=1)
     setup(cloud_of(world, config))
+    switched_on(world, config)
     world.train_s = 3 * 3600
-    day(cloud_of(world, config))
+    assert world.fire(config.name, world.now())
     world.sleep(2 * 86400)
-    with pytest.raises(LaunchError, match="is spent"):
-        day(cloud_of(world, config))
+    assert not world.fire(config.name, world.now())
     setup(cloud_of(world, config))
-    with pytest.raises(LaunchError, match="is spent"):
-        day(cloud_of(world, config))
+    assert not world.fire(config.name, world.now()), "it is still spent"
     world.sleep(31 * 86400)
     whole = cloud_of(world, config)
     setup(whole)
     assert whole.operations.count("ExecuteBudgetAction") == 2, "reverse, and reset"
-    assert day(cloud_of(world, config)).startswith("done")
+    assert world.fire(config.name, world.now())
 
 
 def test_a_kill_at_every_call_that_arms_the_budget_again(world: World, ec2: Config) -> None:
     config = dataclasses.replace(ec2, budget_usd=1)
     setup(cloud_of(world, config))
-    world.budgets.actions[config.name]["Status"] = "EXECUTION_SUCCESS"
+    world.budgets.trip(config.name)
     whole = cloud_of(world, config)
     setup(whole)
     for n in [n for n, name in enumerate(whole.operations, 1) if name in ("ExecuteBudgetAction", "UpdateBudget")]:
-        world.budgets.actions[config.name]["Status"] = "EXECUTION_SUCCESS"
+        world.budgets.trip(config.name)
         with pytest.raises(Killed):
             setup(cloud_of(world, config, at=n, answered=True))
         world.sleep(60)
@@ -91,19 +101,18 @@ def test_a_budget_is_changed_and_taken_away(world: World, ec2: Config) -> None:
     assert world.budgets.actions[ec2.name]["Subscribers"] == [
         {"SubscriptionType": "EMAIL", "Address": "other@example.org"}
     ]
-    world.budgets.actions[ec2.name]["Status"] = "EXECUTION_SUCCESS"
-    assert world.budgets._do(world.budgets.actions[ec2.name], "AttachRolePolicy")
+    world.budgets.trip(ec2.name)
     setup(cloud_of(world, dataclasses.replace(ec2, budget_email="")))
     assert world.budgets.budgets == {} == world.budgets.actions
     attached = world.client("iam").list_attached_role_policies(RoleName="zoobot-decals_live-scheduler")
     assert attached["AttachedPolicies"] == []
     setup(cloud_of(world, ec2))
-    world.budgets._do(world.budgets.actions[ec2.name], "AttachRolePolicy")
+    world.budgets.trip(ec2.name)
     whole = cloud_of(world, ec2)
     teardown(whole)
     for n in calls(whole.operations):
         setup(cloud_of(world, ec2))
-        world.budgets._do(world.budgets.actions[ec2.name], "AttachRolePolicy")
+        world.budgets.trip(ec2.name)
         with pytest.raises(Killed):
             teardown(cloud_of(world, ec2, at=n, answered=True))
         teardown(cloud_of(world, ec2))
@@ -327,10 +336,8 @@ def test_machines_get_the_commit_and_setup_says_what_changed(world: World, ec2: 
 def test_the_machine_installs_only_what_the_lock_names(ec2: Config) -> None:
     """By hash, in wheels, and nothing besides; each package of both lock files has its version and hashes."""
     root = Path(__file__).resolve().parents[1]
-    scripts = "\n".join(path.read_text() for path in (root / "launch").glob("*.sh"))
-    installs = [
-        line.strip() for line in scripts.replace("\\\n", " ").splitlines() if " install " in line and "pip" in line
-    ]
+    scripts = "\n".join(path.read_text() for path in (root / "launch").glob("*.sh")).replace("\\\n", " ")
+    installs = [line.strip() for line in scripts.splitlines() if "pip install" in line]
     assert len(installs) == 1 and all(
         flag in installs[0] for flag in ("--require-hashes", "--only-binary :all:", "--no-deps")
     ), installs
