@@ -186,14 +186,15 @@ fetch_code() {
     mv "$1.cloning" "$1"
   fi
   [[ $REVISION =~ ^[0-9a-f]{40}$ ]] || fail "the revision $REVISION is no commit: run setup"
-  as_owner git -C "$1" cat-file -e "$REVISION^{commit}" 2>/dev/null ||
-    as_owner git -C "$1" fetch -q "$REPOSITORY" "$REVISION" ||
-    as_owner git -C "$1" fetch -q --tags "$REPOSITORY" '+refs/heads/*:refs/remotes/origin/*' ||
-    fail "the commit $REVISION cannot be fetched"
+  has_commit "$1" || as_owner git -C "$1" fetch -q "$REPOSITORY" "$REVISION" ||
+    as_owner git -C "$1" fetch -q --tags "$REPOSITORY" '+refs/heads/*:refs/remotes/origin/*' || true
+  has_commit "$1" || fail "the commit $REVISION cannot be fetched"
   [[ -z $(as_owner git -C "$1" status --porcelain --untracked-files=no) ]] ||
     fail "the code was changed by hand in $1: take the changes away"
   as_owner git -C "$1" checkout -q --detach "$REVISION" || fail "the commit $REVISION cannot be checked out"
 }
+
+has_commit() { as_owner git -C "$1" cat-file -e "$REVISION^{commit}" 2>/dev/null; }
 
 # The environment for the code in a folder, $1; it is made at $2 unless the image has it. Its path is printed.
 packages() {
