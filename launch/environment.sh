@@ -210,9 +210,13 @@ packages() {
   python3 -c 'import ensurepip' 2>/dev/null || apt-get install -y -q python3-venv >&2
   rm -rf "$2"
   as_owner python3 -m venv "$2" >&2
-  # The lock names every package with its hashes: nothing else is fetched, and nothing that came is run to install it.
-  as_owner "$2/bin/python" -m pip install -q --require-hashes --only-binary :all: --no-deps -r "$lock" >&2 ||
-    fail "the packages cannot be installed"
+  # The lock names every package with its hashes, and nothing else is fetched. One has no wheel: it is built with the
+  # lock's own setuptools, where pip would fetch whichever is newest.
+  local pip=("$2/bin/python" -m pip install -q --require-hashes --no-deps --only-binary :all:)
+  sed -n '/^\(setuptools\|wheel\)==/,/[^\\]$/p' "$lock" | as_owner tee "$2/builders.lock" >/dev/null
+  as_owner "${pip[@]}" -r "$2/builders.lock" >&2 || fail "setuptools cannot be installed"
+  pip+=(--no-build-isolation --no-binary antlr4-python3-runtime)
+  as_owner "${pip[@]}" -r "$lock" >&2 || fail "the packages cannot be installed"
   as_owner tee "$2/.lock" <<<"$digest" >/dev/null
   echo "$2"
 }

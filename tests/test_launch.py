@@ -85,7 +85,7 @@ def fingerprint(world: World, ec2: Config) -> list[str]:
     templates = cloud.mine("describe_launch_templates", "LaunchTemplates")
     found += [f"template, version {t['DefaultVersionNumber']} of {t['LatestVersionNumber']}" for t in templates]
     iam, sqs, scheduler = (world.client(service) for service in ("iam", "sqs", "scheduler"))
-    for role in iam.list_roles()["Roles"]:
+    for role in (r for page in iam.get_paginator("list_roles").paginate() for r in page["Roles"]):
         if ec2.name in role["RoleName"]:
             found.append(f"role, policies {iam.list_role_policies(RoleName=role['RoleName'])['PolicyNames']}")
     profile = iam.get_instance_profile(InstanceProfileName=f"{ec2.name}-machine")["InstanceProfile"]
