@@ -25,7 +25,8 @@ def ensure_managed(cloud: Cloud, name: str) -> None:
     text = json.dumps(wanted, separators=(",", ":"))
     if len(text) > policy.MANAGED_MAX:
         raise LaunchError(
-            f"secrets: with so many the {name} has {len(text)} of at most {policy.MANAGED_MAX} characters."
+            f"{arn} would have {len(text)} characters, and IAM takes {policy.MANAGED_MAX}: use fewer `secrets`, or"
+            " shorter names in them and for what lies in S3."
         )
     there = found(cloud, "iam", "get_policy", PolicyArn=arn)
     try:

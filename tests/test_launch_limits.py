@@ -287,7 +287,9 @@ def commit(folder: Path, message: str) -> str:
     return git(folder, "rev-parse HEAD")
 
 
-def test_a_branch_or_tag_is_its_commit_and_nothing_else_is(repository: Path, ec2: Config) -> None:
+def test_a_branch_or_tag_is_its_commit_and_nothing_else_is(
+    repository: Path, ec2: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = dataclasses.replace(ec2, repository=str(repository))
 
     def of(name: str) -> str:
@@ -309,6 +311,10 @@ def test_a_branch_or_tag_is_its_commit_and_nothing_else_is(repository: Path, ec2
     }.items():
         with pytest.raises(LaunchError, match=told):
             of(name)
+    for scheme in ("file", "ssh", "http"):
+        with monkeypatch.context() as default, pytest.raises(LaunchError, match="not allowed"):
+            default.setitem(revision._ALONE, "GIT_ALLOW_PROTOCOL", "https")
+            revision.commit_of(dataclasses.replace(here, revision="main", repository=f"{scheme}://127.0.0.1/x"))
     with pytest.raises(LaunchError, match="cannot be read without a password"):
         revision.commit_of(dataclasses.replace(here, revision="main", repository=str(repository / "absent")))
 

@@ -78,6 +78,25 @@ def test_no_role_leaves_its_boundary_whatever_its_owner_writes(ec2: Config) -> N
     assert refused(other, [everything]) == [] and refused(other, [everything], boundary) == other
 
 
+def test_the_owner_cannot_widen_what_roles_may_do(ec2: Config) -> None:
+    """Nor an administrator of the boundary start anything, nor a service take a role for another account."""
+    ours = policy.Arns(ec2, ACCOUNT)
+    machine, boundary = ours.role("machine"), ours.managed("boundary")
+    bound = {"iam:PermissionsBoundary": boundary, "iam:PolicyARN": ours.managed("stop")}
+    wider = [
+        *(Ask(f"iam:{what}", boundary) for what in ("CreatePolicyVersion", "SetDefaultPolicyVersion", "DeletePolicy")),
+        Ask("iam:DeleteRolePermissionsBoundary", machine, {**bound}), Ask("iam:UpdateAssumeRolePolicy", machine),
+        Ask("iam:AttachRolePolicy", machine, {**bound}), Ask("iam:CreateRole", ours.iam("role", "another"), {**bound}),
+        Ask("iam:PassRole", ours.iam("role", "another"), {"iam:PassedToService": "ec2.amazonaws.com"}),
+    ]  # fmt: skip
+    mine = [policy.owner(ours), policy.daily(ours)]
+    assert refused(wider, mine) == wider and refused(wider[:1], [policy.administrator(ours)]) == []
+    assert refused(launches(ec2, "daily")[0].good, [policy.administrator(ours)]) != []
+    for service in ("scheduler", "budgets", "events"):
+        (statement,) = policy.trust(service, ACCOUNT)["Statement"]
+        assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
+
+
 @pytest.mark.parametrize("market", MARKETS)
 def test_the_policies_are_as_long_as_iam_takes(ec2: Config, market: str) -> None:
     """Managed policies, also with long names and five secrets; a role's own policies may have 10,240 characters."""
@@ -136,7 +155,7 @@ def test_the_simulator_is_strict() -> None:
 def test_the_table_of_refused_calls(ec2: Config) -> None:
     """As docs/results/ec2.md has it."""
     rows: dict[str, list[str]] = {}
-    for case in cases(ec2):
+    for case in (c for market, more in MARKETS.items() for c in cases(dataclasses.replace(ec2, market=market, **more))):
         for what in case.bad:
             rows[what] = [*dict.fromkeys([*rows.get(what, []), case.who])]
     table = "\n".join(
