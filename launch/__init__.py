@@ -2,8 +2,10 @@
 
     config   ec2.yaml, checked             aws       every call to AWS: retried, recorded
     setup    what lasts: volume, roles,    day       up, run, down, and all three
-             group, template, schedule     backup    snapshots; restore, drill: a volume from one
-    policy   who may do what               environment.sh, spot_watch.sh, boot.sh   what the machine runs
+             group, template, schedule     start     one machine: type, market, token, tags
+    policy   who may do what               backup    snapshots; restore, drill: a volume from one
+    managed  the boundary of the roles     budget, notice   what stops machines: AWS Budgets, EventBridge
+    revision the commit of a branch        environment.sh, spot_watch.sh, boot.sh   what the machine runs
     cost     prices and the worst month    local     the same day on a plain machine
     audit    what costs money, and who     teardown  the way out
              uses it                       errors    what AWS and boto3 say, and what to do

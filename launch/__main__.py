@@ -23,6 +23,7 @@ from launch.drill import drill
 from launch.errors import LaunchError, refused
 from launch.find import need_template, need_volume
 from launch.plan import plan
+from launch.policy import DOCUMENTS
 from launch.setup import ensure_schedule, setup
 from launch.status import logs, policies, status
 from launch.teardown import teardown
@@ -105,9 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, about in COMMANDS.items():
         each[name] = commands.add_parser(name, help=about, description=about)
         each[name].add_argument("--config", type=Path, default=Path("launch/ec2.yaml"), help="default: launch/ec2.yaml")
-    each["plan"].add_argument(
-        "--policy", choices=["machine", "scheduler", "daily", "owner"], help="print a policy only"
-    )
+    each["plan"].add_argument("--policy", choices=[*DOCUMENTS], help="print a policy only")
     each["schedule"].add_argument("what", choices=["on", "off", "show", "systemd", "cron"])
     each["logs"].add_argument("--day", default="", help="such as 2026-11-24; default: today, in UTC")
     each["restore"].add_argument("--snapshot", default="", help="its id; default: the newest")

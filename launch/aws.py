@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from launch.config import Config
 from launch.errors import Away, LaunchError, explained
+from launch.revision import commit_of
 
 EXPERIMENT, ROLE = "zoobot:experiment", "zoobot:role"  # tags: whose, and what for
 DAY, RESULT = "zoobot:day", "zoobot:result"  # of the volume: the last day, and how it ended; of a machine: its day
@@ -126,6 +127,10 @@ class Cloud:
     def account(self) -> str:
         """The number of the account whose credentials are used."""
         return str(self.call("sts", "get_caller_identity")["Account"])
+
+    def commit(self) -> str:
+        """The commit that `revision` is now."""
+        return commit_of(self.config)
 
     @cached_property
     def today(self) -> str:

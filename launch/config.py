@@ -15,16 +15,19 @@ from launch import cost, yaml_text
 from launch.cron import problems_of as cron_problems
 from launch.errors import LaunchError
 
+RESERVATION = "interruptible-capacity-reservation"
 _PATTERNS = {
     "experiment": (r"[a-z0-9][a-z0-9_-]{0,29}", "at most 30 of a-z, 0-9, _ and -, as it names roles"),
     "region": (r"[a-z]{2}(-[a-z]+)+-\d", "a region such as us-east-1"),
     "zone": (r"[a-z]{2}(-[a-z]+)+-\d[a-z]", "a zone such as us-east-1a"),
-    "market": (r"on-demand|spot", "on-demand or spot"),
+    "market": (rf"on-demand|spot|{RESERVATION}", f"on-demand, spot or {RESERVATION}"),
+    "capacity_reservation": (r"(cr-[0-9a-f]{8,17})?", "a reservation's id, or empty"),
     "ami": (r"ami-[0-9a-f]{8,17}|/[\w./-]+|baked", "an AMI's id, the name of an SSM parameter, or baked"),
     "timezone": (r"[A-Za-z_]+(/[A-Za-z_+-]+\d*)*", "a time zone such as UTC or Europe/London"),
     "repository": (r"https://[^\s@'\"]+", "an https:// address without a password"),
     "revision": (r"[\w][\w./-]*", "a commit, tag or branch"),
     "record": (r"[^\x00-\x1f\x7f]{1,200}", "a folder for the record of steps"),
+    "budget_email": (r"([^@\s]+@[^@\s]+)?", "an e-mail address, or empty"),
     "logs": (r"(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w./-]*)?)?", "s3://bucket/prefix, or empty"),
 }  # fmt: skip
 _RANGES = {
@@ -61,11 +64,13 @@ class Config:
     arguments: tuple[str, ...] = ()
     market: str = "on-demand"
     spot_interruptions: int = 1
+    capacity_reservation: str = ""
     attempts: int = 1
     timezone: str = "UTC"
     secrets: dict[str, str] = field(default_factory=dict)
     logs: str = ""
     snapshots_kept: int = 14
+    budget_email: str = ""
     record: str = "data/launch"
 
     @property
@@ -183,6 +188,8 @@ def _misfits(config: Config) -> list[str]:
     problems = [] if config.zone.startswith(config.region) else [f"zone: {config.zone} is not in {config.region}"]
     if config.timezone not in (_time_zones() or {config.timezone}):
         problems.append(f"timezone: {config.timezone} is no time zone; name one such as UTC or Europe/London")
+    if (config.market == RESERVATION) != bool(config.capacity_reservation):
+        problems.append(f"capacity_reservation: name one with market: {RESERVATION}, and with no other")
     problems += [f"schedule: {problem}" for problem in cron_problems(config.schedule)]
     problems += [] if config.instance_types else ["instance_types: name at least one"]
     unpriced = [kind for kind in config.instance_types if kind not in cost.PRICES["instances"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from launch import cost, policy
+from launch import budget, cost, policy
 from launch.aws import DAY, RESULT, STARTS, Cloud, tags_of
 from launch.backup import prune, snapshots
 from launch.day import sweep
@@ -33,6 +33,7 @@ def status(cloud: Cloud) -> None:
         )
     cloud.say(f"ended     {', '.join(orphans) or 'none'} past max_runtime")
     _schedule(cloud)
+    cloud.say(f"budget    {budget.describe(cloud)}")
     pruned = prune(cloud)
     kept = snapshots(cloud)
     newest = f", the newest of {tags_of(kept[-1]).get(DAY)}" if kept else ""
@@ -69,9 +70,8 @@ def logs(cloud: Cloud, day: str) -> None:
 
 
 def policies(cloud: Cloud, name: str) -> dict[str, object]:
-    """The policy of machine, scheduler, daily or owner; without credentials, with ACCOUNT for the account's number."""
+    """One of policy.DOCUMENTS; without credentials, with ACCOUNT for the account's number."""
     account = account_of(cloud)
     if account == ACCOUNT:
         print("There are no AWS credentials: put the account's number for ACCOUNT.", file=sys.stderr)
-    documents = {"machine": policy.machine, "scheduler": policy.scheduler, "daily": policy.daily, "owner": policy.owner}
-    return dict(documents[name](policy.Arns(cloud.config, account)))
+    return dict(policy.DOCUMENTS[name](policy.Arns(cloud.config, account)))

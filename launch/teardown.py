@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from launch.audit import inventory, line_of
 from launch.aws import Cloud
+from launch.budget import remove_budget
 from launch.drill import ROLE as DRILL_VOLUME
 from launch.errors import LaunchError
 from launch.find import find_volume, found, machines
+from launch.managed import NAMES, remove_managed
+from launch.notice import remove_notice
 from launch.setup import ROLES
 
 
@@ -28,9 +31,13 @@ def teardown(cloud: Cloud) -> None:
     profile = f"{name}-machine"
     found(cloud, "iam", "remove_role_from_instance_profile", InstanceProfileName=profile, RoleName=profile)
     found(cloud, "iam", "delete_instance_profile", InstanceProfileName=profile)
+    remove_notice(cloud)
+    remove_budget(cloud)
     for role in ROLES:
         found(cloud, "iam", "delete_role_policy", RoleName=f"{name}-{role}", PolicyName="zoobot")
         found(cloud, "iam", "delete_role", RoleName=f"{name}-{role}")
+    for managed in NAMES:
+        remove_managed(cloud, managed)
     _remove_images(cloud)
     if copy := find_volume(cloud, DRILL_VOLUME):
         found(cloud, "ec2", "delete_volume", ("VolumeInUse",), VolumeId=copy["VolumeId"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -143,6 +144,12 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def head(repository: Path) -> str:
+    """The newest commit."""
+    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository, check=True, capture_output=True,
+                          text=True).stdout.strip()  # fmt: skip
+
+
 @pytest.fixture
 def host(tmp_path: Path, ec2: Config, code: Path) -> Iterator[Host]:
     """A machine with a blank disk of 96 MB, for an operator on 2026-03-01."""
@@ -152,11 +159,12 @@ def host(tmp_path: Path, ec2: Config, code: Path) -> Iterator[Host]:
     for name in ("environment.sh", "spot_watch.sh"):
         shutil.copy(ROOT / "launch" / name, base / "launch" / name)
     shutil.copytree(code, base / "code")
+    commit = head(base / "code")
     tag = f"zoobot-{base.parent.name}-{os.getpid()}"
     settings = userdata.settings(
         Config(
             **{
-                **vars(ec2), "repository": str(base / "code"), "logs": "s3://bucket/logs",
+                **vars(ec2), "repository": str(base / "code"), "revision": commit, "logs": "s3://bucket/logs",
                 "arguments": (f"tag={tag}", "seconds=0.2", "odd=it's $HOME"),
             }
         )
@@ -312,9 +320,11 @@ def test_a_spot_notice_stops_training_and_unmounts_in_twenty_seconds(host: Host)
     deaf = RUN.replace("time.sleep", "import signal\nsignal.signal(15, signal.SIG_IGN)\ntime.sleep")
     (host.base / "code/run.py").write_text(deaf if ALL else f"{RUN}\n")
     commit = "git -c user.name=t -c user.email=t@example.org commit -qam deaf"
-    subprocess.run(commit, shell=True, cwd=host.base / "code", check=True)
     settings = host.base / "launch" / "settings"
-    settings.write_text(settings.read_text().replace("seconds=0.2", "seconds=300"))
+    before = f"REVISION={head(host.base / 'code')}"
+    subprocess.run(commit, shell=True, cwd=host.base / "code", check=True)
+    after = f"REVISION={head(host.base / 'code')}"
+    settings.write_text(settings.read_text().replace("seconds=0.2", "seconds=300").replace(before, after))
     Metadata.tags["driver"] = "schedule"
     machine = threading.Thread(target=lambda: host.script("boot"))
     machine.start()
@@ -337,6 +347,58 @@ def test_a_spot_notice_stops_training_and_unmounts_in_twenty_seconds(host: Host)
     Metadata.tags["day"] = "2026-03-02"
     host.script("boot")
     assert host.results[-1] == "done: iteration_0", "nothing half-done was published, and the next day resumes"
+
+
+def test_a_notice_of_another_machine_is_not_heeded(host: Host) -> None:
+    assert host.script("boot").returncode == 0
+    assert host.script("interrupted i-0fedcba9876543210").returncode == 0 and not host.off
+    assert host.shell('mountpoint "$MOUNT"').returncode == 0
+    assert host.script("interrupted i-0123456789abcdef0").returncode == 0 and host.off
+    assert host.results == ["interrupted: AWS took the machine back"]
+    assert host.shell('mountpoint "$MOUNT"').returncode != 0
+
+
+def test_rebalance_recommendations_are_not_asked_for(host: Host) -> None:
+    assert host.script("boot").returncode == 0
+    time.sleep(0.5)
+    asked = {path for path in Metadata.asked if "spot" in path or "events" in path}
+    assert asked == {"/latest/meta-data/spot/instance-action"}
+
+
+OLD_SERVER = """#!/bin/bash
+if [[ $* =~ fetch.*[0-9a-f]{40}$ ]]; then echo "Server does not allow request for unadvertised object" >&2; exit 128; fi
+exec /usr/bin/git "$@"
+"""
+
+
+@pytest.mark.parametrize("server", ["", OLD_SERVER])
+def test_the_commit_of_the_settings_is_what_runs(host: Host, server: str) -> None:
+    """Also from a server that gives branches only, and after the repository went on."""
+    if server:
+        (host.base / "bin/git").write_text(server)
+        (host.base / "bin/git").chmod(0o755)
+    code, settings = host.base / "code", host.base / "launch/settings"
+    text = settings.read_text()
+    assert host.script("boot").returncode == 0 and host.script("run").returncode == 0
+    git = "git -c user.name=t -c user.email=t@example.org"
+    subprocess.run(f"echo '#' >>run.py && {git} commit -qam two && {git} commit -q --allow-empty -m three", shell=True,
+                   cwd=code, check=True)  # fmt: skip
+    two = subprocess.run(
+        ["git", "rev-parse", "HEAD^"], cwd=code, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    settings.write_text(re.sub("REVISION=.*", f"REVISION={two}", text))
+    host.script("verify")
+    assert two in host.shell('git -C "$MOUNT/root/repos/zoobot" rev-parse HEAD').stdout
+    host.shell('echo changed >>"$MOUNT/root/repos/zoobot/run.py"')
+    settings.write_text(text)
+    host.script("verify")
+    assert "changed by hand" in host.results[-1]
+    settings.write_text(re.sub("REVISION=.*", "REVISION=main", text))
+    host.script("verify")
+    assert "is no commit: run setup" in host.results[-1]
+    settings.write_text(re.sub("REVISION=.*", f"REVISION={'f' * 40}", text))
+    host.script("verify")
+    assert "cannot be fetched" in host.results[-1]
 
 
 def test_scripts_pass_shellcheck_and_fit_in_user_data(tmp_path: Path, ec2: Config) -> None:

@@ -229,7 +229,7 @@ def test_every_client_talks_to_this_machine(made: World, ec2: Config) -> None:
     assert command(made, ec2, "status") == 0
     endpoints = {client.meta.endpoint_url for client in cloud._clients.values()}
     assert endpoints == {made.endpoint} and made.endpoint.startswith("http://127.0.0.1:")
-    assert {"ec2", "iam", "ssm", "sqs", "scheduler", "sts"} == set(cloud._clients)
+    assert {"budgets", "ec2", "events", "iam", "ssm", "sqs", "scheduler", "sts"} == set(cloud._clients)
 
 
 # ----------------------------------------------------------------------------------------------------- the ways back
