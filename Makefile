@@ -1,11 +1,11 @@
 # make setup: the environment; make demo: a first simulation and its report; make test: all checks, as CI runs them;
 # make bench: all benchmarks of speed, a table of ratios, and which fell since benchmarks/baseline.json; make docs:
-# docs/settings.md; make lock: requirements.lock; make bench-gpu: what a GPU gains; make fuzz, make soak, make
-# test-crash, make test-cluster, make test-report and make test-ec2: long tests.
+# docs/settings.md; make lock: requirements.lock; make bench-gpu: what a GPU gains; make test-long, make fuzz, make
+# soak, make test-crash, make test-cluster, make test-report and make test-ec2: long tests.
 PYTHON ?= python3
 RUN := .venv/bin/python run.py
 
-.PHONY: setup demo pictures test test-crash test-cluster test-report test-ec2 bench bench-gpu docs fuzz soak lock clean
+.PHONY: setup demo pictures test test-long test-crash test-cluster test-report test-ec2 bench bench-gpu docs fuzz soak lock clean
 
 setup: .venv/.done
 
@@ -30,7 +30,11 @@ test: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20
+	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20 -m "not long"
+
+# What `make test` leaves out: long proofs, and those that show the same in more places. Ten minutes.
+test-long: setup
+	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20 -m long
 
 bench: setup
 	.venv/bin/python -m benchmarks.ratios
@@ -59,7 +63,7 @@ test-crash: setup
 
 # engine=ray whole: drivers that are killed, sweeps, a Ray of its own. Two minutes.
 test-cluster: setup
-	RAY_ALL=1 .venv/bin/pytest tests/test_ray.py
+	.venv/bin/pytest tests/test_ray.py
 
 # The report in a browser, at two widths, light and dark. It needs Debian's package chromium. A minute.
 test-report: setup

@@ -4,12 +4,12 @@
     python -m benchmarks.scale --galaxies 1000000 --labels 10000 --folder /big/disk
     python -m benchmarks.scale --galaxies 100000 --profile   # and which functions take the time
 
-The survey is drawn: features instead of pictures (model=features, so no network and no TensorFlow), as many bytes a
-galaxy as a picture of 16 px in colour. An iteration predicts all of the pool. Stages and iterations are the program's
-own, each iteration in a process of its own, and the last one is measured: it receives the labels that the one before
-asked for. "around" is what is in no step of iteration.json: checks of the inputs, the manifest, flushing. The survey
-and its shards stay in --folder, for the next measurement. Set OPENBLAS_NUM_THREADS=1 if others use the cores. Axes: N
-galaxies, H features.
+The survey is drawn: features instead of pictures (model=features, so no network and no TensorFlow), 192 numbers a
+galaxy, as many bytes as a picture of 16 px in colour. An iteration predicts all of the pool. Stages and iterations are
+the program's own, each iteration in a process of its own, and the last one is measured: it receives the labels that the
+one before asked for. "around" is what is in no step of iteration.json: checks of the inputs, the manifest, flushing.
+The survey and its shards stay in --folder, for the next measurement. Set OPENBLAS_NUM_THREADS=1 if others use the
+cores. Axes: N galaxies, H features.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ from zoobot.settings import Settings, compose
 from zoobot.stages import catalogs, check_settings, instructions, iterate, master_catalog, shards
 
 ROOT = Path(__file__).resolve().parents[1]
-LABELLED, N_FEATURES, CHUNK = 2500, 192, 50_000
+LABELLED, CHUNK = 2500, 50_000
 ANSWERS = ("smooth", "featured-or-disk", "artifact")
 STEPS = ("receive", "train", "evaluate", "predict", "request")
 
 
-def write_survey(folder: Path, n: int) -> None:
+def write_survey(folder: Path, n: int, n_features: int) -> None:
     """A table with votes, and features whose logit of a smooth galaxy is linear in them."""
     random = np.random.default_rng(0)
-    direction_H = random.normal(size=N_FEATURES) * 2 / N_FEATURES**0.5
+    direction_H = random.normal(size=n_features) * 2 / n_features**0.5
     folder.mkdir(parents=True)
-    schema = pa.schema({"id_str": pa.string(), "embedding": pa.list_(pa.float32(), N_FEATURES)})
+    schema = pa.schema({"id_str": pa.string(), "embedding": pa.list_(pa.float32(), n_features)})
     votes = []
     with pq.ParquetWriter(folder / "features.parquet", schema, compression="NONE") as writer:
         for start in range(0, n, CHUNK):
-            features_N_H = random.standard_normal((min(CHUNK, n - start), N_FEATURES), np.float32)
+            features_N_H = random.standard_normal((min(CHUNK, n - start), n_features), np.float32)
             votes.append(random.binomial(40, 1 / (1 + np.exp(-features_N_H @ direction_H))))
-            vectors = pa.FixedSizeListArray.from_arrays(pa.array(features_N_H.ravel()), N_FEATURES)
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(features_N_H.ravel()), n_features)
             ids = [f"J{number:09}" for number in range(start, start + len(features_N_H))]
             writer.write_table(pa.table([pa.array(ids), vectors], schema))
     smooth_N = np.concatenate(votes)
@@ -82,7 +82,7 @@ def settings_of(folder: Path, n: int, args: argparse.Namespace) -> Settings:
 def prepare(folder: Path, settings: Settings, n: int, args: argparse.Namespace) -> None:
     """Make the survey and its shards, unless they are there, and print how long each stage took."""
     if not (folder / "in").is_dir():
-        write_survey(folder / "in", n + LABELLED)
+        write_survey(folder / "in", n + LABELLED, args.features)
     disk.remove(Path(settings.experiment_dir))
     if not settings.shard_dir.is_dir():
         for name in ("master_catalog", "catalogs", "shards"):
@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=2, help="the last one is measured")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most", type=int, default=acquisition.MOST, help="galaxies that a batch is chosen from")
+    parser.add_argument("--features", type=int, default=192, help="of a galaxy; 768 bytes as 192 float32")
     parser.add_argument("--folder", type=Path, help="keep surveys and shards here")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)

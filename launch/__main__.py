@@ -1,9 +1,12 @@
-"""``python -m launch COMMAND --config launch/ec2.yaml``. Exit status 0: done; 2: fix something; 1: try again later."""
+"""``python -m launch COMMAND --config launch/ec2.yaml``. Exit status 0: done; 2: fix something; 1: try again later;
+130: stopped by Ctrl-C or a signal.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,15 +14,17 @@ from pathlib import Path
 
 from botocore.exceptions import ClientError
 
-from launch import backup, local
-from launch.aws import Cloud, code_of
+from launch import backup, local, restore
+from launch.audit import audit
+from launch.aws import Cloud
 from launch.bake import bake
 from launch.config import load
 from launch.day import day, down, run, up
 from launch.drill import drill
-from launch.errors import LaunchError
+from launch.errors import LaunchError, refused
 from launch.find import need_template, need_volume
 from launch.plan import plan
+from launch.policy import DOCUMENTS
 from launch.prepare import prepare
 from launch.setup import ensure_schedule, setup
 from launch.simulate import bench, simulate
@@ -42,9 +47,16 @@ COMMANDS = {
     "snapshot": "make today's snapshot, unless it is there; delete old ones",
     "restore": "put a volume made of a snapshot in the place of the volume; --drill only tries a copy",
     "bake": "make an image that has the packages",
+    "audit": "what all experiments here cost a month, and what of it nobody uses (then exit status 2); changes nothing",
     "teardown": "take all away but the volume and its snapshots",
 }
-TOGETHER = ("plan", "schedule", "status", "logs")  # beside any other; of all others one at a time on a computer
+TOGETHER = (
+    "plan",
+    "audit",
+    "schedule",
+    "status",
+    "logs",
+)  # beside any other; of the others one at a time
 
 
 def main(arguments: list[str] | None = None, make: Callable[..., Cloud] = Cloud) -> int:
@@ -58,8 +70,12 @@ def main(arguments: list[str] | None = None, make: Callable[..., Cloud] = Cloud)
         print(error, file=sys.stderr)
         return error.exit_status
     except ClientError as error:
-        print(f"AWS refused {error.operation_name}: {error} {_advice(code_of(error))}", file=sys.stderr)
+        print(refused(error), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"Stopped. The same command goes on. What runs: python -m launch status --config {options.config}",
+              file=sys.stderr)  # fmt: skip
+        return 130
     return 0
 
 
@@ -67,7 +83,7 @@ def _run(cloud: Cloud, options: argparse.Namespace) -> None:
     name = options.command
     simple = {
         "setup": setup, "up": up, "run": run, "down": down, "day": day, "status": status, "bake": bake,
-        "snapshot": backup.snapshot, "teardown": teardown, "prepare": prepare, "bench": bench,
+        "snapshot": backup.snapshot, "teardown": teardown, "prepare": prepare, "bench": bench, "audit": audit,
     }  # fmt: skip
     if name == "plan":
         print(json.dumps(policies(cloud, options.policy), indent=2)) if options.policy else plan(cloud)
@@ -78,7 +94,7 @@ def _run(cloud: Cloud, options: argparse.Namespace) -> None:
     elif name == "logs":
         logs(cloud, options.day or cloud.today)
     elif name == "restore":
-        (drill if options.drill else backup.restore)(cloud, options.snapshot)
+        (drill if options.drill else restore.restore)(cloud, options.snapshot)
     else:
         simple[name](cloud)
 
@@ -94,12 +110,6 @@ def _schedule(cloud: Cloud, what: str) -> None:
     cloud.say(f"{cloud.config.schedule} {cloud.config.timezone}: {now}")
 
 
-def _advice(code: str) -> str:
-    if code in ("UnauthorizedOperation", "AccessDenied", "AccessDeniedException"):
-        return "The policies that are needed: python -m launch plan --policy daily (and owner)."
-    return "Fix that, then run the same command again: it goes on."
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m launch", description="One iteration a day on EC2: docs/ec2.md.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -107,9 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, about in COMMANDS.items():
         each[name] = commands.add_parser(name, help=about, description=about)
         each[name].add_argument("--config", type=Path, default=Path("launch/ec2.yaml"), help="default: launch/ec2.yaml")
-    each["plan"].add_argument(
-        "--policy", choices=["machine", "scheduler", "daily", "owner"], help="print a policy only"
-    )
+    each["plan"].add_argument("--policy", choices=[*DOCUMENTS], help="print a policy only")
     each["simulate"].add_argument("--name", required=True, help="of the job; the same name goes on with the same words")
     each["simulate"].add_argument(
         "words", nargs="*", metavar="-- WORDS", help="for run.py, such as stage=simulate seed=1"
@@ -121,5 +129,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must not leave a day's machine behind either
+        signal.signal(number, _stop)
     sys.exit(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,13 +18,15 @@ from botocore.config import Config as ClientConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from launch.config import Config
-from launch.errors import Away, LaunchError
+from launch.errors import Away, LaunchError, explained
+from launch.revision import commit_of
 
 EXPERIMENT, ROLE = "zoobot:experiment", "zoobot:role"  # tags: whose, and what for
 DAY, RESULT = "zoobot:day", "zoobot:result"  # of the volume: the last day, and how it ended; of a machine: its day
 JOB, MONTH = "zoobot:job", "zoobot:job_month"  # of the volume: `name digest machines`, `month machines`; of a machine
 PROGRESS, JOB_RESULT = "zoobot:progress", "zoobot:job_result"  # of the volume, by the machine: both begin with a name
 DRIVER, STARTS = "zoobot:driver", "zoobot:starts"  # of a machine: who started it; of the volume: `day count`
+COUNTS = (STARTS,)  # of the volume: what was spent, which a restored volume inherits
 WORKING_VOLUME = "working_volume"
 READS = ("describe_", "get_", "list_")
 _AWAY = {
@@ -73,23 +75,25 @@ class Cloud:
     def client(self, service: str) -> Any:
         """The client of a service, in the experiment's region."""
         if service not in self._clients:
-            try:
+            with _patient(f"the client of {service}"):
                 self._clients[service] = boto3.client(service, region_name=self.config.region, config=_CLIENT)
-            except BotoCoreError as error:
-                raise LaunchError(f"Cannot set up the AWS client of {service}: {error}") from error
         return self._clients[service]
 
     def call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
-        """One call. ClientError as AWS gave it; Away if AWS cannot be reached or asks for patience."""
+        """One call. ClientError as AWS gave it; LaunchError with what to do if credentials, clock or region are wrong;
+        Away if AWS cannot be reached or asks for patience.
+        """
         changes = not operation.startswith(READS)
         if changes:
             self.note(f"{service}:{operation}")
         try:
             with _patient(f"{service} {operation}"):
                 answer: dict[str, Any] = getattr(self.client(service), operation)(**parameters)
-        except ClientError as error:
+        except (ClientError, LaunchError) as error:
             if changes:
-                self.note(f"{service}:{operation}", error=code_of(error))
+                self.note(
+                    f"{service}:{operation}", error=code_of(error) if isinstance(error, ClientError) else str(error)
+                )
             raise
         if changes:
             self.note(f"{service}:{operation}", done=ids_in(answer))
@@ -116,7 +120,7 @@ class Cloud:
             self.sleep(every_s)
         return found
 
-    def settle(self, codes: set[str], service: str, operation: str, **parameters: Any) -> dict[str, Any]:
+    def settle(self, codes: Container[str], service: str, operation: str, **parameters: Any) -> dict[str, Any]:
         """A call, repeated for a minute while it fails with these codes: what was just made is not known everywhere."""
         until = self.now().timestamp() + 60
         while True:
@@ -132,21 +136,34 @@ class Cloud:
         """The number of the account whose credentials are used."""
         return str(self.call("sts", "get_caller_identity")["Account"])
 
-    @property
+    def commit(self) -> str:
+        """The commit that `revision` is now."""
+        return commit_of(self.config)
+
+    @cached_property
     def today(self) -> str:
-        """The day of an iteration, in UTC."""
+        """The day of an iteration, in UTC: that on which the command began, even if it goes on past midnight."""
         return self.now().astimezone(UTC).date().isoformat()
 
     def note(self, step: str, **more: Any) -> None:
         """A line in the record of steps: one before a change, one after it with the ids or the error."""
         line = {"at": self.now().isoformat(timespec="seconds"), "command": self.command, "step": step, **more}
-        with self._file("jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with self._file("jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:  # a full disk must not keep a machine from being ended
+            self.say(f"record: {step} could not be written down ({error})")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """This computer runs one command on an experiment at a time; the lock goes with the process."""
-        with self._file("lock").open("w") as file:
+        try:
+            file = self._file("lock").open("w")
+        except OSError as error:
+            raise LaunchError(
+                f"record: {self.config.record} cannot be written ({error}). Name another folder."
+            ) from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -164,15 +181,17 @@ class Cloud:
 
 @contextmanager
 def _patient(what: str) -> Iterator[None]:
-    """Distinguish what may work later from what will not."""
+    """Distinguish what may work later from what will not, and say what to do (launch/errors.py)."""
     try:
         yield
     except ClientError as error:
         if code_of(error) in _AWAY:
             raise Away(f"AWS asks for patience ({what}: {error}). Run the same command later.") from error
+        if told := explained(error, what):
+            raise told from error
         raise
-    except BotoCoreError as error:
-        raise Away(f"AWS did not answer {what}: {error}. Check network and credentials, run it again.") from error
+    except (BotoCoreError, ValueError) as error:
+        raise explained(error, what) or error from error
 
 
 def ids_in(answer: Any) -> list[str]:

@@ -8,7 +8,7 @@ from launch.errors import Away, LaunchError
 from launch.find import driver_of, machines, state_of, tagged
 from launch.start import start
 
-_READY = "for i in $(seq 3600); do test -e /run/zoobot/ready && exit 0; sleep 1; done; exit 1"
+_READY = "for i in $(seq 3600); do test -e /run/zoobot/ready && sync && exit 0; sleep 1; done; exit 1"
 
 
 def bake(cloud: Cloud) -> str:
@@ -26,7 +26,8 @@ def bake(cloud: Cloud) -> str:
         cloud.sleep(5)
         cloud.wait("the packages", lambda: _ended(cloud, instance, sent), 3900, 30)
         made = cloud.call(
-            "ec2", "create_image", InstanceId=instance, Name=f"{cloud.config.name}-{cloud.now():%Y%m%dT%H%M%S}",
+            "ec2", "create_image", InstanceId=instance, NoReboot=True,  # its dead-man timers would not survive one
+            Name=f"{cloud.config.name}-{cloud.now():%Y%m%dT%H%M%S}",
             TagSpecifications=[tagged("image", cloud), tagged("snapshot", cloud, role="image")],
         )  # fmt: skip
         image = str(made["ImageId"])

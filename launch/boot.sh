@@ -10,6 +10,16 @@ max_runtime_s=@MAX_RUNTIME_S@
 systemd-run --quiet --unit=zoobot-deadman --on-active="${max_runtime_s}s" systemctl poweroff
 systemd-run --quiet --unit=zoobot-deadman-force --on-active="$((max_runtime_s + 120))s" systemctl poweroff --force --force
 
+# A machine that boots again (a panic, a repair by AWS) has lost its timers: it goes. An image of it has this file as
+# well, so it is about one machine only.
+instance_id=$(</var/lib/cloud/data/instance-id)
+install -d /var/lib/cloud/scripts/per-boot
+cat >/var/lib/cloud/scripts/per-boot/zoobot <<AGAIN
+#!/bin/bash
+[[ \$(</var/lib/cloud/data/instance-id) != "$instance_id" ]] || systemctl poweroff
+AGAIN
+chmod 755 /var/lib/cloud/scripts/per-boot/zoobot
+
 install -d -m 755 /opt/zoobot/launch
 cd /opt/zoobot/launch
 base64 -d <<<'@FILES@' | tar -xz --no-same-owner

@@ -5,22 +5,24 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+import zoneinfo
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from launch import cost
+from launch import cost, yaml_text
 from launch.cron import problems_of as cron_problems
 from launch.errors import LaunchError
 
+RESERVATION = "interruptible-capacity-reservation"
 _PATTERNS = {
     "experiment": (r"[a-z0-9][a-z0-9_-]{0,29}", "at most 30 of a-z, 0-9, _ and -, as it names roles"),
     "region": (r"[a-z]{2}(-[a-z]+)+-\d", "a region such as us-east-1"),
     "zone": (r"[a-z]{2}(-[a-z]+)+-\d[a-z]", "a zone such as us-east-1a"),
-    "market": (r"on-demand|spot", "on-demand or spot"),
+    "market": (rf"on-demand|spot|{RESERVATION}", f"on-demand, spot or {RESERVATION}"),
+    "capacity_reservation": (r"(cr-[0-9a-f]{8,17})?", "a reservation's id, or empty"),
     "ami": (r"ami-[0-9a-f]{8,17}|/[\w./-]+|baked", "an AMI's id, the name of an SSM parameter, or baked"),
     "timezone": (r"[A-Za-z_]+(/[A-Za-z_+-]+\d*)*", "a time zone such as UTC or Europe/London"),
     "repository": (r"https://[^\s@'\"]+", "an https:// address without a password"),
@@ -30,6 +32,9 @@ _PATTERNS = {
         ("logs", "results", "staging"),
         (r"(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w./-]*)?)?", "s3://bucket/prefix, or empty"),
     ),
+    "record": (r"[^\x00-\x1f\x7f]{1,200}", "a folder for the record of steps"),
+    "upload": (r"[^\x00-\x1f\x7f]{0,1000}", "a folder here, or empty"),
+    "budget_email": (r"([^@\s]+@[^@\s]+)?", "an e-mail address, or empty"),
 }  # fmt: skip
 _RANGES = {
     "root_gb": (60, 2000),
@@ -43,6 +48,8 @@ _RANGES = {
     "budget_usd": (1, 100_000),
 }
 _OURS = ("stage", "data_dir", "experiment_name")  # of run.py: environment.sh gives them
+_WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,11})(\.0*)?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?((0|[1-9]\d{0,11})(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?", re.ASCII)
 _SECRET = re.compile(r"password|secret|api_key|token", re.IGNORECASE)
 
 
@@ -65,6 +72,7 @@ class Config:
     arguments: tuple[str, ...] = ()
     market: str = "on-demand"
     spot_interruptions: int = 1
+    capacity_reservation: str = ""
     attempts: int = 1
     timezone: str = "UTC"
     secrets: dict[str, str] = field(default_factory=dict)
@@ -77,6 +85,7 @@ class Config:
     job_hours: float = 20
     results: str = ""
     snapshots_kept: int = 14
+    budget_email: str = ""
     record: str = "data/launch"
 
     @property
@@ -115,23 +124,13 @@ class Config:
 
 def load(path: Path) -> Config:
     """The checked settings in ``path``. LaunchError: all problems, each with its key."""
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LaunchError(
-            f"{path} cannot be read ({error}). Name the settings with --config launch/ec2.yaml."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise LaunchError(f"{path} is not YAML: {error}") from error
-    if not isinstance(found, dict):
-        raise LaunchError(f"{path} should be a list of `key: value`, as launch/ec2.yaml is.")
-    return check(found, str(path))
+    return check(yaml_text.read(path), str(path))
 
 
 def check(found: dict[Any, Any], where: str) -> Config:
     """The settings in ``found``; ``where`` they are from, for messages."""
     fields = {f.name: f for f in dataclasses.fields(Config)}
-    problems = [f"{key}: there is no such setting" for key in found if key not in fields]
+    problems = [f"{_named(key)}: there is no such setting; leave it out" for key in found if key not in fields]
     required = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
     problems += [f"{name}: is missing" for name in required if name not in found]
     values: dict[str, Any] = {}
@@ -149,23 +148,43 @@ def check(found: dict[Any, Any], where: str) -> Config:
 
 def _converted(kind: str, value: Any) -> tuple[Any, str]:
     """``value`` as a field of type ``kind``, or what is wrong with it."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind in ("int", "float"):
+        return _number(kind, value)
     if kind == "str":
-        return value, "" if isinstance(value, str) else f"should be text, is {value!r}"
-    if kind == "int":
-        return value, "" if is_number and value == int(value) else f"should be a whole number, is {value!r}"
-    if kind == "float":
-        return value, "" if is_number else f"should be a number, is {value!r}"
+        return value, "" if isinstance(value, str) else f"should be text, is {_shown(value)}"
     if kind.startswith("tuple"):
         good = isinstance(value, list) and all(isinstance(item, str) for item in value)
-        return (tuple(value), "") if good else (value, f"should be a list of texts, is {value!r}")
+        return (tuple(value), "") if good else (value, f"should be a list of texts, is {_shown(value)}")
     pairs = isinstance(value, dict) and all(isinstance(text, str) for pair in value.items() for text in pair)
-    return value, "" if pairs else f"should be pairs `file: parameter`, is {value!r}"
+    return value, "" if pairs else "should be pairs `file: parameter`"
+
+
+def _number(kind: str, value: Any) -> tuple[Any, str]:
+    """A number as JSON writes it. Not 010, which is 8 or 10, nor 1:30, 1_000, 0x10, .inf or .nan."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 10**12
+    text = value if isinstance(value, str) else repr(value) if is_number else ""
+    pattern, what = (_WHOLE, "a whole number such as 10") if kind == "int" else (_NUMBER, "a number such as 0.5")
+    if not pattern.fullmatch(text):
+        return value, f"should be {what}, is {_shown(value)}"
+    return (int(float(text)) if kind == "int" else float(text)), ""
+
+
+def _named(name: Any) -> str:
+    return name if isinstance(name, str) and re.fullmatch(r"[\w./+~-]{1,80}", name) else _shown(name)
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: short, and without what a terminal would obey."""
+    try:
+        text = "nothing" if value is None else repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _out_of_range(name: str, value: Any) -> list[str]:
     if name in _PATTERNS and not re.fullmatch(_PATTERNS[name][0], value):
-        return [f"{name}: should be {_PATTERNS[name][1]}; is {value!r}"]
+        return [f"{name}: should be {_PATTERNS[name][1]}; is {_shown(value)}"]
     if name in _RANGES and not _RANGES[name][0] <= value <= _RANGES[name][1]:
         return [f"{name}: should be from {_RANGES[name][0]} to {_RANGES[name][1]}, is {value}"]
     return []
@@ -175,35 +194,45 @@ def problems_of_words(words: Iterable[str], ours: Collection[str]) -> list[str]:
     """What is wrong with words for run.py, of which some are not the user's to give."""
     problems = []
     for word in words:
-        key = word.lstrip("+~").partition("=")[0]
+        key, _, value = word.lstrip("+~").partition("=")
         if key in ours:
             problems.append(f"{key} is given by the machine; leave it out")
-        if _SECRET.search(key):
-            problems.append(f"{key} looks like a secret, and words are written to logs; use `secrets`")
-        if re.search(r"[\x00-\x1f]", word):
-            problems.append(f"{word!r} has a control character")
+        if _SECRET.search(word if value.startswith(("{", "[")) else key):
+            problems.append(f"{_named(key)} looks like a secret, and words are written to logs; use `secrets`")
+        if re.search(r"[\x00-\x1f\x7f]", word):
+            problems.append(f"{_named(key)} has a control character; take it out")
     return problems
+
+
+@cache
+def _time_zones() -> set[str]:
+    """All that this computer knows: none, if it has no such files."""
+    return zoneinfo.available_timezones()
 
 
 def _misfits(config: Config) -> list[str]:
     """What is wrong with settings that are each of the right form."""
     problems = [] if config.zone.startswith(config.region) else [f"zone: {config.zone} is not in {config.region}"]
+    if config.timezone not in (_time_zones() or {config.timezone}):
+        problems.append(f"timezone: {config.timezone} is no time zone; name one such as UTC or Europe/London")
+    if (config.market == RESERVATION) != bool(config.capacity_reservation):
+        problems.append(f"capacity_reservation: name one with market: {RESERVATION}, and with no other")
     problems += [f"schedule: {problem}" for problem in cron_problems(config.schedule)]
     problems += [] if config.instance_types else ["instance_types: name at least one"]
     unpriced = [kind for kind in config.instance_types if kind not in cost.PRICES["instances"]]
-    problems += [f"instance_types: {kind} has no price in launch/prices.yaml; add it there" for kind in unpriced]
+    problems += [f"instance_types: {_named(kind)} has no price in launch/prices.yaml; add it" for kind in unpriced]
     problems += [f"arguments: {problem}" for problem in problems_of_words(config.arguments, _OURS)]
     for number, line in enumerate(config.prepare, 1):
         try:
             found = problems_of_words(shlex.split(line), ("data_dir", "experiment_name"))
         except ValueError as error:
-            found = [f"{line!r} cannot be read: {error}"]
+            found = [f"it cannot be read: {error}"]
         problems += [f"prepare: {number}: {problem}" for problem in found]
     if config.upload and not config.staging:
         problems.append("upload: the way to the volume leads over S3; set staging: s3://bucket/prefix")
     for file, parameter in config.secrets.items():
         if not re.fullmatch(r"[\w][\w.-]*", file) or not re.fullmatch(r"/[\w./-]+", parameter):
-            problems.append(f"secrets: {file}: {parameter} should be `file: /name/of/an/SSM/parameter`")
+            problems.append(f"secrets: {_named(file)} should be `file: /name/of/an/SSM/parameter`")
     if config.instance_types and not unpriced:
         worst = config.worst_month().total
         if worst > config.budget_usd:

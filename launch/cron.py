@@ -28,9 +28,11 @@ def problems_of(expression: str) -> list[str]:
     """What is wrong with ``expression``; empty if AWS would take it, and it fires once a day at most."""
     parts = fields_of(expression)
     if len(parts) != 6:
-        return [f"should be cron(minute hour day-of-month month day-of-week year), is {expression!r}"]
+        return [f"should be cron(minute hour day-of-month month day-of-week year), is {expression[:80]!r}"]
     problems = [
-        f"{field[0]} cannot be {part!r}" for field, part in zip(_FIELDS, parts, strict=True) if not _fits(part, *field)
+        f"{field[0]} cannot be {part[:40]!r}"
+        for field, part in zip(_FIELDS, parts, strict=True)
+        if not _fits(part, *field)
     ]
     if (parts[2] == "?") == (parts[4] == "?"):
         problems.append("exactly one of day-of-month and day-of-week must be ?")
@@ -51,9 +53,14 @@ def _fits(part: str, name: str, low: int, high: int, names: tuple[str, ...]) -> 
 
 def _item_fits(item: str, low: int, high: int, names: tuple[str, ...]) -> bool:
     whole, slash, step = item.partition("/")
-    if slash and not (step.isdigit() and int(step) >= 1):
+    if slash and not re.fullmatch(r"0*[1-9]\d{0,3}", step, re.ASCII):
         return False
     if whole == "*":
         return True
-    ends = [names.index(end) if end in names and end else int(end) if end.isdigit() else -1 for end in whole.split("-")]
+    ends = [names.index(end) if end in names and end else _whole(end) for end in whole.split("-")]
     return len(ends) <= 2 and all(low <= end <= high for end in ends) and ends == sorted(ends)
+
+
+def _whole(text: str) -> int:
+    """A number of at most four digits, else -1, which fits nowhere."""
+    return int(text) if re.fullmatch(r"\d{1,4}", text, re.ASCII) else -1

@@ -41,13 +41,15 @@ def day(cloud: Cloud) -> str:
     """Up, run once, down, snapshot; how the iteration ended. LaunchError if there is none today, and why."""
     result = result_of(need_volume(cloud), cloud.today)
     if result.startswith("done"):
-        down(cloud, "operator")  # of a run that was cut off after the iteration
+        down(cloud, "operator", cloud.today)  # of a run that was cut off after the iteration
     while not result.startswith("done"):
         try:
             when_possible(cloud, partial(up, cloud))
             result = run(cloud)
         finally:
-            down(cloud, "operator")
+            down(
+                cloud, "operator", cloud.today
+            )  # not one of yesterday, which may still be at work for another computer
         if not result.startswith(AGAIN):
             break
     snapshot(cloud)
@@ -87,12 +89,12 @@ def run(cloud: Cloud) -> str:
     return result or "cut off: the machine is gone and said nothing"
 
 
-def down(cloud: Cloud, driver: str = "") -> None:
-    """End the machines of the experiment (of one driver), which shut down in order, and see the volume free."""
-    for instance in machines(cloud):
-        if state_of(instance) != "shutting-down" and driver in ("", driver_of(instance)):
+def down(cloud: Cloud, driver: str = "", day: str = "") -> None:
+    """End the machines of the experiment (of one driver, of one day), which shut down in order; see the volume free."""
+    for instance in _left(cloud, driver, day):
+        if state_of(instance) != "shutting-down":
             _terminate(cloud, instance, "down")
-    cloud.wait("the machines to go", lambda: not _left(cloud, driver), 900, 10)
+    cloud.wait("the machines to go", lambda: not _left(cloud, driver, day), 900, 10)
     if not machines(cloud):
         _free_volume(cloud)
 
@@ -108,8 +110,8 @@ def sweep(cloud: Cloud) -> list[str]:
     return orphans
 
 
-def _left(cloud: Cloud, driver: str) -> list[dict[str, Any]]:
-    return [i for i in machines(cloud) if driver in ("", driver_of(i))]
+def _left(cloud: Cloud, driver: str, day: str) -> list[dict[str, Any]]:
+    return [i for i in machines(cloud) if driver in ("", driver_of(i)) and day in ("", tags_of(i).get(DAY))]
 
 
 def _todays(cloud: Cloud, volume: dict[str, Any]) -> str:
@@ -206,6 +208,7 @@ def _free_volume(cloud: Cloud) -> None:
     volume = need_volume(cloud)["VolumeId"]
     for force in (None, False, True):
         if force is not None:
+            _refuse_strangers(cloud, need_volume(cloud))
             cloud.say(f"{volume} is still attached: detaching it{' by force' if force else ''}")
             try:
                 cloud.call("ec2", "detach_volume", VolumeId=volume, Force=force)
@@ -218,3 +221,14 @@ def _free_volume(cloud: Cloud) -> None:
         except Away:
             if force:
                 raise
+
+
+def _refuse_strangers(cloud: Cloud, volume: dict[str, Any]) -> None:
+    """LaunchError if a machine that runs and is not ours has the volume: taking a mounted disk away harms its files."""
+    for attached in volume.get("Attachments", []):
+        if state_of(describe_machine(cloud, attached["InstanceId"])) not in ("", "terminated"):
+            raise LaunchError(
+                f"{volume['VolumeId']} is attached to {attached['InstanceId']}, which is no machine of"
+                f" {cloud.config.experiment}. Unmount it there, then: aws ec2 detach-volume --volume-id"
+                f" {volume['VolumeId']}"
+            )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from launch.aws import Cloud
-from launch.backup import choose, make_volume
 from launch.day import down
 from launch.errors import LaunchError
 from launch.find import find_volume, machines, result_of
+from launch.restore import choose, make_volume
 from launch.start import start
 
 ROLE = "drill_volume"
@@ -17,7 +17,11 @@ def drill(cloud: Cloud, snapshot_id: str = "") -> str:
     if machines(cloud):
         raise LaunchError("A machine runs. Wait until it is done, or end it: python -m launch down", 1)
     source = choose(cloud, snapshot_id)
-    volume = str((find_volume(cloud, ROLE) or make_volume(cloud, source, ROLE))["VolumeId"])
+    left = find_volume(cloud, ROLE)
+    if left is not None and left["SnapshotId"] != source["SnapshotId"]:  # of a drill that was cut off
+        cloud.call("ec2", "delete_volume", VolumeId=left["VolumeId"])
+        left = None
+    volume = str((left or make_volume(cloud, source, ROLE))["VolumeId"])
     cloud.say(f"{volume} is a copy of {source['SnapshotId']}; a machine checks it")
     try:
         start(cloud, f"drill {volume}", "on-demand", driver="drill", day=cloud.today, volume=volume)

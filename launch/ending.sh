@@ -32,7 +32,9 @@ close() {
   umount -l "$MOUNT"
 }
 
+# $1: the machine that is meant, if another may be; spot_watch.sh gives none.
 interrupted() {
+  [[ ${1:-$INSTANCE_ID} == "$INSTANCE_ID" ]] || return 0
   say "AWS takes the machine back"
   close 0
   result "interrupted: AWS took the machine back"

@@ -8,7 +8,7 @@
 #   job          give the machine its commands, and wait until they are done
 #   verify       is every file of the experiments what it was when it was written?
 #   close        stop what runs, keep the logs, unmount; at every shutdown
-#   interrupted  AWS takes the machine back: close within 20 s, power off
+#   interrupted  AWS takes the machine back: close within 20 s, power off (spot_watch.sh, or launch/notice.py's rule)
 # shellcheck source-path=SCRIPTDIR
 set -euo pipefail
 umask 027

@@ -13,10 +13,12 @@ ENDING = ("shutting-down", "terminated")
 _MISSING = ("NoSuchEntity", "NotFound", "NonExistentQueue", "DoesNotExist")
 
 
-def found(cloud: Cloud, service: str, operation: str, **parameters: Any) -> dict[str, Any] | None:
-    """The answer to a call, or None if what it names does not exist."""
+def found(
+    cloud: Cloud, service: str, operation: str, busy: tuple[str, ...] = (), **parameters: Any
+) -> dict[str, Any] | None:
+    """The answer to a call, or None if what it names does not exist; for a minute it may be ``busy`` (codes of AWS)."""
     try:
-        return cloud.call(service, operation, **parameters)
+        return cloud.settle(busy, service, operation, **parameters)
     except ClientError as error:
         if any(word in code_of(error) for word in _MISSING):
             return None

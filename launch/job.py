@@ -51,7 +51,7 @@ def drive(cloud: Cloud, job: Job) -> str:
     """Bring a job to its end; the end of its log, empty if it was done before. LaunchError: why it is not done."""
     volume = need_volume(cloud)
     refuse(cloud, job, volume)
-    cloud.say(f"{job.name} takes {cloud.config.job_hours} h at most, and ${cloud.config.worst_job():.2f}")
+    cloud.say(f"{job.name} takes {cloud.config.job_hours:g} h at most, and ${cloud.config.worst_job():.2f}")
     result, output = said(volume, job), ""
     while _there(cloud, job) or not result.startswith("done"):
         result, output = _one_machine(cloud, job)
@@ -234,7 +234,7 @@ def report(cloud: Cloud, volume: dict[str, Any], running: bool) -> list[str]:
         f"job       {name}: {values.get('commands', '0')} commands and {values.get('iterations', '0')} iterations done,"
         f" {rate:.1f} iterations an hour",
         f"          {hours:.2f} h on {count} machines, about ${spent:.2f};"
-        f" at most {cloud.config.job_machines} machines and {cloud.config.job_hours} h",
+        f" at most {cloud.config.job_machines} machines and {cloud.config.job_hours:g} h",
     ]
     finished, _, planned = values.get("iterations", "").partition("/")
     if running and rate and planned:

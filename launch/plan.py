@@ -9,12 +9,17 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from launch import cost
 from launch.aws import READS, Cloud, tag_list
 from launch.day import day
+from launch.errors import NoCredentials
 from launch.setup import setup
 
+ACCOUNT = "ACCOUNT"  # in the place of the account's number; no policy with it is valid
 _MADE: dict[str, dict[str, Any]] = {
+    "get_caller_identity": {"Account": "ACCOUNT"},
     "create_volume": {"VolumeId": "vol-NEW"},
     "create_security_group": {"GroupId": "sg-NEW"},
     "create_instance_profile": {"InstanceProfile": {"Roles": []}},
@@ -37,6 +42,33 @@ class Pretence(Cloud):
         self.say(f"  {service}:{operation}{_about(parameters)}")
         return _MADE.get(operation, {})
 
+    def commit(self) -> str:
+        """As in Cloud; a branch is not looked up."""
+        return self.config.revision
+
+
+@dataclass
+class Blank(Pretence):
+    """An empty account, as it can be known without credentials: only what AWS makes for every account is there."""
+
+    def call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        """As in Cloud."""
+        if operation == "get_caller_identity":
+            return {"Account": ACCOUNT}
+        if operation == "get_parameter":
+            return {"Parameter": {"Value": f"ami-OF-{parameters['Name']}"}}
+        if operation.startswith(READS):
+            raise ClientError({"Error": {"Code": "NoSuchEntity", "Message": "the account is empty"}}, operation)
+        return super().call(service, operation, **parameters)
+
+    def pages(self, service: str, operation: str, key: str, **parameters: Any) -> list[dict[str, Any]]:
+        """As in Cloud."""
+        always: dict[str, list[dict[str, Any]]] = {
+            "describe_subnets": [{"SubnetId": "subnet-DEFAULT", "VpcId": "vpc-DEFAULT"}],
+            "describe_images": [{"ImageId": "ami-BAKED", "CreationDate": ""}],  # for `ami: baked`
+        }
+        return always.get(operation, [])
+
 
 @dataclass
 class Rehearsal(Pretence):
@@ -53,6 +85,9 @@ class Rehearsal(Pretence):
             self._day_tags = tag_list(day=self.today, result="done")
             self.say(f"  {service}:{operation}, every 30 s until it is over")
             return {"Status": "Success"}
+        if operation.startswith(READS):
+            self.say(f"  {service}:{operation}")
+            return _MADE.get(operation, {})
         return super().call(service, operation, **parameters)
 
     def pages(self, service: str, operation: str, key: str, **parameters: Any) -> list[dict[str, Any]]:
@@ -74,9 +109,12 @@ class Rehearsal(Pretence):
 def plan(cloud: Cloud) -> None:
     """Print the calls of `setup` as things are, those of a day, and what a month costs."""
     config = cloud.config
+    asked = Pretence if account_of(cloud) != ACCOUNT else Blank
+    if asked is Blank:
+        cloud.say("There are no AWS credentials, so this is for an empty account.")
     nothing = lambda _: None  # noqa: E731
     cloud.say("setup would call (and read what is there before):")
-    setup(Pretence(config, say=lambda text: cloud.say(text) if text.startswith("  ") else None))
+    setup(asked(config, say=lambda text: cloud.say(text) if text.startswith("  ") else None))
     cloud.say("a day calls:")
     day(
         Rehearsal(
@@ -94,6 +132,14 @@ def plan(cloud: Cloud) -> None:
     cloud.say(
         f"  together ${usual.total:.2f}; the worst month ${worst.total:.2f}, of a budget of ${config.budget_usd:.2f}"
     )
+
+
+def account_of(cloud: Cloud) -> str:
+    """The number of the account, or ACCOUNT if there are no credentials to ask with."""
+    try:
+        return cloud.account
+    except NoCredentials:
+        return ACCOUNT
 
 
 def _about(parameters: dict[str, Any]) -> str:

@@ -1,38 +1,64 @@
-"""What lasts: volume, security group, roles, launch template, queue, schedule. Each is found first, made if missing,
-fixed if it differs; so a run that was cut off is simply run again.
+"""What lasts: volume, security group, roles, launch template, queue, schedule, budget. Each is found first, made if
+missing, fixed if it differs; so a run that was cut off is simply run again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 from launch import policy, userdata
 from launch.aws import EXPERIMENT, ROLE, WORKING_VOLUME, Cloud, tag_list
+from launch.backup import snapshots
+from launch.budget import ensure_budget
+from launch.config import RESERVATION
 from launch.errors import LaunchError
 from launch.find import find_volume, found, tagged
+from launch.managed import NAMES, ensure_managed
+from launch.notice import ensure_notice
 from launch.start import machine_tags, market, request
 
-ROLES = {"machine": "ec2", "scheduler": "scheduler"}  # and the service that takes each
+# And the service that takes each; `events` only where a capacity reservation may be taken back.
+ROLES = {"machine": "ec2", "scheduler": "scheduler", "budgets": "budgets", "events": "events"}
 RETRIES = {"MaximumRetryAttempts": 12, "MaximumEventAgeInSeconds": 6 * 3600}  # of a start that fails
 _UNKNOWN_YET = {"InvalidParameterValue", "ValidationException", "NoSuchEntity", "InvalidGroup.NotFound"}
 
 
 def setup(cloud: Cloud) -> None:
     """Make what is missing, fix what differs. The schedule is made switched off: `schedule on` starts it."""
+    _refuse_to_begin_anew(cloud)
     volume = ensure_volume(cloud)
     subnet = _subnet(cloud)
     group = ensure_group(cloud, subnet["VpcId"])
-    arns = policy.Arns(cloud.config, cloud.account)
+    for managed in NAMES:
+        ensure_managed(cloud, managed)
     for role, service in ROLES.items():
-        ensure_role(cloud, role, service, getattr(policy, role)(arns))
+        if role != "events" or cloud.config.market == RESERVATION:
+            ensure_role(cloud, role, service)
     ensure_profile(cloud)
-    data = template_data(cloud, image(cloud), subnet["SubnetId"], group)
-    template = ensure_template(cloud, data)
+    commit = cloud.commit()
+    data = template_data(cloud, image(cloud), subnet["SubnetId"], group, commit)
+    template = ensure_template(cloud, data, commit)
     ensure_queue(cloud)
     ensure_schedule(cloud, template, volume, state=None)
+    ensure_notice(cloud)
+    ensure_budget(cloud)
     cloud.say(f"{cloud.config.name} is set up: {volume} in {cloud.config.zone}, template {template}.")
+
+
+def _refuse_to_begin_anew(cloud: Cloud) -> None:
+    """LaunchError if the volume is missing but was there: an empty one would begin the experiment again at night."""
+    if find_volume(cloud) is None:
+        aside = [cloud.mine("describe_volumes", "Volumes", role=r) for r in ("restored_volume", "replaced_volume")]
+        kept = [str(v["VolumeId"]) for volumes in aside for v in volumes]
+        kept += [str(s["SnapshotId"]) for s in snapshots(cloud)]
+        if kept:
+            raise LaunchError(
+                f"{cloud.config.experiment} has no volume, but had one: there is {kept[-1]}. Run `python -m launch"
+                " restore`, or give the new experiment another name."
+            )
 
 
 def ensure_volume(cloud: Cloud) -> str:
@@ -94,14 +120,19 @@ def ensure_group(cloud: Cloud, vpc: str) -> str:
     return str(group["GroupId"])
 
 
-def ensure_role(cloud: Cloud, name: str, service: str, wanted: dict[str, Any]) -> None:
-    """A role that ``service`` takes, with one policy of its own."""
+def ensure_role(cloud: Cloud, name: str, service: str) -> None:
+    """A role that ``service`` takes, inside the boundary, with one policy of its own."""
     full = f"{cloud.config.name}-{name}"
-    if found(cloud, "iam", "get_role", RoleName=full) is None:
-        cloud.call(
-            "iam", "create_role", RoleName=full, Tags=tag_list(experiment=cloud.config.experiment),
-            AssumeRolePolicyDocument=json.dumps(policy.trust(service, cloud.account)),
+    arns = policy.Arns(cloud.config, cloud.account)
+    wanted, boundary = policy.DOCUMENTS[name](arns), arns.managed("boundary")
+    role = found(cloud, "iam", "get_role", RoleName=full)
+    if role is None:
+        cloud.settle(
+            _UNKNOWN_YET, "iam", "create_role", RoleName=full, Tags=tag_list(experiment=cloud.config.experiment),
+            AssumeRolePolicyDocument=json.dumps(policy.trust(service, cloud.account)), PermissionsBoundary=boundary,
         )  # fmt: skip
+    elif role["Role"].get("PermissionsBoundary", {}).get("PermissionsBoundaryArn") != boundary:
+        cloud.call("iam", "put_role_permissions_boundary", RoleName=full, PermissionsBoundary=boundary)
     there = found(cloud, "iam", "get_role_policy", RoleName=full, PolicyName="zoobot")
     if there is None or there["PolicyDocument"] != wanted:
         cloud.call("iam", "put_role_policy", RoleName=full, PolicyName="zoobot", PolicyDocument=json.dumps(wanted))
@@ -135,7 +166,7 @@ def image(cloud: Cloud) -> str:
     return ami
 
 
-def template_data(cloud: Cloud, ami: str, subnet: str, group: str) -> dict[str, Any]:
+def template_data(cloud: Cloud, ami: str, subnet: str, group: str, commit: str) -> dict[str, Any]:
     """A machine of the experiment: gone when it shuts down, no key, no way in, IMDSv2 only, encrypted disk."""
     config = cloud.config
     return {
@@ -163,35 +194,39 @@ def template_data(cloud: Cloud, ami: str, subnet: str, group: str) -> dict[str, 
                 },
             }
         ],
-        "UserData": userdata.encoded(config),
+        "UserData": userdata.encoded(replace(config, revision=commit)),
         "TagSpecifications": machine_tags(cloud, ["volume", "network-interface"]),
     }
 
 
-def ensure_template(cloud: Cloud, data: dict[str, Any]) -> str:
-    """The id of the launch template whose default version is ``data``; the version's name is its digest."""
+def ensure_template(cloud: Cloud, data: dict[str, Any], commit: str) -> str:
+    """The id of the launch template whose default version is ``data``; a version is called by its digest and commit."""
     config = cloud.config
-    digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    name = f"{hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()} {commit}"
     templates = cloud.mine("describe_launch_templates", "LaunchTemplates")
     if not templates:
+        cloud.say(f"machines run commit {commit} ({config.revision})")
         made = cloud.call(
-            "ec2", "create_launch_template", LaunchTemplateName=config.name, VersionDescription=digest,
+            "ec2", "create_launch_template", LaunchTemplateName=config.name, VersionDescription=name,
             LaunchTemplateData=data, ClientToken=config.name,
             TagSpecifications=[tagged("launch-template", cloud)],
         )  # fmt: skip
         return str(made["LaunchTemplate"]["LaunchTemplateId"])
-    template = str(templates[0]["LaunchTemplateId"])
+    template, default = str(templates[0]["LaunchTemplateId"]), templates[0]["DefaultVersionNumber"]
     versions = cloud.pages(
         "ec2", "describe_launch_template_versions", "LaunchTemplateVersions", LaunchTemplateId=template
     )
-    same = [v for v in versions if v.get("VersionDescription") == digest]
+    before = [v.get("VersionDescription", "").partition(" ")[2] for v in versions if v["VersionNumber"] == default]
+    changed = "" if commit in before else f", before {before[0] if before else 'unknown'}"
+    cloud.say(f"machines run commit {commit} ({config.revision}){changed}")
+    same = [v for v in versions if v.get("VersionDescription") == name]
     if not same:
         made = cloud.call(
-            "ec2", "create_launch_template_version", LaunchTemplateId=template, VersionDescription=digest,
-            LaunchTemplateData=data, ClientToken=digest,
+            "ec2", "create_launch_template_version", LaunchTemplateId=template, VersionDescription=name,
+            LaunchTemplateData=data, ClientToken=name[:64],
         )  # fmt: skip
         same = [made["LaunchTemplateVersion"]]
-    if same[0]["VersionNumber"] != templates[0]["DefaultVersionNumber"]:
+    if same[0]["VersionNumber"] != default:
         number = str(same[0]["VersionNumber"])
         cloud.call("ec2", "modify_launch_template", LaunchTemplateId=template, DefaultVersion=number)
     return template

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Ask every five seconds whether AWS wants the machine back; it gives two minutes' notice. Then training stops at once
-# (what it had not published is as if it had not been), the volume is unmounted, the machine goes.
+# (what it had not published is as if it had not been), the volume is unmounted, the machine goes. Rebalance
+# recommendations (events/recommendations/rebalance) are not heeded: most are followed by no interruption, and a new
+# machine would begin the iteration again. Notices of capacity reservations are not in the metadata: launch/notice.py.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 IMDS=${IMDS:-http://169.254.169.254/latest}

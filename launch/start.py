@@ -13,18 +13,19 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from launch.aws import Cloud, code_of
-from launch.config import Config
+from launch.budget import refuse_if_spent
+from launch.config import RESERVATION, Config
 from launch.errors import Away, LaunchError
 from launch.find import ENDING, need_template, state_of, tagged
 
 CAPACITY = {
     "InsufficientInstanceCapacity", "InsufficientCapacityOnHost", "SpotMaxPriceTooLow", "MaxSpotInstanceCountExceeded",
-    "InsufficientHostCapacity", "Unsupported",
+    "InsufficientHostCapacity", "ReservationCapacityExceeded", "Unsupported",
 }  # fmt: skip
-_SPOT = {
-    "MarketType": "spot",
-    "SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"},
-}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "spot": {"SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}},
+    RESERVATION: {},
+}  # of a market whose machines AWS may take back
 
 
 CAPACITY_WAIT_S, CAPACITY_EVERY_S = 6 * 3600, 1800  # of a day or a job, as long as the schedule tries
@@ -35,19 +36,22 @@ class NoCapacity(Away):
 
 
 def market(config: Config, lost: int) -> str:
-    """The market of the next machine of a day or a job, of which ``lost`` machines went before: spot or on-demand.
+    """The market of the next machine of a day or a job, of which ``lost`` machines went before: config.market, until
+    `spot_interruptions` of its machines are lost, then on-demand.
 
     A function of that number alone, which is kept on AWS, so that a start that is repeated asks for the same.
     """
-    return "spot" if config.market == "spot" and lost < config.spot_interruptions else "on-demand"
+    return config.market if lost < config.spot_interruptions else "on-demand"
 
 
 def start(cloud: Cloud, key: str, market: str, **tags: str) -> str:
-    """Start one machine with these tags (driver, day, volume); its id. NoCapacity if there is none of any type.
+    """Start one machine with these tags (driver, day, volume); its id. NoCapacity if there is none of any type,
+    LaunchError if the month's budget is spent.
 
     ``key`` names this start within the experiment: however often it is repeated, it is one machine. Empty: that machine
     was there and is gone.
     """
+    refuse_if_spent(cloud)
     template = need_template(cloud)
     refused = []
     for kind in cloud.config.instance_types:
@@ -88,13 +92,18 @@ def when_possible(cloud: Cloud, up: Callable[[], str]) -> str:
 def request(cloud: Cloud, template: str, market: str, **tags: str) -> dict[str, Any]:
     """What RunInstances is asked for one machine, but for its type and client token."""
     kinds = ["volume", "network-interface"] + (["spot-instances-request"] if market == "spot" else [])
-    return {
+    asked: dict[str, Any] = {
         "MinCount": 1,
         "MaxCount": 1,
         "LaunchTemplate": {"LaunchTemplateId": template, "Version": "$Default"},
         "TagSpecifications": machine_tags(cloud, kinds, **tags),
-        **({"InstanceMarketOptions": _SPOT} if market == "spot" else {}),
     }
+    if market in _OPTIONS:
+        asked["InstanceMarketOptions"] = {"MarketType": market, **_OPTIONS[market]}
+    if market == RESERVATION:
+        target = {"CapacityReservationId": cloud.config.capacity_reservation}
+        asked["CapacityReservationSpecification"] = {"CapacityReservationTarget": target}
+    return asked
 
 
 def machine_tags(cloud: Cloud, kinds: list[str], **of_the_machine: str) -> list[dict[str, Any]]:

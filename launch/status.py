@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from launch import cost, job, policy
+import sys
+
+from launch import budget, cost, job, policy
 from launch.aws import DAY, RESULT, STARTS, Cloud, split_address, tags_of
 from launch.backup import prune, snapshots
 from launch.day import sweep
 from launch.errors import LaunchError
 from launch.find import driver_of, find_volume, found, machines, state_of
+from launch.plan import ACCOUNT, account_of
 
 
 def status(cloud: Cloud) -> None:
@@ -32,6 +35,7 @@ def status(cloud: Cloud) -> None:
     for line in job.report(cloud, volume, any(driver_of(i) == job.DRIVER for i in machines(cloud))):
         cloud.say(line)
     _schedule(cloud)
+    cloud.say(f"budget    {budget.describe(cloud)}")
     pruned = prune(cloud)
     kept = snapshots(cloud)
     newest = f", the newest of {tags_of(kept[-1]).get(DAY)}" if kept else ""
@@ -68,6 +72,8 @@ def logs(cloud: Cloud, day: str) -> None:
 
 
 def policies(cloud: Cloud, name: str) -> dict[str, object]:
-    """The policy of machine, scheduler, daily or owner."""
-    documents = {"machine": policy.machine, "scheduler": policy.scheduler, "daily": policy.daily, "owner": policy.owner}
-    return dict(documents[name](policy.Arns(cloud.config, cloud.account)))
+    """One of policy.DOCUMENTS; without credentials, with ACCOUNT for the account's number."""
+    account = account_of(cloud)
+    if account == ACCOUNT:
+        print("There are no AWS credentials: put the account's number for ACCOUNT.", file=sys.stderr)
+    return dict(policy.DOCUMENTS[name](policy.Arns(cloud.config, account)))

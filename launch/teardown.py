@@ -1,15 +1,23 @@
-"""The way out: all that `setup` and `bake` made goes, the data stays."""
+"""The way out: all that `setup` and `bake` made goes, the data stays, and what stays is told with what it costs.
+
+Everything is found by name or tag and not by what an earlier run saw, so a run that was cut off anywhere is run again.
+"""
 
 from __future__ import annotations
 
+from launch.audit import inventory, line_of
 from launch.aws import Cloud
+from launch.budget import remove_budget
+from launch.drill import ROLE as DRILL_VOLUME
 from launch.errors import LaunchError
 from launch.find import find_volume, found, machines
+from launch.managed import NAMES, remove_managed
+from launch.notice import remove_notice
 from launch.setup import ROLES
 
 
 def teardown(cloud: Cloud) -> None:
-    """Take away all that `setup` and `bake` made, but never the volume, nor its snapshots."""
+    """Take away all that `setup`, `bake` and a drill made, but never the volume, nor its daily snapshots."""
     alive = machines(cloud)
     if alive:
         raise LaunchError(f"{', '.join(i['InstanceId'] for i in alive)} still run. Run `python -m launch down` first.")
@@ -23,20 +31,40 @@ def teardown(cloud: Cloud) -> None:
     profile = f"{name}-machine"
     found(cloud, "iam", "remove_role_from_instance_profile", InstanceProfileName=profile, RoleName=profile)
     found(cloud, "iam", "delete_instance_profile", InstanceProfileName=profile)
+    remove_notice(cloud)
+    remove_budget(cloud)
     for role in ROLES:
         found(cloud, "iam", "delete_role_policy", RoleName=f"{name}-{role}", PolicyName="zoobot")
         found(cloud, "iam", "delete_role", RoleName=f"{name}-{role}")
-    for made in cloud.mine("describe_images", "Images"):
-        disks = [d["Ebs"]["SnapshotId"] for d in made["BlockDeviceMappings"] if "SnapshotId" in d.get("Ebs", {})]
-        found(cloud, "ec2", "deregister_image", ImageId=made["ImageId"])
-        for snapshot in disks:
-            found(cloud, "ec2", "delete_snapshot", SnapshotId=snapshot)
+    for managed in NAMES:
+        remove_managed(cloud, managed)
+    _remove_images(cloud)
+    if copy := find_volume(cloud, DRILL_VOLUME):
+        found(cloud, "ec2", "delete_volume", ("VolumeInUse",), VolumeId=copy["VolumeId"])
     for group in cloud.mine("describe_security_groups", "SecurityGroups"):
-        cloud.settle({"DependencyViolation"}, "ec2", "delete_security_group", GroupId=group["GroupId"])
-    volume = find_volume(cloud)
-    cost = (
-        f"{volume['VolumeId']} with all state stays, and costs money; so do its snapshots."
-        if volume
-        else "No volume is left."
-    )
-    cloud.say(f"All but the data is gone. {cost} docs/ec2.md says how to delete them by hand.")
+        found(cloud, "ec2", "delete_security_group", ("DependencyViolation",), GroupId=group["GroupId"])
+    _tell_what_stays(cloud)
+
+
+def _remove_images(cloud: Cloud) -> None:
+    """Images, and then their snapshots, which are found by their own tag: the image may have gone in an earlier run."""
+    cloud.wait("an image that is being made; then run teardown again", lambda: not _pending(cloud), 1800, 30)
+    for image in cloud.mine("describe_images", "Images"):
+        found(cloud, "ec2", "deregister_image", ImageId=image["ImageId"])
+    for snapshot in cloud.mine("describe_snapshots", "Snapshots", role="image"):
+        in_use = ("InvalidSnapshot.InUse",)  # for a moment after the image went
+        found(cloud, "ec2", "delete_snapshot", in_use, SnapshotId=snapshot["SnapshotId"])
+
+
+def _pending(cloud: Cloud) -> bool:
+    return any(image["State"] == "pending" for image in cloud.mine("describe_images", "Images"))
+
+
+def _tell_what_stays(cloud: Cloud) -> None:
+    left = [thing for thing in inventory(cloud) if thing.experiment == cloud.config.experiment]
+    cloud.say("All but the data is gone. What is left costs money until you delete it:" if left else "Nothing is left.")
+    for thing in left:
+        cloud.say(f"{line_of(thing)}\n             {thing.remove}" if not thing.unused else line_of(thing))
+    if cloud.config.secrets:
+        names = " ".join(sorted({*cloud.config.secrets.values()}))
+        cloud.say(f"  Your secrets are free and stay: aws ssm delete-parameters --names {names}")

@@ -4,8 +4,11 @@
                       error; for a machine that is gone: IdempotentInstanceTerminated
     AttachVolume      only a free volume, to a running machine in its zone
     Systems Manager   knows only running machines that have booted; a command ends when its machine says so
-    Scheduler         refuses a bad cron expression, and calls RunInstances as the schedule says
+    Scheduler         refuses a bad cron expression, and calls RunInstances as the schedule says, if its role may
+    Budgets           with actions that act (tests/aws_budgets.py)
+    EventBridge       tells by Systems Manager that a capacity reservation is taken back, if its role may
     DeleteVolume      only a free volume
+    CreateImage       takes five minutes, and tags the snapshot as it is told to
     the clock         machines and snapshots are as old as the test's clock says
     machines          do what environment.sh does (which tests/test_launch_environment.py runs for real): attach the
                       volume by the API, iterate, tag the volume, shut down
@@ -43,9 +46,10 @@ from werkzeug.wrappers import Request, Response
 
 from launch import cost
 from launch.cron import problems_of
+from tests.aws_budgets import Budgets
 from tests.aws_machine import Disk, Machine
+from tests.policies import ACCOUNT, PLACE, REGION, Ask, run_instances
 
-ACCOUNT, REGION = "123456789012", "us-east-1"
 AMI_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
@@ -89,8 +93,9 @@ class World:
         self.detach_s: Callable[[str], float] = lambda machine: self.shutdown_s
         self.boot_s, self.train_s, self.shutdown_s = 9.0, 29.0, 9.0
         self.max_runtime_s = 4 * 3600
-        self.snapshot_takes_s = 300.0
+        self.snapshot_takes_s, self.image_takes_s = 300.0, 300.0
         self.snapshots: dict[str, Disk] = {}
+        self.budgets = Budgets(self)
         self._due: list[tuple[datetime, int, Callable[[], None]]] = []
         self._tokens: dict[tuple[str, str], tuple[str, str, bytes]] = {}
         self._lock = threading.RLock()
@@ -113,7 +118,7 @@ class World:
     def reset(self) -> None:
         """An empty account, with AWS's own parameter that names the AMI."""
         self.__init__(datetime(2026, 3, 1, 2, 0, tzinfo=UTC))  # type: ignore[misc]
-        for service in ("ec2", "iam", "ssm", "scheduler", "sqs", "s3"):
+        for service in ("ec2", "events", "iam", "ssm", "scheduler", "sqs", "s3"):
             get_backend(service).reset()
         image = self.ec2.register_image("theirs")
         self.ec2.snapshots.clear()  # of that image
@@ -166,8 +171,8 @@ class World:
     def spent(self) -> float:
         """US dollars for machines so far."""
         hours = [((m.ended or self.clock) - m.started).total_seconds() / 3600 for m in self.machines.values()]
-        kinds = [m.kind for m in self.machines.values()]
-        return sum(h * cost.hourly(kind, "on-demand") for h, kind in zip(hours, kinds, strict=True))
+        rates = [cost.hourly(m.kind, m.market) for m in self.machines.values()]
+        return sum(h * rate for h, rate in zip(hours, rates, strict=True))
 
     def volumes(self, role: str) -> list[Any]:
         tags = {v.id: {t["key"]: t["value"] for t in v.get_tags()} for v in self.ec2.volumes.values()}
@@ -248,17 +253,61 @@ class World:
         text = target["Input"].replace("<aws.scheduler.scheduled-time>", f"{at:%Y-%m-%dT%H:%M:%SZ}")
         policy = target["RetryPolicy"]
         for _ in range(1 + policy["MaximumRetryAttempts"]):
-            ec2 = self.client("ec2")
-            try:
-                ec2.run_instances(**json.loads(text))
+            message = self._start_as(target["RoleArn"].rpartition("/")[2], json.loads(text))
+            if not message:
                 return True
-            except ec2.exceptions.ClientError as error:
-                self.sleep(policy["MaximumEventAgeInSeconds"] / policy["MaximumRetryAttempts"])
-                message = str(error)
+            self.sleep(policy["MaximumEventAgeInSeconds"] / policy["MaximumRetryAttempts"])
         queue = target["DeadLetterConfig"]["Arn"].rpartition(":")[2]
         sqs = self.client("sqs")
         sqs.send_message(QueueUrl=sqs.get_queue_url(QueueName=queue)["QueueUrl"], MessageBody=message)
         return False
+
+    def _start_as(self, role: str, request: dict[str, Any]) -> str:
+        """RunInstances by a role; why not, if it fails."""
+        template = self.ec2.launch_templates[request["LaunchTemplate"]["LaunchTemplateId"]].default_version().data
+        refused = self.budgets.refuses(role, run_instances(request, template, self.tags))
+        if refused:
+            return f"UnauthorizedOperation: {role} may not {refused[0].action} {refused[0].resource}"
+        ec2 = self.client("ec2")
+        try:
+            ec2.run_instances(**request)
+        except ec2.exceptions.ClientError as error:
+            return str(error)
+        return ""
+
+    def reclaim(self, machine_id: str) -> int:
+        """The machine's capacity reservation is taken back: EventBridge says so, and two minutes later the machine is
+        ended. How many machines were told.
+        """
+        event = {"source": "aws.ec2", "detail-type": "EC2 Capacity Reservation Instance Interruption Warning",
+                 "detail": {"instance-id": machine_id, "instance-action": "terminate"}}  # fmt: skip
+        told = 0
+        for rule in get_backend("events")[ACCOUNT][REGION].event_buses["default"].rules.values():
+            for target in rule.targets if rule.event_pattern.matches_event(event) else []:
+                (wanted,) = target["RunCommandParameters"]["RunCommandTargets"]
+                text = target["InputTransformer"]["InputTemplate"].replace("<id>", machine_id)
+                (command,) = json.loads(text)["commands"]
+                for machine in self.running():
+                    if machine.online and machine.tags.get(wanted["Key"].removeprefix("tag:")) in wanted["Values"]:
+                        told += self._command_as(target, machine, command)
+        if machine_id in self.machines:
+            self.later(120, lambda: self.end(machine_id))
+        return told
+
+    def _command_as(self, target: dict[str, Any], machine: Machine, command: str) -> int:
+        tags = {f"ssm:resourceTag/{key}": value for key, value in machine.tags.items()}
+        asks = [
+            Ask("ssm:SendCommand", target["Arn"]),
+            Ask("ssm:SendCommand", f"{PLACE}:instance/{machine.id}", {**tags}),
+        ]
+        if self.budgets.refuses(target["RoleArn"].rpartition("/")[2], asks):
+            return 0
+        machine.told(command)
+        return 1
+
+    def tags(self, resource_id: str) -> dict[str, str]:
+        """The tags of something of EC2."""
+        return {t["key"]: t["value"] for t in self.ec2.describe_tags({"resource-id": [resource_id]})}
 
     # ------------------------------------------------------------------------------------------------ the server
 
@@ -293,6 +342,8 @@ class World:
 
     def _strictly(self, call: Call, request: Request) -> Response:
         rule: Callable[[dict[str, Any]], Any] | None = getattr(self, f"_before_{call.operation}", None)
+        if call.service == "budgets":
+            rule = partial(self.budgets.answer, call.operation)
         refused = rule(call.parameters) if rule else None
         if isinstance(refused, Response):
             return refused
@@ -322,7 +373,8 @@ class World:
         instance = self.ec2.get_instance(instance_id)
         instance.launch_time = self.clock
         tags = {tag["key"]: tag["value"] for tag in instance.get_tags()}
-        machine = Machine(self, instance_id, tags, instance.instance_type, self.clock)
+        market = given.get("InstanceMarketOptions.MarketType", "on-demand")
+        machine = Machine(self, instance_id, tags, instance.instance_type, market, self.clock)
         self.machines[instance_id] = machine
         self._remember("RunInstances", given, instance_id, response)
         self.later(self.boot_s, machine.boot)
@@ -333,6 +385,7 @@ class World:
 
     def _after_CreateVolume(self, given: dict[str, Any], response: Response) -> None:
         (volume_id,) = re.findall(r"<volumeId>(vol-\w+)<", response.get_data(as_text=True))
+        self.ec2.volumes[volume_id].create_time = self.clock
         if "SnapshotId" in given:
             self.disks[volume_id] = copy.deepcopy(self.snapshots[given["SnapshotId"]])
         self._remember("CreateVolume", given, volume_id, response)
@@ -403,13 +456,11 @@ class World:
 
     def _before_CreateImage(self, given: dict[str, Any]) -> Any:
         """Moto cannot tag the snapshot of an image."""
-        tags = [
-            {"Key": given[key], "Value": given[key.replace("Key", "Value")]}
-            for key in given if re.fullmatch(r"TagSpecification\.1\.Tag\.\d+\.Key", key)
-        ]  # fmt: skip
-        spec = [{"ResourceType": "image", "Tags": tags}]
-        image = self.ec2.create_image(given["InstanceId"], given["Name"], "", spec)
-        self.ec2.snapshots[image.ebs_snapshot.id].add_tags({tag["Key"]: tag["Value"] for tag in tags})
+        image = self.ec2.create_image(given["InstanceId"], given["Name"], "", [])
+        image.add_tags(_tags_of(given, "image"))
+        image.state, image.creation_date = "pending", self.clock
+        self.ec2.snapshots[image.ebs_snapshot.id].add_tags(_tags_of(given, "snapshot"))
+        self.later(self.image_takes_s, lambda: setattr(image, "state", "available"))
         return Response(_xml("CreateImage", f"<imageId>{image.id}</imageId>"), content_type="text/xml")
 
     def _before_DescribeInstanceInformation(self, given: dict[str, Any]) -> Any:
@@ -457,9 +508,11 @@ def _read(request: Request) -> tuple[Call, bool]:
     key, _, _, service = re.findall(r"Credential=([^/]+)/(\d+)/([^/]+)/([^/]+)/", request.headers["Authorization"])[0]
     body = request.get_data()
     if target := request.headers.get("X-Amz-Target"):
+        service = service.replace("tagging", "tag")  # as policies call it
         call = Call(service, target.rpartition(".")[2], json.loads(body))
     elif service == "scheduler":
-        call = Call(service, _SCHEDULER[request.method], json.loads(body or b"{}"))
+        lists = request.path.rstrip("/") == "/schedules"
+        call = Call(service, "ListSchedules" if lists else _SCHEDULER[request.method], json.loads(body or b"{}"))
     elif service == "s3":
         operation = "ListObjectsV2" if "list-type" in request.args else f"{request.method.title()}Object"
         call = Call(service, operation, dict(request.args))
@@ -467,6 +520,13 @@ def _read(request: Request) -> tuple[Call, bool]:
         flat = dict(urllib.parse.parse_qsl(body.decode()))
         call = Call(service, flat.pop("Action"), flat)
     return call, key == INSIDE
+
+
+def _tags_of(given: dict[str, Any], kind: str) -> dict[str, str]:
+    """The tags that a request of EC2 has for one kind of thing."""
+    (number,) = [key.split(".")[1] for key, value in given.items() if key.endswith("ResourceType") and value == kind]
+    keys = [key for key in given if re.fullmatch(rf"TagSpecification\.{number}\.Tag\.\d+\.Key", key)]
+    return {given[key]: given[key.replace("Key", "Value")] for key in keys}
 
 
 def _digest(given: dict[str, Any]) -> str:
@@ -480,7 +540,7 @@ def _xml(operation: str, inner: str) -> str:
 def _error(call: Call, code: str, message: str) -> Response:
     """An error in the format of the service."""
     status = 503 if code in LATER else 400
-    if call.service in ("ssm", "sqs", "scheduler"):
+    if call.service in ("ssm", "sqs", "scheduler", "tag", "budgets", "events"):
         text = json.dumps({"__type": code, "message": message})
         headers = {"x-amzn-ErrorType": code}
         return Response(text, status, headers, content_type="application/x-amz-json-1.1")

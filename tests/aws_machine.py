@@ -49,6 +49,7 @@ class Machine:
     id: str
     tags: dict[str, str]
     kind: str
+    market: str
     started: datetime
     ended: datetime | None = None
     online: bool = False
@@ -239,6 +240,11 @@ class Machine:
             return
         self.world.disks[self.volume].iterations.append(self.day)
         self.finish(command, f"done: iteration_{before}")
+
+    def told(self, command: str) -> None:
+        """A command of EventBridge's rule: about this machine, or another."""
+        if command == f"/opt/zoobot/launch/environment.sh interrupted {self.id}":
+            self.interrupted()
 
     def interrupted(self) -> None:
         if not self.ended:

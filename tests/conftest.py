@@ -111,7 +111,10 @@ def world(aws_server: World, monkeypatch: pytest.MonkeyPatch) -> World:
 
 @pytest.fixture
 def ec2(tmp_path: Path) -> Config:
-    """The settings in launch/ec2.yaml, with the record in the test's own folder."""
+    """The settings in launch/ec2.yaml, with a commit, an e-mail address, and the record in the test's own folder."""
     from launch.config import load
 
-    return dataclasses.replace(load(CONFIG_DIR.parent / "launch" / "ec2.yaml"), record=str(tmp_path / "record"))
+    return dataclasses.replace(
+        load(CONFIG_DIR.parent / "launch" / "ec2.yaml"), record=str(tmp_path / "record"), revision="0123456789" * 4,
+        budget_email="astronomer@example.org",
+    )  # fmt: skip

@@ -170,6 +170,12 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def head(repository: Path) -> str:
+    """The newest commit."""
+    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository, check=True, capture_output=True,
+                          text=True).stdout.strip()  # fmt: skip
+
+
 @pytest.fixture
 def host(tmp_path: Path, ec2: Config, code: Path, loop_devices: None) -> Iterator[Host]:
     """A machine with a blank disk of 96 MB, for an operator on 2026-03-01."""
@@ -181,7 +187,7 @@ def host(tmp_path: Path, ec2: Config, code: Path, loop_devices: None) -> Iterato
     settings = userdata.settings(
         Config(
             **{
-                **vars(ec2), "repository": str(base / "code"), "logs": "s3://bucket/logs",
+                **vars(ec2), "repository": str(base / "code"), "revision": head(base / "code"), "logs": "s3://bucket/logs",
                 "results": "s3://bucket/results",
                 "arguments": (f"tag={tag}", "seconds=0.2", "odd=it's $HOME"),
             }

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy.special import logit
+from scipy.stats import chi2
 
 from zoobot import acquisition
 from zoobot.acquisition import batches, posterior_variance, scores
@@ -187,19 +188,44 @@ def slow_gradients(of: Candidates) -> Floats:
     return np.array(rows)
 
 
-def test_badge_agrees_with_the_complete_gradients() -> None:
-    of = candidates()
+def squared_distances(of: Candidates) -> tuple[Floats, Floats]:
+    """Between all gradients, N × N, and their squared lengths, N."""
     gradients = slow_gradients(of)
-    random = np.random.default_rng(0)
-    picks = [int(np.argmax((gradients**2).sum(axis=1)))]
-    while len(picks) < 10:  # k-means++: in proportion to the squared distance from those picked
-        nearest = np.array([min(slow_distance(g, gradients[p]) for p in picks) for g in gradients])
-        picks.append(int(np.searchsorted(np.cumsum(nearest), random.random() * nearest.sum(), side="right")))
-    assert pick("badge", of)[0] == picks
-    nearest = np.array([min(slow_distance(g, gradients[p]) for p in picks) for g in gradients])
-    others = np.setdiff1d(np.arange(len(of)), picks)
-    scale = float((gradients**2).sum(axis=1).max())
-    assert pick("badge", of)[1][others] / scale == pytest.approx(nearest[others] / scale, abs=1e-6)
+    return ((gradients[:, None] - gradients) ** 2).sum(axis=2), (gradients**2).sum(axis=1)
+
+
+def test_badge_agrees_with_the_complete_gradients() -> None:
+    of = candidates(300)
+    distances, lengths = squared_distances(of)
+    picks, scores_N = pick("badge", of, 150)  # several rounds of draws
+    assert picks[0] == np.argmax(lengths) and len(set(picks)) == 150
+    before = [lengths[picks[0]], *(distances[row, picks[:at]].min() for at, row in enumerate(picks) if at)]
+    assert scores_N[picks] / lengths.max() == pytest.approx(np.array(before) / lengths.max(), abs=1e-6)
+    others = np.setdiff1d(np.arange(300), picks)
+    nearest = distances[np.ix_(others, picks)].min(axis=1)
+    assert scores_N[others] / lengths.max() == pytest.approx(nearest / lengths.max(), abs=1e-6)
+
+
+def test_badge_draws_each_galaxy_as_often_as_k_means_plus_plus() -> None:
+    """The second and third pick of many seeds, against the probability of each pair, in proportion to the squared
+    distance from those picked before.
+    """
+    of, seeds = candidates(9), 3000
+    distances, lengths = squared_distances(of)
+    first = int(np.argmax(lengths))
+    expected = np.zeros((9, 9))
+    for second, chance in enumerate(distances[first] / distances[first].sum()):
+        nearest = np.minimum(distances[first], distances[second])
+        expected[second] = chance * nearest / nearest.sum()
+    drawn = np.zeros((9, 9))
+    for seed in range(seeds):
+        picks, _ = pick("badge", of, 3, seed)
+        assert picks[0] == first
+        drawn[picks[1], picks[2]] += 1
+    assert (drawn[expected == 0] == 0).all()
+    likely = expected > 5 / seeds
+    squares = (drawn - seeds * expected)[likely] ** 2 / (seeds * expected[likely])
+    assert squares.sum() < chi2.ppf(0.999, likely.sum() - 1)
 
 
 def greedily(n: int, n_candidates: int, worth: Callable[[list[int]], float]) -> list[int]:

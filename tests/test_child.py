@@ -89,6 +89,8 @@ def write_and_refuse(path: Path) -> None:
     write_its_process(path)
     if path.name == "refused":
         raise FolderError("it is full.")
+    if path.name == "broken":
+        raise Odd(1, 2)
 
 
 def test_a_kept_process_serves_again_until_it_is_killed_or_the_environment_changes(
@@ -109,6 +111,13 @@ def test_a_kept_process_serves_again_until_it_is_killed_or_the_environment_chang
         kept.call(tmp_path / "third", "the third")
     assert not kept.serves()
     kept.close()
+
+
+def test_a_kept_process_in_which_something_broke_does_not_serve_again(tmp_path: Path) -> None:
+    kept = process.Kept(write_and_refuse)
+    with pytest.raises(RuntimeError, match="1 and 2"):
+        kept.call(tmp_path / "broken", "a test")
+    assert not kept.serves()
 
 
 def keep_one_to_the_end(path: Path) -> None:

@@ -39,11 +39,8 @@ def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def commands() -> Iterator[str]:
-    """Every command line of the guides, in order, each once, without its comment."""
-    guides = [
-        guide for guide in GUIDES if guide.name not in ("live.md", "ec2.md", "cluster.md")
-    ]  # which have tests of their own
+def commands(guides: list[Path]) -> Iterator[str]:
+    """Every command line of these guides, in order, each once, without its comment."""
     lines = [line for guide in guides for block in blocks(guide, "bash") for line in block.splitlines()]
     yield from dict.fromkeys(re.sub(r"\s+#.*", "", line).strip() for line in lines if line.strip())
 
@@ -106,11 +103,21 @@ def test_python_in_the_guides_runs(folder: Path) -> None:
     assert len(pd.read_csv(folder / "gz2" / "gz2_classifications_and_subjects.csv")) == 120
 
 
+def test_commands_in_the_readme_run(folder: Path) -> None:
+    assert run_commands([ROOT / "README.md"], folder) >= 8
+
+
+@pytest.mark.long
 def test_commands_in_the_guides_run(folder: Path) -> None:
-    """All of them, one after the other, on small data, as a reader with a data folder of their own."""
+    own_tests = ("live.md", "ec2.md", "cluster.md")
+    run_commands([guide for guide in GUIDES if guide.name not in own_tests], folder)
+
+
+def run_commands(guides: list[Path], folder: Path) -> int:
+    """All of them, one after the other, on small data, as a reader with a data folder of their own. How many."""
     targets = set(re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     ran = 0
-    for command in commands():
+    for command in commands(guides):
         words = shlex.split(
             command.replace("/path/to", str(folder)).replace("verify.path=data", f"verify.path={folder}")
         )
@@ -127,7 +134,7 @@ def test_commands_in_the_guides_run(folder: Path) -> None:
             ran += 1
         else:
             assert command in _PLAIN, f"no test runs {command!r}"
-    assert ran >= 8
+    return ran
 
 
 def test_links_and_names_of_files_exist() -> None:

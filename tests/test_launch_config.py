@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch import config as launch_config
@@ -18,6 +18,7 @@ from launch import cost, local, userdata
 from launch.config import Config
 from launch.cron import problems_of
 from launch.errors import LaunchError
+from tests.launching import ALL
 
 ROOT = Path(__file__).resolve().parents[1]
 GOOD: dict[str, Any] = yaml.safe_load((ROOT / "launch" / "ec2.yaml").read_text())
@@ -116,8 +117,13 @@ def test_a_schedule_that_only_aws_understands_is_refused_for_a_plain_machine(ec2
     assert weekly.splitlines()[1].startswith("5 4 * * 1,6 ")
 
 
-@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40))
-def test_arguments_reach_bash_as_they_are(text: str) -> None:
-    config = launch_config.check({**GOOD, "arguments": [f"key={text}"]}, "ec2.yaml")
-    script = userdata.settings(config) + 'printf "%s" "${ARGUMENTS[0]}"'
-    assert subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout.decode() == f"key={text}"
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40)
+
+
+@given(st.lists(TEXT, min_size=1, max_size=10))
+@settings(max_examples=100 if ALL else 15)
+def test_arguments_reach_bash_as_they_are(texts: list[str]) -> None:
+    config = launch_config.check({**GOOD, "arguments": [f"key={text}" for text in texts]}, "ec2.yaml")
+    script = userdata.settings(config) + 'printf "%s\\0" "${ARGUMENTS[@]}"'
+    told = subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout.decode()
+    assert told == "".join(f"key={text}\0" for text in texts)

@@ -20,7 +20,9 @@ GUIDE = (ROOT / "docs" / "ec2.md").read_text(encoding="utf-8")
 
 def test_commands_of_the_guide_run(world: World, ec2: Config, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [line for block in re.findall(r"```bash\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()]
-    simulations = dataclasses.replace(load(ROOT / "launch" / "simulations.yaml"), record=ec2.record)
+    simulations = dataclasses.replace(
+        load(ROOT / "launch" / "simulations.yaml"), record=ec2.record, revision=ec2.revision
+    )
     configs = {"launch/ec2.yaml": ec2, "launch/simulations.yaml": simulations}
     ran = set()
     for line in lines:

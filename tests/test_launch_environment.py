@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -13,7 +14,7 @@ import pytest
 
 from launch import userdata
 from launch.config import Config
-from tests.launch_host import ROOT, RUN, SECRET, Host, Metadata
+from tests.launch_host import ROOT, RUN, SECRET, Host, Metadata, head
 from tests.launching import ALL
 
 
@@ -126,13 +127,15 @@ def test_a_scheduled_machine_does_all_by_itself(host: Host) -> None:
 
 
 def test_a_spot_notice_stops_training_and_unmounts_in_twenty_seconds(host: Host) -> None:
-    """Training that ignores SIGTERM, too."""
+    """Training that ignores SIGTERM, too (which takes eight seconds more)."""
     deaf = "import signal\nsignal.signal(15, signal.SIG_IGN)\n" + RUN
-    (host.base / "code/run.py").write_text(deaf)
+    (host.base / "code/run.py").write_text(deaf if ALL else f"{RUN}\n")
     commit = "git -c user.name=t -c user.email=t@example.org commit -qam deaf"
-    subprocess.run(commit, shell=True, cwd=host.base / "code", check=True)
     settings = host.base / "launch" / "settings"
-    settings.write_text(settings.read_text().replace("seconds=0.2", "seconds=300"))
+    before = f"REVISION={head(host.base / 'code')}"
+    subprocess.run(commit, shell=True, cwd=host.base / "code", check=True)
+    after = f"REVISION={head(host.base / 'code')}"
+    settings.write_text(settings.read_text().replace("seconds=0.2", "seconds=300").replace(before, after))
     Metadata.tags["driver"] = "schedule"
     machine = threading.Thread(target=lambda: host.script("boot"))
     machine.start()
@@ -155,6 +158,58 @@ def test_a_spot_notice_stops_training_and_unmounts_in_twenty_seconds(host: Host)
     Metadata.tags["day"] = "2026-03-02"
     host.script("boot")
     assert host.results[-1] == "done: iteration_0", "nothing half-done was published, and the next day resumes"
+
+
+def test_a_notice_of_another_machine_is_not_heeded(host: Host) -> None:
+    assert host.script("boot").returncode == 0
+    assert host.script("interrupted i-0fedcba9876543210").returncode == 0 and not host.off
+    assert host.shell('mountpoint "$MOUNT"').returncode == 0
+    assert host.script("interrupted i-0123456789abcdef0").returncode == 0 and host.off
+    assert host.results == ["interrupted: AWS took the machine back"]
+    assert host.shell('mountpoint "$MOUNT"').returncode != 0
+
+
+def test_rebalance_recommendations_are_not_asked_for(host: Host) -> None:
+    assert host.script("boot").returncode == 0
+    time.sleep(0.5)
+    asked = {path for path in Metadata.asked if "spot" in path or "events" in path}
+    assert asked == {"/latest/meta-data/spot/instance-action"}
+
+
+OLD_SERVER = """#!/bin/bash
+if [[ $* =~ fetch.*[0-9a-f]{40}$ ]]; then echo "Server does not allow request for unadvertised object" >&2; exit 128; fi
+exec /usr/bin/git "$@"
+"""
+
+
+@pytest.mark.parametrize("server", ["", OLD_SERVER])
+def test_the_commit_of_the_settings_is_what_runs(host: Host, server: str) -> None:
+    """Also from a server that gives branches only, and after the repository went on."""
+    if server:
+        (host.base / "bin/git").write_text(server)
+        (host.base / "bin/git").chmod(0o755)
+    code, settings = host.base / "code", host.base / "launch/settings"
+    text = settings.read_text()
+    assert host.script("boot").returncode == 0 and host.script("run").returncode == 0
+    git = "git -c user.name=t -c user.email=t@example.org"
+    subprocess.run(f"echo '#' >>run.py && {git} commit -qam two && {git} commit -q --allow-empty -m three", shell=True,
+                   cwd=code, check=True)  # fmt: skip
+    two = subprocess.run(
+        ["git", "rev-parse", "HEAD^"], cwd=code, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    settings.write_text(re.sub("REVISION=.*", f"REVISION={two}", text))
+    host.script("verify")
+    assert two in host.shell('git -C "$MOUNT/root/repos/zoobot" rev-parse HEAD').stdout
+    host.shell('echo changed >>"$MOUNT/root/repos/zoobot/run.py"')
+    settings.write_text(text)
+    host.script("verify")
+    assert "changed by hand" in host.results[-1]
+    settings.write_text(re.sub("REVISION=.*", "REVISION=main", text))
+    host.script("verify")
+    assert "is no commit: run setup" in host.results[-1]
+    settings.write_text(re.sub("REVISION=.*", f"REVISION={'f' * 40}", text))
+    host.script("verify")
+    assert "cannot be fetched" in host.results[-1]
 
 
 def test_scripts_pass_shellcheck_and_fit_in_user_data(tmp_path: Path, ec2: Config) -> None:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -16,14 +15,14 @@ from typing import Any
 import pytest
 
 from launch.aws import tags_of
-from launch.backup import prune, restore, snapshot
+from launch.backup import prune, snapshot
 from launch.bake import bake
 from launch.config import Config
 from launch.day import day, down, run, sweep, up
 from launch.drill import drill
 from launch.errors import Away, LaunchError
+from launch.restore import restore
 from launch.setup import setup
-from launch.teardown import teardown
 from tests.aws import Call, World
 from tests.launching import ALL, Doomed, Killed, calls, cloud_of, command, settled
 
@@ -230,7 +229,7 @@ def test_every_client_talks_to_this_machine(made: World, ec2: Config) -> None:
     assert command(made, ec2, "status") == 0
     endpoints = {client.meta.endpoint_url for client in cloud._clients.values()}
     assert endpoints == {made.endpoint} and made.endpoint.startswith("http://127.0.0.1:")
-    assert {"ec2", "iam", "ssm", "sqs", "scheduler", "sts"} == set(cloud._clients)
+    assert {"budgets", "ec2", "events", "iam", "ssm", "sqs", "scheduler", "sts"} == set(cloud._clients)
 
 
 # ----------------------------------------------------------------------------------------------------- the ways back
@@ -297,31 +296,6 @@ def test_a_baked_image_is_used_after_setup(made: World, ec2: Config) -> None:
     assert template.default_version().data["ImageId"] == image
     assert day(cloud_of(made, baked)) == "done: iteration_0"
     assert made.running() == [] and len(made.machines) == 2
-
-
-def test_teardown_leaves_nothing_but_the_data(made: World, ec2: Config) -> None:
-    day(cloud_of(made, ec2))
-    bake(cloud_of(made, ec2))
-    whole = cloud_of(made, ec2)
-    teardown(whole)
-    for n in calls(whole.operations):
-        setup(cloud_of(made, ec2))
-        with suppress(Killed):  # the later rounds have no image left to take away, and fewer calls
-            teardown(cloud_of(made, ec2, at=n, answered=True))
-        teardown(cloud_of(made, ec2))
-    cloud = cloud_of(made, ec2)
-    for operation, key in (("describe_launch_templates", "LaunchTemplates"), ("describe_images", "Images"),
-                           ("describe_security_groups", "SecurityGroups")):  # fmt: skip
-        assert cloud.mine(operation, key) == []
-    assert made.client("iam").list_roles()["Roles"] == []
-    assert made.client("scheduler").list_schedules()["Schedules"] == []
-    assert made.disk.iterations == ["2026-03-01"] and len(cloud.mine("describe_snapshots", "Snapshots")) == 1
-
-
-def test_teardown_waits_for_machines(made: World, ec2: Config) -> None:
-    up(cloud_of(made, ec2))
-    with pytest.raises(LaunchError, match="still run"):
-        teardown(cloud_of(made, ec2))
 
 
 # ----------------------------------------------------------------------------------------------------- for real

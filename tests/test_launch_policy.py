@@ -15,15 +15,25 @@ from tests.launching import command
 
 # Actions that AWS lets nobody limit to a resource, by its Service Authorization Reference (mid 2026).
 UNLIMITABLE = ("ssmmessages:", "ec2messages:")
-READS = ("ec2:Describe", "ssm:Describe", "ssm:List", "ssm:GetCommandInvocation")
+READS = ("ec2:Describe", "ssm:Describe", "ssm:List", "ssm:GetCommandInvocation", "scheduler:List", "tag:Get")
 # What AWS asks for besides the call itself.
 IMPLIED = {
     "ec2:RunInstances": {"iam:PassRole", "ec2:CreateTags"}, "iam:CreateRole": {"iam:TagRole"},
-    "s3:ListObjectsV2": {"s3:ListBucket"}, "s3:HeadObject": {"s3:GetObject"},
+    "iam:CreatePolicy": {"iam:TagPolicy"},
+}  # fmt: skip
+# Operations that another permission allows.
+CALLED = {
+    "s3:ListObjectsV2": "s3:ListBucket", "s3:HeadObject": "s3:GetObject",
+    "budgets:CreateBudget": "budgets:ModifyBudget",
+    "budgets:UpdateBudget": "budgets:ModifyBudget", "budgets:DeleteBudget": "budgets:ModifyBudget",
+    "budgets:DescribeBudget": "budgets:ViewBudget",
 }  # fmt: skip
 # Only when something goes wrong, or at the end; tests/test_launch_guards.py makes these calls.
 SOMETIMES = {"ec2:DetachVolume", "ec2:RevokeSecurityGroupIngress", "ec2:DeleteSnapshot", "ec2:DeregisterImage",
-             "ec2:CreateLaunchTemplateVersion", "ec2:ModifyLaunchTemplate", "scheduler:UpdateSchedule"}  # fmt: skip
+             "ec2:CreateLaunchTemplateVersion", "ec2:ModifyLaunchTemplate", "scheduler:UpdateSchedule",
+             "iam:PutRolePermissionsBoundary", "budgets:UpdateBudgetAction", "budgets:ExecuteBudgetAction",
+             "events:DeleteRule", "events:ListTargetsByRule", "events:PutRule", "events:PutTargets",
+             "events:RemoveTargets"}  # fmt: skip
 FREE = {"sts:GetCallerIdentity"}  # needs no permission
 
 
@@ -39,7 +49,7 @@ def called(world: World, config: Config, *commands: str) -> set[str]:
     made = {f"{c.service}:{c.operation}" for c in world.calls[start:]} - FREE
     for call in list(made):
         made |= IMPLIED.get(call, set())
-    return made - {"s3:ListObjectsV2", "s3:HeadObject"}
+    return {CALLED.get(call, call) for call in made}
 
 
 def test_the_policies_are_the_calls(world: World, ec2: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,8 +59,8 @@ def test_the_policies_are_the_calls(world: World, ec2: Config, tmp_path: Path, m
     monkeypatch.setattr("launch.prepare._LARGE", 4)
     config = dataclasses.replace(ec2, logs="s3://zoobot-logs/runs", upload=str(folder), staging="s3://zoobot-logs/in")
     arns = policy.Arns(config, "123456789012")
-    daily, owner = actions(policy.daily(arns)), actions(policy.owner(arns))
-    called(world, config, "setup")
+    daily, owner, administrator = (actions(policy.DOCUMENTS[who](arns)) for who in ("daily", "owner", "administrator"))
+    assert called(world, config, "setup") & administrator == {"iam:CreatePolicy", "iam:TagPolicy"}
     s3 = world.client("s3")
     s3.create_bucket(Bucket="zoobot-logs")
     s3.put_object(Bucket="zoobot-logs", Key="runs/decals_live/2026-03-01/run.log", Body=b"all went well")
@@ -62,9 +72,10 @@ def test_the_policies_are_the_calls(world: World, ec2: Config, tmp_path: Path, m
     world.reset()
     s3.create_bucket(Bucket="zoobot-logs")
     first = ("plan", "setup", "setup", "prepare", "prepare", "schedule on")
-    by_owner = called(world, config, *first, "day", "restore --drill", "restore", "bake", "teardown")
-    assert by_owner <= daily | owner
+    by_owner = called(world, config, *first, "day", "status", "audit", "restore --drill", "restore", "bake", "teardown")
+    assert by_owner <= daily | owner | administrator
     assert owner - by_owner <= SOMETIMES
+    assert administrator - by_owner <= {"iam:CreatePolicyVersion", "iam:DeletePolicyVersion"}
 
 
 def test_every_change_is_limited_by_arn_or_tag(ec2: Config) -> None:
@@ -74,7 +85,7 @@ def test_every_change_is_limited_by_arn_or_tag(ec2: Config) -> None:
     )  # fmt: skip
     arns = policy.Arns(managed, "123456789012")
     checked = 0
-    for document in (policy.machine, policy.scheduler, policy.daily, policy.owner):
+    for document in policy.DOCUMENTS.values():
         for statement in document(arns)["Statement"]:
             for action in statement["Action"]:
                 if not action.startswith(READS + UNLIMITABLE):

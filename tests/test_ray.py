@@ -43,7 +43,6 @@ RAY = Path(sys.executable).with_name("ray")
 GUIDE = [line.partition("  #")[0] for block in blocks(ROOT / "docs/cluster.md", "bash") for line in block.splitlines()]
 _CLONE_NEWNET, _SIOCSIFFLAGS, _IFF_UP = 0x40000000, 0x8914, 1
 
-LONG = pytest.mark.skipif("RAY_ALL" not in os.environ, reason="long: make test-cluster")
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="the extra ray is not installed")
 
 
@@ -253,7 +252,7 @@ def test_machines_are_killed_one_by_one(machines: Machines, tmp_path: Path) -> N
     assert {path.read_text() for path in tmp_path.iterdir()} == {"begun ", "begun begun "}
 
 
-@LONG
+@pytest.mark.long
 def test_workers_end_with_their_driver(machines: Machines, tmp_path: Path) -> None:
     begun = tmp_path / "a"
     with start(tmp_path, machines, "sleeping") as driver:
@@ -290,7 +289,7 @@ def test_stages_write_the_same_bytes(
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and machines.token.encode() in path.read_bytes()]
 
 
-@LONG
+@pytest.mark.long
 def test_a_sweep_runs_on_the_cluster(machines: Machines, tmp_path: Path) -> None:
     guide = next(line for line in GUIDE if line.startswith("python run.py -m")).replace("HEAD:6379", ADDRESS)
     words = [re.sub("seed=.*", "seed=0", word) for word in shlex.split(guide)[1:]]
@@ -304,7 +303,7 @@ def test_a_sweep_runs_on_the_cluster(machines: Machines, tmp_path: Path) -> None
     assert found[0] == found[1] and len(found[0]) > 6
 
 
-@LONG
+@pytest.mark.long
 def test_a_ray_of_its_own_leaves_nothing_behind(tmp_path: Path) -> None:
     assert "own gave [0, 1, 4, 9]" in drive(tmp_path, None, "own")
     token, folder, path = (tmp_path / "own").read_text().split()

@@ -17,6 +17,7 @@ import pytest
 from tests.test_published_features import RUN, write
 from zoobot import acquisition, folders
 from zoobot.acquisition import Candidates, candidates
+from zoobot.engine import map as engine
 from zoobot.errors import FolderError
 from zoobot.folders import disk, write_once
 from zoobot.galaxies import database, tfrecords
@@ -175,12 +176,37 @@ def test_the_pool_is_predicted_and_chosen_in_parts(mine: Compose, monkeypatch: p
     for module in (predicted_pool, candidates):
         monkeypatch.setattr(module, "PART", 50)
     monkeypatch.setattr(predicted_pool, "predict", sized)
-    parts = mine("simulate.iterations=1", "experiment_name=parts")
+    parts = mine("simulate.iterations=1", "experiment_name=parts", "workers=1")
     simulate.run(parts)
     assert sizes == [50, 50, 50, 50]
     for name in ("requests.json", "metrics.json"):
         one, other = ((s.experiment_dir / "iteration_0" / name).read_text() for s in (whole, parts))
         assert one.replace(whole.experiment_name, "parts") == other
+
+
+def test_workers_predict_and_score_the_same(mine: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (predicted_pool, candidates, acquisition):
+        monkeypatch.setattr(module, "PART", 50)
+    monkeypatch.setattr(acquisition, "MOST", 100)
+    teams: list[tuple[str, int]] = []
+    in_order = engine.in_order
+
+    def counted(function: Any, items: Any, workers: int, *others: Any) -> Any:
+        teams.append((function.__name__, workers))
+        return in_order(function, items, workers, *others)
+
+    monkeypatch.setattr(engine, "in_order", counted)
+    written = {}
+    for workers in (1, 2):
+        teams.clear()
+        settings = mine(f"workers={workers}", f"experiment_name=by_{workers}", "simulate.iterations=1",
+                        "acquisition=badge", "acquisition.skip_confident=0.9")  # fmt: skip
+        simulate.run(settings)
+        assert teams[-3:] == [(name, workers) for name in ("_predict_part", "confidence", "mutual_information")]
+        made = settings.experiment_dir / "iteration_0"
+        written[workers] = [(made / name).read_bytes() for name in ("predictions.parquet", "metrics.json")]
+        written[workers] += [json.loads((made / "requests.json").read_text())["ids"]]
+    assert written[1] == written[2]
 
 
 def drawn(n: int, seed: int = 0) -> Candidates:
@@ -203,6 +229,9 @@ class Watched:
     def take(self, rows: npt.NDArray[np.int64]) -> Candidates:
         self.most = max(self.most, len(rows))
         return self._source.take(rows)
+
+    def scores(self, score: Callable[[Candidates], candidates.Floats]) -> candidates.Floats:
+        return candidates.in_parts(self, score)
 
 
 @pytest.mark.parametrize("name", [*acquisition.ACQUISITIONS])

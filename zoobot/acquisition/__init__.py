@@ -14,12 +14,14 @@ import numpy.typing as npt
 
 from zoobot.acquisition.batches import badge, k_center, lcmd, typiclust
 from zoobot.acquisition.candidates import (
+    PART,
     Candidates,
     ExpectedVotes,
     Floats,
     Rows,
     Source,
     Strategy,
+    by_own_score,
     by_score,
     check_finite,
     in_parts,
@@ -41,7 +43,6 @@ from zoobot.acquisition.scores import (
     softmax_mutual_information,
     uniform,
     variance,
-    without_random,
 )
 from zoobot.errors import SettingsError
 
@@ -68,10 +69,10 @@ log = logging.getLogger("zoobot")
 _FRACTIONS, _GRADIENTS = "variance of vote fractions", "squared distance between gradients"
 ACQUISITIONS: dict[str, Strategy] = {
     "random": by_score(uniform, "a random number"),
-    "entropy": by_score(without_random(entropy), "nats"),
-    "variance": by_score(without_random(variance), _FRACTIONS),
-    "ensemble_disagreement": by_score(without_random(ensemble_disagreement), _FRACTIONS),
-    "mutual_information": by_score(without_random(mutual_information), "nats"),
+    "entropy": by_own_score(entropy, "nats"),
+    "variance": by_own_score(variance, _FRACTIONS),
+    "ensemble_disagreement": by_own_score(ensemble_disagreement, _FRACTIONS),
+    "mutual_information": by_own_score(mutual_information, "nats"),
     "power_mutual_information": by_score(power_mutual_information, "nats, times a random number"),
     "softmax_mutual_information": by_score(softmax_mutual_information, "nats, plus a random number"),
     "batch_mutual_information": Strategy(batch_mutual_information, batch_aware=True, unit="nats"),
@@ -133,16 +134,19 @@ def choose(
     at_random = np.arange(n_at_random)  # the order is random, so the first ones are a random draw
     free_N = np.arange(len(order)) >= n_at_random
     if skip_confident < 1 and len(order):
-        free_N &= in_parts(candidates, confidence)[order] <= skip_confident
+        free_N &= candidates.scores(confidence)[order] <= skip_confident
     n_picks = min(n - n_at_random, int(free_N.sum()))
-    look = _look_at_all if len(order) <= MOST else _look_at_best if function.batch_aware else _look_in_parts
+    at_once = min(PART, MOST) if function.score else MOST
+    look = _look_at_all if len(order) <= at_once else _look_at_best if function.batch_aware else _look_in_parts
     picks, scores_N = look(function, _Shuffled(candidates, order, free_N), n_picks, random)
     assert len(set(picks)) == n_picks and free_N[picks].all(), f"{name} must pick {n_picks} different free galaxies"
     check_finite(candidates.ids_N, scores_N, "scores", order)
     if n_picks + n_at_random < min(n, len(order)):
         log.warning("only %d of %d galaxies to ask about: the model is sure of the others", n_picks + n_at_random, n)
     batch = np.concatenate([picks, at_random])
-    others = np.setdiff1d(np.arange(len(order)), batch)
+    is_other_N = np.ones(len(order), np.bool_)
+    is_other_N[batch] = False
+    others = np.flatnonzero(is_other_N)
     others = others[np.argsort(-scores_N[others], kind="stable")]
     return _in_order_given(order, batch, others, scores_N, n_at_random)
 
@@ -166,14 +170,17 @@ def _look_at_all(function: Strategy, all_N: _Shuffled, n: int, random: np.random
 
 def _look_in_parts(function: Strategy, all_N: _Shuffled, n: int, random: np.random.Generator) -> tuple[Rows, Floats]:
     """The highest scores, of galaxies that are scored one by one."""
-    scores_N = in_parts(all_N.source, lambda part: function.choose(part, 0, random)[1])[all_N.order]
+    if function.score:
+        scores_N = all_N.source.scores(function.score)[all_N.order]
+    else:
+        scores_N = in_parts(all_N.source, lambda part: function.choose(part, 0, random)[1])[all_N.order]
     by_score = np.argsort(-scores_N, kind="stable")
     return by_score[all_N.free_N[by_score]][:n], scores_N
 
 
 def _look_at_best(function: Strategy, all_N: _Shuffled, n: int, random: np.random.Generator) -> tuple[Rows, Floats]:
     """The function's choice among those with the highest mutual information."""
-    first_N, free = in_parts(all_N.source, mutual_information)[all_N.order], np.flatnonzero(all_N.free_N)
+    first_N, free = all_N.source.scores(mutual_information)[all_N.order], np.flatnonzero(all_N.free_N)
     best = np.sort(free[np.argsort(-first_N[free], kind="stable")][: max(MOST, n)])  # in the random order again
     picks, scores = function.choose(all_N.take(best), n, random)
     scores_N = np.full(len(first_N), scores.min(initial=0))

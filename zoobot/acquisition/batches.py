@@ -19,7 +19,9 @@ from zoobot.errors import InputError
 
 Bools = npt.NDArray[np.bool_]
 Pick = Callable[[Floats32, Rows, Bools], int]  # nearest_N, owner_N, free_N → row
+Distances = Callable[[Rows | slice, Rows], Floats32]  # rows N, rows C → squared distances N × C
 _CHUNK_ELEMENTS = 8_000_000  # numbers in a table of distances
+_DRAWS = 64  # of k-means++ in a round
 _TYPICLUST_CLUSTERS, _TYPICLUST_NEIGHBOURS, _LLOYD_STEPS = 500, 20, 10
 
 
@@ -33,7 +35,7 @@ def k_center(candidates: Candidates, n: int, random: np.random.Generator) -> tup
     def farthest(nearest_N: Floats32, owner_N: Rows, free_N: Bools) -> int:
         return int(np.argmax(np.where(free_N, nearest_N, -1)))
 
-    return _spread(_distance_to(features_N_H), nearest_N, owner_N, n, candidates.free_N, farthest)
+    return _spread(_distances(features_N_H), nearest_N, owner_N, n, candidates.free_N, farthest)
 
 
 def lcmd(candidates: Candidates, n: int, random: np.random.Generator) -> tuple[Rows, Floats]:
@@ -52,7 +54,7 @@ def lcmd(candidates: Candidates, n: int, random: np.random.Generator) -> tuple[R
         return int(np.argmax(np.where(owner_N == np.argmax(size_C), weighted_N, -1)))
 
     free_N = candidates.free_N
-    return _spread(_distance_to(features_N_H), nearest_N, owner_N, n, free_N, from_largest, weight_N)
+    return _spread(_distances(features_N_H), nearest_N, owner_N, n, free_N, from_largest, weight_N)
 
 
 def badge(candidates: Candidates, n: int, random: np.random.Generator) -> tuple[Rows, Floats]:
@@ -70,37 +72,64 @@ def badge(candidates: Candidates, n: int, random: np.random.Generator) -> tuple[
     gradient_N_A = np.concatenate(parts, axis=1)
     length_N = (gradient_N_A**2).sum(axis=1) * _squared_lengths(features_N_H)
 
-    def distance_to(row: int) -> Floats32:
+    def distances(rows_N: Rows | slice, rows_C: Rows) -> Floats32:
         with np.errstate(invalid="ignore"):  # a BLAS may set it for numbers that it only fills up with
-            product_N = (gradient_N_A @ gradient_N_A[row]) * (features_N_H @ features_N_H[row])
-        distance_N: Floats32 = np.maximum(length_N + length_N[row] - 2 * product_N, 0)
-        return distance_N
+            product_N_C = gradient_N_A[rows_N] @ gradient_N_A[rows_C].T
+            product_N_C *= features_N_H[rows_N] @ features_N_H[rows_C].T
+        distance_N_C: Floats32 = np.maximum(length_N[rows_N, None] + length_N[rows_C] - 2 * product_N_C, 0)
+        return distance_N_C
 
-    picks, scores_N = _plus_plus(distance_to, length_N, n, candidates.free_N, random)
+    picks, scores_N = _plus_plus(distances, length_N, n, candidates.free_N, random)
     return picks, np.where(np.isinf(scores_N), length_N, scores_N)
 
 
 def _plus_plus(
-    distance_to: Callable[[int], Floats32], length_N: Floats32, n: int, free_N: Bools, random: np.random.Generator
+    distances: Distances, length_N: Floats32, n: int, free_N: Bools, random: np.random.Generator
 ) -> tuple[Rows, Floats]:
-    """k-means++: first the longest, then draws in proportion to the squared distance from those picked, which is
-    infinite before the first.
+    """k-means++: first the longest, then draws in proportion to the squared distance from those picked. Their rows in
+    the order of the picks, and scores as of ``_spread``; infinite for all before the first.
+
+    A round of draws uses the distances from its beginning. A draw is kept with the probability by which its own has
+    shrunk since (rejection sampling), so it is as likely as if all were brought up to date after each pick: that is
+    done once a round instead, by one product of matrices.
     """
+    nearest_N, picks, gains = np.full(len(length_N), np.inf, np.float32), np.zeros(0, np.int64), np.zeros(0)
+    new = np.array([np.argmax(np.where(free_N, length_N, -1))] if n else [], np.int64)
+    new_gains = np.full(len(new), np.inf)
+    while len(new):
+        picks, gains = np.append(picks, new), np.append(gains, new_gains)
+        free_N[new] = False
+        for start in range(0, len(nearest_N), PART):
+            part = slice(start, start + PART)
+            nearest_N[part] = np.minimum(nearest_N[part], distances(part, new).min(axis=1))
+        nearest_N[new] = 0  # exactly, despite rounding
+        new, new_gains = _draws(distances, nearest_N, free_N, min(n - len(picks), _DRAWS), random)
+    scores_N = nearest_N.astype(np.float64)
+    scores_N[picks] = gains
+    return picks, scores_N
 
-    def pick(nearest_N: Floats32, owner_N: Rows, free_N: Bools) -> int:
-        if np.isinf(nearest_N[0]):
-            return int(np.argmax(np.where(free_N, length_N, -1)))
-        sums_N = np.cumsum(np.where(free_N, nearest_N, 0), dtype=np.float64)
-        if sums_N[-1] == 0:
-            return int(np.argmax(free_N))
-        return int(np.searchsorted(sums_N, random.random() * sums_N[-1], side="right"))
 
-    infinite_N, owner_N = np.full(len(length_N), np.inf, np.float32), np.zeros(len(length_N), dtype=np.int64)
-    return _spread(distance_to, infinite_N, owner_N, n, free_N, pick)
+def _draws(
+    distances: Distances, nearest_N: Floats32, free_N: Bools, n: int, random: np.random.Generator
+) -> tuple[Rows, Floats]:
+    """Up to n different rows, at least one if n > 0, drawn in turn in proportion to the squared distance from all
+    before; and these distances.
+    """
+    sums_N = np.cumsum(np.where(free_N, nearest_N, 0), dtype=np.float64)
+    if n and sums_N[-1] == 0:
+        return np.flatnonzero(free_N)[:n], np.zeros(n)
+    rows_C = np.searchsorted(sums_N, random.random(n) * sums_N[-1], side="right")
+    between_C_C, now_C, kept_C = distances(rows_C, rows_C), nearest_N[rows_C], np.zeros(n, np.bool_)
+    np.copyto(between_C_C, 0, where=rows_C == rows_C[:, None])  # exactly, despite rounding
+    for draw, chance in enumerate(random.random(n)):
+        now = between_C_C[draw, kept_C].min(initial=now_C[draw])
+        kept_C[draw] = chance * now_C[draw] < now
+        now_C[draw] = now
+    return rows_C[kept_C], now_C[kept_C].astype(np.float64)
 
 
 def _spread(
-    distance_to: Callable[[int], Floats32],
+    distances: Distances,
     nearest_N: Floats32,
     owner_N: Rows,
     n: int,
@@ -118,7 +147,7 @@ def _spread(
     for number in range(n):
         row = picks[number] = pick(nearest_N, owner_N, free_N)
         gains[number], free_N[row] = nearest_N[row], False
-        new_N = distance_to(row)
+        new_N = distances(slice(None), np.array([row]))[:, 0]
         new_N[row] = 0  # exactly, despite rounding
         closer = np.flatnonzero(new_N < nearest_N)
         owner_N[closer] = n_centres + number
@@ -156,16 +185,16 @@ def _centred(candidates: Candidates) -> tuple[Floats32, Floats32]:
     return features_N_H - mean_H, (labelled_M_H - mean_H if labelled_M_H.size else np.zeros((0, len(mean_H)), "f4"))
 
 
-def _distance_to(features_N_H: Floats32) -> Callable[[int], Floats32]:
+def _distances(features_N_H: Floats32) -> Distances:
     length_N = np.einsum("nh,nh->n", features_N_H, features_N_H)
 
-    def distance_to(row: int) -> Floats32:
-        distance_N: Floats32 = features_N_H @ (-2 * features_N_H[row])
-        distance_N += length_N + length_N[row]
-        np.maximum(distance_N, 0, out=distance_N)
-        return distance_N
+    def distances(rows_N: Rows | slice, rows_C: Rows) -> Floats32:
+        distance_N_C: Floats32 = features_N_H[rows_N] @ (-2 * features_N_H[rows_C].T)
+        distance_N_C += length_N[rows_N, None] + length_N[rows_C]
+        np.maximum(distance_N_C, 0, out=distance_N_C)
+        return distance_N_C
 
-    return distance_to
+    return distances
 
 
 def _nearest(features_N_H: Floats32, centres_C_H: Floats32) -> tuple[Floats32, Rows]:
@@ -207,7 +236,7 @@ def _k_means(features_N_H: Floats32, n_clusters: int, random: np.random.Generato
     """Centres C × H by k-means++ and a few of Lloyd's steps; a cluster that loses all its galaxies keeps its centre."""
     free_N = np.ones(len(features_N_H), dtype=np.bool_)
     length_N = np.einsum("nh,nh->n", features_N_H, features_N_H)
-    rows, _ = _plus_plus(_distance_to(features_N_H), length_N, n_clusters, free_N, random)
+    rows, _ = _plus_plus(_distances(features_N_H), length_N, n_clusters, free_N, random)
     centres_C_H = features_N_H[rows]
     for _ in range(_LLOYD_STEPS):
         owner_N = _nearest(features_N_H, centres_C_H)[1]

@@ -104,6 +104,10 @@ class Candidates:
             allowed_N=None if self.allowed_N is None else self.allowed_N[rows],
         )
 
+    def scores(self, score: Callable[[Candidates], Floats]) -> Floats:
+        """As in ``Source``."""
+        return in_parts(self, score)
+
     @property
     def free_N(self) -> npt.NDArray[np.bool_]:
         """Which galaxies may be picked: a copy."""
@@ -132,6 +136,9 @@ class Source(Protocol):
 
     def take(self, rows: Rows) -> Candidates:
         """The candidates at these rows, in this order."""
+
+    def scores(self, score: Callable[[Candidates], Floats]) -> Floats:
+        """The scores N by a function of a module's own that looks at each galaxy by itself, and at samples only."""
 
 
 def in_parts(candidates: Source, score: Callable[[Candidates], Floats]) -> Floats:
@@ -171,6 +178,7 @@ class Strategy:
     batch_aware: bool  # whether what is picked depends on what else is in the batch
     needs_labelled_features: bool = False
     unit: str = ""
+    score: Callable[[Candidates], Floats] | None = None  # if scores depend on nothing but each galaxy's samples
 
 
 def by_score(score: Callable[[Candidates, np.random.Generator], Floats], unit: str = "") -> Strategy:
@@ -183,3 +191,8 @@ def by_score(score: Callable[[Candidates, np.random.Generator], Floats], unit: s
         return order[candidates.free_N[order]][:n], scores_N
 
     return Strategy(choose, batch_aware=False, unit=unit)
+
+
+def by_own_score(score: Callable[[Candidates], Floats], unit: str = "") -> Strategy:
+    """The same with a score that depends on nothing but each galaxy's samples."""
+    return replace(by_score(lambda candidates, random: score(candidates), unit), score=score)

@@ -4,8 +4,6 @@ N galaxies, K posterior samples, A answers of a question.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 
@@ -77,11 +75,6 @@ def softmax_mutual_information(candidates: Candidates, random: np.random.Generat
     exp(coldness × mutual information) (Kirsch et al. 2021).
     """
     return mutual_information(candidates) + random.gumbel(size=len(candidates)) / candidates.coldness
-
-
-def without_random(score: Callable[[Candidates], Floats]) -> Callable[[Candidates, np.random.Generator], Floats]:
-    """The same score, for a caller that passes a random stream."""
-    return lambda candidates, random: score(candidates)
 
 
 def confidence(candidates: Candidates) -> Floats:

@@ -73,6 +73,8 @@ class Kept:
             self.close(wait_s=0)
             raise
         if message:
+            if not isinstance(message, ZoobotError):
+                self.close()  # what it keeps may be half made
             raise message
 
     def close(self, wait_s: float = 10) -> None:

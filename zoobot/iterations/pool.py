@@ -55,9 +55,13 @@ class Pool:
 
     def open_ids(self, shards: Iterable[str]) -> npt.NDArray[np.str_]:
         """The galaxies of these shards that may be asked about, in the order of their records."""
-        rows = [self.rows[shard].start + self.open_in(shard) for shard in shards]
-        found = self.ids.take(pa.array(np.concatenate([np.zeros(0, np.int64), *rows])))
-        return np.array(found.to_pylist(), np.str_)
+        parts = [self.rows[shard].start + self.open_in(shard) for shard in shards]
+        longest = pc.max(pc.utf8_length(self.ids)).as_py() or 1
+        found_N, end = np.empty(sum(map(len, parts)), f"<U{longest}"), 0
+        for rows in parts:  # one shard's as Python's own at a time
+            found_N[end : end + len(rows)] = self.ids.take(pa.array(rows)).to_pylist()
+            end += len(rows)
+        return found_N
 
     def with_labels(self, labelled: Iterable[str], control_labelled: Iterable[str]) -> Pool:
         """The pool after new labels came in."""

@@ -13,8 +13,9 @@ of a quadrature.
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -36,8 +37,8 @@ _MEANS, _WIDTHS = np.array([2.0, -2.2]), np.array([0.6, 0.5])
 _EVALUATIONS = 30
 _LANDMARKS, _TUNED = 1000, 300  # at most so many span the process; amplitude and rho are tuned on so many
 _NEWTON_STEPS, _TOLERANCE, _JITTER = 30, 1e-6, 1e-6
-_WAVES, _CHUNK = 512, 8192  # of draws from the prior; galaxies sampled at once
-_CHUNK_ALONE = 512  # whose covariances with the landmarks stay in the processor's cache
+_WAVES = 512  # of draws from the prior
+_CHUNK = 512  # galaxies at once: their covariances with the landmarks stay in the processor's cache
 _POINTS = 64  # of the quadrature
 
 
@@ -107,28 +108,37 @@ class Process:
         prior = PriorDraws(n_features, n_samples, random)
         noise_L_K = solve_triangular(self.factor_L_L, random.standard_normal((n_landmarks, n_samples)))
         noise_L_K -= solve_triangular(self.root_L_L, prior.at(self.landmarks_L_H, self.tuned), lower=True)
-        samples_N_K, points_K = np.empty((len(x_N_H), n_samples)), normal_points(n_samples)
-        for start in range(0, len(x_N_H), _CHUNK):
-            x = x_N_H[start : start + _CHUNK]
-            phi = self._coordinates(x)
-            mean, seen, unseen = self._moments(x, phi)
-            rank = (prior.at(x, self.tuned) + phi @ noise_L_K).argsort(axis=1).argsort(axis=1)
-            samples_N_K[start : start + _CHUNK] = mean[:, None] + np.sqrt(seen + unseen)[:, None] * points_K[rank]
+        to_noise_L_K = solve_triangular(self.root_L_L.T, noise_L_K).astype(np.float32)
+        prior, samples_N_K, points_K = prior.single(), np.empty((len(x_N_H), n_samples)), normal_points(n_samples)
+        for rows, x, covariance_N_L in self._parts(x_N_H):
+            draws_N_K = prior.at(x, self.tuned) + covariance_N_L @ to_noise_L_K
+            rank_N_K = draws_N_K.argsort(axis=1).argsort(axis=1)
+            mean_N, variance_N = self._moments_of(x, covariance_N_L)
+            samples_N_K[rows] = mean_N[:, None] + np.sqrt(variance_N)[:, None] * points_K[rank_N_K]
         return samples_N_K
 
     def alone(self, x_N_H: Floats) -> tuple[Floats, Floats]:
-        """Mean and variance of the log-odds of each galaxy by itself: N each. Two products of matrices in single
-        precision, where ``sample`` solves two triangular systems: both are right to four digits.
-        """
+        """Mean and variance of the log-odds of each galaxy by itself: N each."""
         mean_N, variance_N = np.empty(len(x_N_H)), np.empty(len(x_N_H))
-        landmarks_L_H, to_mean_L, to_known_L_R = self._solved
-        for start in range(0, len(x_N_H), _CHUNK_ALONE):
-            rows = slice(start, start + _CHUNK_ALONE)
-            covariance_N_L = _covariance(x_N_H[rows].astype(np.float32), landmarks_L_H, self.tuned)
-            mean_N[rows] = self.prior_mean + covariance_N_L @ to_mean_L
-            known_N = ((covariance_N_L @ to_known_L_R) ** 2).sum(axis=1)
-            variance_N[rows] = np.maximum(_variance(x_N_H[rows], self.tuned) - known_N, 0)
+        for rows, x, covariance_N_L in self._parts(x_N_H):
+            mean_N[rows], variance_N[rows] = self._moments_of(x, covariance_N_L)
         return mean_N, variance_N
+
+    def _parts(self, x_N_H: Floats) -> Iterator[tuple[slice, Floats32, Floats32]]:
+        """Some galaxies after the other, in single precision, and their prior covariances N × L with the landmarks."""
+        for start in range(0, len(x_N_H), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            x = x_N_H[rows].astype(np.float32)
+            yield rows, x, _covariance(x, self._solved[0], self.tuned)
+
+    def _moments_of(self, x_N_H: Floats32, covariance_N_L: Floats32) -> tuple[Floats, Floats]:
+        """Mean and variance N, by products of matrices in single precision, where ``_moments`` solves two triangular
+        systems: right to four digits.
+        """
+        _, to_mean_L, to_known_L_R = self._solved
+        known_N = ((covariance_N_L @ to_known_L_R) ** 2).sum(axis=1)
+        variance_N = np.maximum(_variance(x_N_H.astype(np.float64), self.tuned) - known_N, 0)
+        return np.asarray(self.prior_mean + covariance_N_L @ to_mean_L, np.float64), variance_N
 
     @functools.cached_property
     def _solved(self) -> tuple[Floats32, Floats32, Floats32]:
@@ -171,10 +181,18 @@ class PriorDraws:
         self._linear_H_K = random.standard_normal((n_features, n_samples)) * LINEAR**0.5
         self._constant_K = random.standard_normal(n_samples)
 
-    def at(self, x_N_H: Floats, tuned: Tuned) -> Floats:
+    def single(self) -> PriorDraws:
+        """The same draws, in single precision."""
+        found = copy.copy(self)
+        for name, values in vars(self).items():
+            setattr(found, name, values.astype(np.float32))
+        return found
+
+    def at(self, x_N_H: AnyFloats, tuned: Tuned) -> AnyFloats:
         """Their values N × K."""
-        radial = np.cos(x_N_H @ self._waves_H_W + self._phases_W) @ self._radial_W_K
-        return np.asarray(np.exp(tuned.log_amplitude / 2) * (radial + x_N_H @ self._linear_H_K + self._constant_K))
+        radial_N_K = np.cos(x_N_H @ self._waves_H_W + self._phases_W) @ self._radial_W_K
+        amplitude = float(np.exp(tuned.log_amplitude / 2))  # no numpy number, which would make all of it double
+        return np.asarray(amplitude * (radial_N_K + x_N_H @ self._linear_H_K + self._constant_K))
 
 
 def tune(x_N_H: Floats, votes: Votes) -> Tuned:

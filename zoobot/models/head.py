@@ -111,9 +111,7 @@ class Head:
         self, features_N_H: npt.ArrayLike, n_samples: int, random: np.random.Generator
     ) -> npt.NDArray[np.float32]:
         """Dirichlet concentrations N × K × A over all questions. Sample k of one galaxy goes with k of every other."""
-        x_N_H = self.scale.apply(features_N_H)
-        parts = [question.sample(x_N_H, n_samples, random).astype(np.float32) for question in self.questions]
-        return np.concatenate(parts, axis=-1)
+        return self._sample(QuestionPosterior.sample, features_N_H, n_samples, random)
 
     def sample_alone(
         self, features_N_H: npt.ArrayLike, n_samples: int, random: np.random.Generator
@@ -121,8 +119,18 @@ class Head:
         """Like ``sample``, but samples of different galaxies have nothing to do with each other: several times faster,
         and all that a catalogue needs.
         """
+        return self._sample(QuestionPosterior.sample_alone, features_N_H, n_samples, random)
+
+    def _sample(
+        self,
+        of_question: Callable[[QuestionPosterior, Floats, int, np.random.Generator], Floats],
+        features_N_H: npt.ArrayLike,
+        n_samples: int,
+        random: np.random.Generator,
+    ) -> npt.NDArray[np.float32]:
         x_N_H = self.scale.apply(features_N_H)
-        parts = [question.sample_alone(x_N_H, n_samples, random).astype(np.float32) for question in self.questions]
+        with threadpool_limits(1, "blas"):  # the same bits in any process, however many threads it has
+            parts = [of_question(question, x_N_H, n_samples, random).astype(np.float32) for question in self.questions]
         return np.concatenate(parts, axis=-1)
 
     @property

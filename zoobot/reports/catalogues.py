@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from zoobot import folders
 from zoobot.folders import MANIFEST
 from zoobot.reports import pictures, vega
-from zoobot.reports.galleries import Galaxy, Row
+from zoobot.reports.galleries import Row, Shown
 from zoobot.reports.vega import Axes, Chart
 
 Counts = npt.NDArray[np.int64]
@@ -104,9 +104,9 @@ def _rows(path: Path, ends: pd.DataFrame, most: int) -> list[Row]:
     entropy_N, fraction_N = ends[by].to_numpy(), ends[first].to_numpy()
     answer = first.removesuffix(_FRACTION).removeprefix(f"{by.removesuffix(_ENTROPY)}_")
 
-    def galaxy(n: int) -> Galaxy:
+    def galaxy(n: int) -> Shown:
         said = f"{answer} {100 * fraction_N[n]:.0f}\u00a0%"
-        return Galaxy(ids[n], found.get(ids[n]), float(entropy_N[n]), said)
+        return Shown(ids[n], found.get(ids[n]), float(entropy_N[n]), said)
 
     n_rows = min(most, len(ends))
     halves = {"Most certain": range(n_rows), "Least certain": range(len(ends) - 1, len(ends) - 1 - n_rows, -1)}

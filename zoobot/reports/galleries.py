@@ -22,7 +22,7 @@ _OTHER_ROWS = 3  # most certain, least certain, worst errors
 
 
 @dataclass(frozen=True)
-class Galaxy:
+class Shown:
     """A galaxy of a row: its picture if there is one, a value, and its votes, or what is expected of them."""
 
     id_str: str
@@ -36,7 +36,7 @@ class Row:
     """Galaxies in order, below a title."""
 
     title: str
-    galaxies: list[Galaxy]
+    galaxies: list[Shown]
 
     @property
     def has_pictures(self) -> bool:
@@ -58,7 +58,7 @@ def chosen(e: Experiment, most: int) -> list[Row]:
         n = min(most, len(folder.requests().ids))
         best = folder.predictions(["id_str", "acquisition", "rank"], best=n)
         galaxies = [
-            Galaxy(
+            Shown(
                 id_str, pictures.of_file(folder.picture(rank)), score,
                 describe_votes(task, newest[id_str]) if id_str in newest else "",
             )
@@ -88,9 +88,7 @@ def _certain(e: Experiment, most: int) -> list[Row]:
     ends = {"Most certain of the pool": order[:most], "Least certain of the pool": order[::-1][:most]}
     found = pictures.of_shards(_shards(e), [ids[n] for rows in ends.values() for n in rows])
     return [
-        Row(
-            title, [Galaxy(ids[n], found.get(ids[n]), float(entropy_N[n]), _expected(e, expected_N_A[n])) for n in rows]
-        )
+        Row(title, [Shown(ids[n], found.get(ids[n]), float(entropy_N[n]), _expected(e, expected_N_A[n])) for n in rows])
         for title, rows in ends.items()
     ]
 
@@ -113,7 +111,7 @@ def _worst(e: Experiment, most: int) -> list[Row]:
         votes = dict(zip(*database.read_votes(connection, "test"), strict=True))
     found = pictures.of_shards(_shards(e), [ids[n] for n in worst])
     galaxies = [
-        Galaxy(ids[n], found.get(ids[n]), float(losses_N[n]), describe_votes(task, votes[ids[n]])) for n in worst
+        Shown(ids[n], found.get(ids[n]), float(losses_N[n]), describe_votes(task, votes[ids[n]])) for n in worst
     ]
     return [Row("Worst errors: test galaxies whose votes were expected least", galaxies)]
 
