@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch_host import ROOT, Host, Metadata
+from tests.launch_host import ROOT, Host, Metadata, head
 from tests.launching import ALL
 
 SIMULATE = ("run.py", "stage=simulate", "experiment_name=it's $A", "n=3", "seconds=0.1")
@@ -174,12 +174,15 @@ def test_a_real_simulation_that_is_killed_and_resumed_has_the_same_files(host: H
 def use_this_checkout(host: Host, tmp_path: Path) -> None:
     """The repository and the environment of this checkout, as the machine would have them."""
     files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    shutil.rmtree(host.base / "code")
     for name in filter(None, files.split("\0")):
         (host.base / "code" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, host.base / "code" / name)
     commit = "git init -q -b main . && git add -A && git -c user.name=t -c user.email=t@example.org commit -qm x"
+    before = head(host.base / "code")
+    shutil.rmtree(host.base / "code" / ".git")
     subprocess.run(commit, shell=True, cwd=host.base / "code", check=True)
+    settings = host.base / "launch" / "settings"
+    settings.write_text(settings.read_text().replace(before, head(host.base / "code")))
     lock = (ROOT / "requirements-gpu.lock").read_bytes()
     (host.base / "opt/venv/.lock").write_text(hashlib.sha256(lock).hexdigest() + "\n")
     python = host.base / "opt/venv/bin/python"
