@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from launch.aws import COUNTS, DAY, ROLE, WORKING_VOLUME, Cloud, tag_list, tags_of
+from launch.aws import COUNTS, DAY, PROGRESS, ROLE, WORKING_VOLUME, Cloud, tag_list, tags_of
 from launch.backup import snapshots
 from launch.errors import LaunchError
 from launch.find import find_volume, found, machines, need_template, tagged
@@ -21,7 +21,7 @@ def restore(cloud: Cloud, snapshot_id: str = "") -> str:
         raise LaunchError("A machine runs. Wait until it is done, or end it: python -m launch down", 1)
     source = choose(cloud, snapshot_id)
     old = find_volume(cloud)
-    if old is not None and old.get("SnapshotId") == source["SnapshotId"] and DAY not in tags_of(old):
+    if old is not None and old.get("SnapshotId") == source["SnapshotId"] and not {DAY, PROGRESS} & {*tags_of(old)}:
         cloud.say(f"{old['VolumeId']} was made of {source['SnapshotId']}, and no machine used it since: nothing to do")
         return _tell_the_schedule(cloud, str(old["VolumeId"]))
     restored = _half_done(cloud, source) or make_volume(cloud, source, "restored_volume")

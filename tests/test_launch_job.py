@@ -121,6 +121,22 @@ def test_all_jobs_of_a_month_stay_within_the_budget(made: World, ec2: Config) ->
     over(made, "job3", 1)
 
 
+def test_a_restored_volume_inherits_what_jobs_spent_and_not_what_they_did(made: World, ec2: Config) -> None:
+    drive(cloud_of(made, ec2), Job("first", COMMANDS))
+    made.sleep(86400)
+    drive(cloud_of(made, ec2), Job("second", COMMANDS))
+    made.sleep(86400)
+    first = cloud_of(made, ec2).mine("describe_snapshots", "Snapshots")[0]["SnapshotId"]
+    assert command(made, ec2, "restore", "--snapshot", first) == 0
+    assert list(made.disk.jobs) == ["first"] and tag(made, "job_month") == "2026-03 2"
+    drive(cloud_of(made, ec2), Job("second", COMMANDS))
+    over(made, "second", 2)
+    assert tag(made, "job").split()[::2] == ["second", "2"] and tag(made, "job_month") == "2026-03 3"
+    (used,) = made.volumes("working_volume")
+    assert command(made, ec2, "restore", "--snapshot", first) == 0
+    assert made.volumes("working_volume") != [used], "a job has used it since"
+
+
 def test_a_job_that_fails_is_not_repeated_by_itself(made: World, ec2: Config) -> None:
     made.job_of = lambda name: "failed"
     with pytest.raises(
