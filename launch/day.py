@@ -43,9 +43,7 @@ def day(cloud: Cloud) -> str:
             _up_when_possible(cloud)
             result = run(cloud)
         finally:
-            down(
-                cloud, "operator", cloud.today
-            )  # not one of yesterday, which may still be at work for another computer
+            down(cloud, "operator", cloud.today)  # one of yesterday may still be at work for another computer
         if not result.startswith(_AGAIN):
             break
     snapshot(cloud)
