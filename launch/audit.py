@@ -7,7 +7,7 @@ carries the tag, so one that nobody thought of is shown as well.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -93,7 +93,9 @@ def inventory(cloud: Cloud) -> list[Thing]:
     """All that costs money and carries the tag, in the region of the settings; and their logs in S3."""
     account = Account(cloud)
     found = [*_machines(account), *_volumes(account), *_images(account), *_snapshots(account), *_addresses(account)]
-    return [*found, *_schedules(account), *_objects(cloud), *_others(cloud)]
+    found += [*_schedules(account), *_objects(cloud), *_others(cloud)]
+    where = f" --region {cloud.config.region}"
+    return [replace(thing, remove=thing.remove + where) if thing.remove else thing for thing in found]
 
 
 def _machines(account: Account) -> Iterator[Thing]:

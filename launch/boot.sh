@@ -12,7 +12,7 @@ systemd-run --quiet --unit=zoobot-deadman-force --on-active="$((max_runtime_s + 
 
 # A machine that boots again (a panic, a repair by AWS) has lost its timers: it goes. An image of it has this file as
 # well, so it is about one machine only.
-instance_id=$(</var/lib/cloud/data/instance-id)
+instance_id=$(cat /var/lib/cloud/data/instance-id) || instance_id=
 install -d /var/lib/cloud/scripts/per-boot
 cat >/var/lib/cloud/scripts/per-boot/zoobot <<AGAIN
 #!/bin/bash

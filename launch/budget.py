@@ -45,10 +45,8 @@ def ensure_budget(cloud: Cloud) -> None:
 
 def remove_budget(cloud: Cloud) -> None:
     """Take away the budget and its action, and what it attached."""
-    if _budget(cloud) is None:
-        return
     arns = policy.Arns(cloud.config, cloud.account)
-    action = _action(cloud)
+    action = _action(cloud) if _budget(cloud) else None
     if action is not None:
         found(cloud, "budgets", "delete_budget_action", **_of(cloud), ActionId=action["ActionId"])
     role = arns.role("scheduler").rpartition("/")[2]

@@ -47,9 +47,7 @@ def day(cloud: Cloud) -> str:
             when_possible(cloud, partial(up, cloud))
             result = run(cloud)
         finally:
-            down(
-                cloud, "operator", cloud.today
-            )  # not one of yesterday, which may still be at work for another computer
+            down(cloud, "operator", cloud.today)  # one of yesterday may still be at work for another computer
         if not result.startswith(AGAIN):
             break
     snapshot(cloud)

@@ -10,7 +10,7 @@ from launch.aws import Cloud
 from launch.budget import remove_budget
 from launch.drill import ROLE as DRILL_VOLUME
 from launch.errors import LaunchError
-from launch.find import find_volume, found, machines
+from launch.find import found, machines
 from launch.managed import NAMES, remove_managed
 from launch.notice import remove_notice
 from launch.setup import ROLES
@@ -23,6 +23,9 @@ def teardown(cloud: Cloud) -> None:
         raise LaunchError(f"{', '.join(i['InstanceId'] for i in alive)} still run. Run `python -m launch down` first.")
     name = cloud.config.name
     found(cloud, "scheduler", "delete_schedule", Name=name)
+    _remove_images(cloud)  # what costs money goes first, lest something that is free stands in its way
+    for copy in cloud.mine("describe_volumes", "Volumes", role=DRILL_VOLUME):
+        found(cloud, "ec2", "delete_volume", ("VolumeInUse",), VolumeId=copy["VolumeId"])
     queue = found(cloud, "sqs", "get_queue_url", QueueName=name)
     if queue is not None:
         found(cloud, "sqs", "delete_queue", QueueUrl=queue["QueueUrl"])
@@ -38,9 +41,6 @@ def teardown(cloud: Cloud) -> None:
         found(cloud, "iam", "delete_role", RoleName=f"{name}-{role}")
     for managed in NAMES:
         remove_managed(cloud, managed)
-    _remove_images(cloud)
-    if copy := find_volume(cloud, DRILL_VOLUME):
-        found(cloud, "ec2", "delete_volume", ("VolumeInUse",), VolumeId=copy["VolumeId"])
     for group in cloud.mine("describe_security_groups", "SecurityGroups"):
         found(cloud, "ec2", "delete_security_group", ("DependencyViolation",), GroupId=group["GroupId"])
     _tell_what_stays(cloud)

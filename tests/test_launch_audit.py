@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from launch.bake import bake
 from launch.config import Config
 from launch.day import day, down, up
 from launch.errors import Away, LaunchError
+from launch.policy import allow, document
 from launch.restore import restore
 from launch.setup import setup
 from launch.teardown import teardown
@@ -103,6 +105,19 @@ def test_teardown_after_a_setup_that_was_cut_off_anywhere(world: World, ec2: Con
                 setup(cloud_of(world, ec2, at=n, answered=True))
             teardown(cloud_of(world, ec2))
             assert left(world, ec2) == [], whole.operations[n - 1]
+
+
+def test_what_costs_money_goes_although_something_else_stays(full: World, ec2: Config) -> None:
+    """A policy that somebody attached by hand keeps IAM from deleting a role."""
+    iam, role = full.client("iam"), f"{ec2.name}-machine"
+    other = iam.create_policy(PolicyName="by-hand", PolicyDocument=json.dumps(document(allow(["s3:GetObject"]))))
+    iam.attach_role_policy(RoleName=role, PolicyArn=other["Policy"]["Arn"])
+    leave_more(full, ec2)
+    assert command(full, ec2, "teardown") == 2
+    assert {"Images None", "Snapshots image", "Volumes drill_volume"}.isdisjoint(left(full, ec2))
+    iam.detach_role_policy(RoleName=role, PolicyArn=other["Policy"]["Arn"])
+    iam.delete_policy(PolicyArn=other["Policy"]["Arn"])
+    assert command(full, ec2, "teardown") == 0 and left(full, ec2) == []
 
 
 def test_an_image_that_is_being_made_is_waited_for(full: World, ec2: Config) -> None:

@@ -62,6 +62,18 @@ def test_a_month_in_which_the_budget_is_spent(world: World, ec2: Config) -> None
     assert len(world.disk.iterations) == ran + 1 and world.budgets.actions[config.name]["Status"] == "STANDBY"
 
 
+def test_teardown_when_somebody_deleted_a_budget_that_had_acted(world: World, ec2: Config) -> None:
+    setup(cloud_of(world, ec2))
+    arns = policy.Arns(ec2, cloud_of(world, ec2).account)
+    role = arns.role("scheduler").rpartition("/")[2]
+    world.client("iam").attach_role_policy(RoleName=role, PolicyArn=arns.managed("stop"))
+    world.budgets.budgets.clear()
+    world.budgets.actions.clear()
+    teardown(cloud_of(world, ec2))
+    assert world.client("iam").list_roles()["Roles"] == []
+    assert world.client("iam").list_policies(Scope="Local")["Policies"] == []
+
+
 def test_the_budget_is_armed_again_in_the_next_month(world: World, ec2: Config) -> None:
     config = dataclasses.replace(ec2, budget_usd=1)
     setup(cloud_of(world, config))
