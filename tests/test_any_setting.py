@@ -208,7 +208,7 @@ def test_ctrl_c_ends_in_one_line_that_says_how_to_go_on(more: list[str], to_all:
     if more[2:] and not to_all:
         pytest.skip("a terminal sends Ctrl-C to all processes")
     command = [sys.executable, str(ROOT / "run.py"), *more, "stage=simulate", "quick=true", "tracking=disabled",
-               "simulate.iterations=3", f"data_dir={tmp_path}"]  # fmt: skip
+               "model=pixels", "simulate.iterations=50", f"data_dir={tmp_path}"]  # fmt: skip
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                start_new_session=True)  # fmt: skip
     experiments = tmp_path / "quick" / "experiments" / "simulations"
