@@ -23,7 +23,7 @@ from zoobot.stages import dashboard, simulate
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
     "stage=simulate", "quick=true", "survey.n_galaxies=120", "survey.draw_size_px=16", "simulate.iterations=2",
-    "iterate.subjects_per_iteration=4", "tracking.table_galaxies=2", "model=pixels", "task=demo_tree",
+    "iterate.subjects_per_iteration=6", "tracking.table_galaxies=2", "model=pixels", "task=demo_tree",
     "oracle.late_fraction=0.5", "oracle.control_per_iteration=2",
 )  # fmt: skip
 # Logged by other experiments: with a network, with a gate, after more iterations, or when random is there.

@@ -104,13 +104,13 @@ def test_python_in_the_guides_runs(folder: Path) -> None:
 
 
 def test_commands_in_the_readme_run(folder: Path) -> None:
-    assert run_commands([ROOT / "README.md"], folder) >= 8
+    assert run_commands([ROOT / "README.md"], folder)
 
 
 @pytest.mark.long
 def test_commands_in_the_guides_run(folder: Path) -> None:
     own_tests = ("live.md", "ec2.md", "cluster.md")
-    run_commands([guide for guide in GUIDES if guide.name not in own_tests], folder)
+    assert run_commands([guide for guide in GUIDES if guide.name not in own_tests], folder) >= 8
 
 
 def run_commands(guides: list[Path], folder: Path) -> int:

@@ -196,4 +196,4 @@ def last_pull(settings: Settings, before: Pull | None) -> Pull | None:
         with suppress(OSError):
             at = datetime.fromtimestamp((folder / pull.STATE).stat().st_mtime, UTC)
             found.append(Pull(at.isoformat(timespec="seconds"), pull.last_id(folder)))
-    return max(found, key=lambda each: each.at, default=None)
+    return max(found, key=lambda each: (each.at, each.last_classification_id), default=None)  # two in one second
