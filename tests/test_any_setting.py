@@ -77,6 +77,7 @@ def may_be(key: str, value: str) -> bool:
     return texts or (kind is Any and isinstance(parsed, str))
 
 
+@pytest.mark.long
 def test_a_walk_over_all_settings_and_all_kinds_of_wrong_values(tmp_path: Path) -> None:
     base = config()
     refused = accepted = 0

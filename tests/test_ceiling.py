@@ -235,6 +235,7 @@ def test_the_fit_to_all_labels_is_that_of_asking_about_everything(started: Setti
         assert np.hstack([*values.values()]) == pytest.approx(np.hstack([*fitted[1][question].values()]), rel=1e-2)
 
 
+@pytest.mark.long
 def test_the_report_shows_gap_and_excess(started: Settings, compose: Compose) -> None:
     for acquisition_ in ("badge", "oracle_batch"):
         settings = beside(

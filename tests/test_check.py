@@ -59,6 +59,7 @@ def test_a_name_that_the_shell_and_hydra_take_apart_is_quoted(
     assert settings(*shlex.split(command)[2:-1]).survey.folder == str(folder)
 
 
+@pytest.mark.long
 def test_the_commands_run_that_it_prints_for_one_consensus_vote_each(
     settings: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -126,7 +126,7 @@ def clean(folder: Path) -> Path:
 # --------------------------------------------------------------- all of a stage
 
 
-@pytest.mark.parametrize(("scenario", "every"), [("iterate", 80), ("shards", 60)])
+@pytest.mark.parametrize(("scenario", "every"), [("iterate", 80), pytest.param("shards", 60, marks=pytest.mark.long)])
 def test_each_operation_of_a_stage_fails_in_each_way(scenario: str, every: int) -> None:
     size = ["--every", "1", "--jobs", "2"] if ALL else ["--every", str(every), "--jobs", "1"]
     done = subprocess.run(
@@ -233,6 +233,7 @@ def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pyt
         pass
 
 
+@pytest.mark.long
 def test_of_two_drivers_one_writes_and_the_dead_leave_nothing_to_fix(tmp_path: Path) -> None:
     """Each round two processes want the next iteration, and in half of the rounds one of them is killed."""
     chance, ended = random.Random(0), Counter[str]()

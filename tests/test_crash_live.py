@@ -74,6 +74,7 @@ def test_a_request_killed_at_any_call_is_asked_once(prepared: Settings, tmp_path
     assert at > 20, "a request takes more calls than that"
 
 
+@pytest.mark.long
 def test_a_request_about_galaxies_on_zooniverse_killed_at_any_call(prepared: Settings, tmp_path: Path) -> None:
     """One subject is retired, one is linked, one galaxy is new; with an order. Nothing is uploaded or shown twice."""
     truth = read_truth(prepared.survey_dir / "galaxies" / "truth.csv", QUESTIONS)

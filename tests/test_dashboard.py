@@ -58,6 +58,7 @@ def in_workspace(spec: dict[str, Any]) -> set[str]:
     return {key for config in of for key in (*config.get("metrics", []), *config.get("mediaKeys", []))}
 
 
+@pytest.mark.long
 def test_the_stage_logs_what_came_later_and_shows_everything(done: Settings) -> None:
     pytest.importorskip("wandb_workspaces")
     assert not any(key.startswith("difference/") for key in logged_keys(done))
@@ -103,6 +104,7 @@ def test_bands_are_of_the_runs_that_differ_in_their_seed(done: Settings) -> None
     assert names == {"quick_demo_demo_tree_pixels_badge", "quick_demo_demo_tree_pixels_random"}
 
 
+@pytest.mark.long
 def test_saving_again_replaces_the_workspace(done: Settings) -> None:
     pytest.importorskip("wandb_workspaces")
     command = [sys.executable, "run.py", *TINY, "stage=dashboard", "tracking=online", "tracking.entity=someone",

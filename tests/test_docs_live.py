@@ -10,9 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.long
 def test_the_rehearsal_runs(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "live.md").read_text(encoding="utf-8")
     script = re.findall(r"```bash\n(.*?)```", text, flags=re.S)[0]

@@ -65,6 +65,7 @@ def test_the_guide_shows_all_six() -> None:
     assert len(pieces()) == 6
 
 
+@pytest.mark.long
 def test_an_extension_that_changed_or_is_missing_is_refused(tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text("from zoobot.acquisition import ACQUISITIONS\nACQUISITIONS['mine'] = ACQUISITIONS['random']\n")

@@ -39,6 +39,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*.npy")}
 
 
+@pytest.mark.long
 def test_workers_compute_the_same_bytes(made: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     s, files, cache = made
     for path in files:

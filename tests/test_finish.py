@@ -70,6 +70,7 @@ def counts_of(settings: Settings, split: str) -> tuple[list[Path], Any]:
     return files, np.stack([label, total - label], axis=1)
 
 
+@pytest.mark.long
 def test_networks_that_are_better_are_the_final_model_and_need_no_other_folder(
     done: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -95,6 +96,7 @@ def test_networks_that_are_better_are_the_final_model_and_need_no_other_folder(
         encoders.rename(done.encoders_dir)
 
 
+@pytest.mark.long
 def test_networks_that_are_not_better_leave_the_head_which_is_whole(
     done: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -115,6 +117,7 @@ def test_networks_that_are_not_better_leave_the_head_which_is_whole(
     assert metrics.loss(model.predict(files), counts) == pytest.approx(last.loss("test"), rel=1e-6)
 
 
+@pytest.mark.long
 def test_a_crash_in_the_second_network_goes_on_to_the_same_bytes(
     done: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -143,6 +146,7 @@ def test_a_crash_in_the_second_network_goes_on_to_the_same_bytes(
     assert folders.digest_of(path) == whole and not folders.unfinished(path).exists()
 
 
+@pytest.mark.long
 def test_only_train_and_acquired_labels_are_learnt_from(done: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     judge(monkeypatch, 99.0)
     path = finish.run(done)
@@ -205,6 +209,7 @@ def test_every_label_is_left_out_once_and_only_random_ones_calibrate(
     assert [calibrated[id_] for id_ in ids] == first[1].tolist()
 
 
+@pytest.mark.long
 def test_networks_of_iterations_are_trained_again_in_the_same_way(
     done: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

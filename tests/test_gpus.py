@@ -48,6 +48,7 @@ print(json.dumps([float(one), float(two), float(np.abs(alone).max()), float(np.a
 
 
 @pytest.mark.parametrize("likelihood", ["multinomial", "dirichlet_multinomial"])
+@pytest.mark.long
 def test_two_devices_give_the_loss_and_the_gradient_of_one(likelihood: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", STEP, likelihood], cwd=ROOT, capture_output=True, text=True, timeout=300
@@ -58,6 +59,7 @@ def test_two_devices_give_the_loss_and_the_gradient_of_one(likelihood: str) -> N
     assert largest > 0 and apart < 1e-4 * largest
 
 
+@pytest.mark.long
 def test_without_a_gpu_the_benchmark_says_that_it_measured_nothing() -> None:
     done = subprocess.run([sys.executable, "-m", "benchmarks.gpu"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "nothing was measured" in done.stderr

@@ -200,6 +200,7 @@ def test_few_samples_are_as_good_as_many() -> None:
     assert few == pytest.approx(many, abs=0.03 * 8)
 
 
+@pytest.mark.long
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     """Simulation-based calibration (Talts et al. 2018): truths from the head's own prior, votes from the truths."""
     inside = []

@@ -186,6 +186,7 @@ def test_batches_with_some_at_random(compose: Compose, done: Settings, tmp_path:
     assert predictions["at_random"].tolist() == [False] * 6 + [True] * 2 + [False] * (len(predictions) - 8)
 
 
+@pytest.mark.long
 def test_a_network_is_trained_in_a_process_of_its_own_and_predicts(compose: Compose, tmp_path: Path) -> None:
     settings = compose("stage=simulate", "quick=true", "tracking=disabled", "simulate.iterations=1", data_dir=tmp_path)
     simulate.run(settings)
@@ -272,6 +273,7 @@ def test_galaxies_with_other_votes_than_the_scores_expect_are_noticed_before_the
 
 
 @pytest.mark.parametrize("model", [("model.warm_start=true",), ("model=pixels", "model.colour=false")])
+@pytest.mark.long
 def test_a_tree_with_the_historical_votes(compose: Compose, tmp_path: Path, model: tuple[str, ...]) -> None:
     settings = compose(
         "stage=simulate", "quick=true", "task=demo_tree", "oracle=known", "acquisition=random", "simulate.iterations=2",

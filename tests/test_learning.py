@@ -61,6 +61,7 @@ def forget(path: Path) -> None:
 # --------------------------------------------------------------- a head on a frozen encoder
 
 
+@pytest.mark.long
 def test_a_head_is_fitted_to_the_features_of_the_encoder_that_is_named(frozen: Settings) -> None:
     encoder = json.loads((frozen.encoders_dir / "galaxies" / "encoder.json").read_text())
     for number in range(3):
@@ -236,6 +237,7 @@ def test_a_simulation_pretrains_in_a_process_of_its_own(settings: Compose, monke
 # --------------------------------------------------------------- ensembles
 
 
+@pytest.mark.long
 def test_an_ensemble_learns_predicts_and_warm_starts_by_member(
     frozen: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +284,7 @@ class Killed(BaseException):
     """Stands for a signal, without ending the tests."""
 
 
+@pytest.mark.long
 def test_an_iteration_killed_while_training_goes_on_to_the_same_folder(
     frozen: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -365,6 +368,7 @@ def test_a_second_simulation_on_the_same_shards_encodes_nothing(
     simulate.run(beside(frozen, compose, "encodes_nothing", *few, "acquisition=uherding"))
 
 
+@pytest.mark.long
 def test_the_driver_of_a_simulation_builds_no_network_and_does_not_grow(
     frozen: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,6 +125,7 @@ def test_heads_give_finite_losses_and_gradients_at_extremes(name: str, counts: l
         assert outputs.numpy().sum(axis=1) == pytest.approx(np.ones(5), rel=1e-5)
 
 
+@pytest.mark.long
 def test_training_finds_the_precision_that_the_votes_were_drawn_with() -> None:
     random = np.random.default_rng(0)
     fractions = random.beta(6.0, 2.0, 4000)

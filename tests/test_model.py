@@ -198,6 +198,7 @@ def die_in_epoch_2(checkpoint: str) -> None:
     training.train(mc_dropout.build(LONG, PAIR, 16, 3, seed=0), of_epoch, data(), LONG, Path(checkpoint))
 
 
+@pytest.mark.long
 def test_training_that_was_killed_goes_on_to_the_same_weights_and_history(tmp_path: Path) -> None:
     whole = mc_dropout.build(LONG, PAIR, 16, 3, seed=0)
     history = training.train(whole, shuffled, data(), LONG)

@@ -160,7 +160,7 @@ def test_a_plain_filter_is_evaluated(expression: str) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("strace") or os.geteuid() != 0, reason="needs strace and a network namespace")
-@pytest.mark.parametrize("mode", ["offline", "disabled"])
+@pytest.mark.parametrize("mode", [pytest.param("offline", marks=pytest.mark.long), "disabled"])
 def test_no_socket_is_opened_and_nothing_is_written_but_in_the_data_folder(mode: str, tmp_path: Path) -> None:
     """A simulation with a neural network, under strace, with a home that is empty and read-only."""
     home, log, data = tmp_path / "home", tmp_path / "strace.log", tmp_path / "data"
@@ -186,6 +186,7 @@ def test_no_socket_is_opened_and_nothing_is_written_but_in_the_data_folder(mode:
     assert mode == "disabled" or list(data.rglob("*.wandb"))
 
 
+@pytest.mark.long
 def test_tensorflow_leaves_no_line_on_the_terminal_and_the_same_weights(tmp_path: Path) -> None:
     code = (
         "import sys, keras; import tensorflow as tf; from zoobot.models import encoders; "

@@ -177,6 +177,7 @@ def test_no_small_file_takes_much_memory(tmp_path: Path) -> None:
     assert len(said) == len(made) == 22
 
 
+@pytest.mark.long
 def test_large_pictures_are_read_one_at_a_time(tmp_path: Path) -> None:
     data = np.random.default_rng(0).normal(size=(3, 3000, 3000)).astype("f4") * np.float32(0.02)
     fits.PrimaryHDU(data).writeto(tmp_path / "1.fits")

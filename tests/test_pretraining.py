@@ -101,12 +101,14 @@ def trained(epochs: int) -> tuple[str, dict[str, list[float]]]:
     return encoders.digest(encoder), curves
 
 
+@pytest.mark.long
 def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_bytes() -> None:
     (digest, curves), (again, _) = trained(30), trained(30)
     assert digest == again and len(curves["loss"]) == 30
     assert np.mean(curves["loss"][-5:]) < math.log(47) - 0.25 and np.mean(curves["accuracy"][-5:]) > 4 / 47
 
 
+@pytest.mark.long
 def test_it_learns_in_float16_as_on_a_gpu() -> None:
     """With model.mixed_precision; a machine without GPU ignores the setting, but can compute so."""
     keras.mixed_precision.set_global_policy("mixed_float16")

@@ -32,6 +32,7 @@ def test_ratios_reach_the_table_only_when_a_benchmark_runs_for_it(
     assert json.loads((tmp_path / "found").read_text()) == {"figure": "a", "reference": "b", "value": 2.0}
 
 
+@pytest.mark.long
 def test_one_benchmark_is_measured_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ratios.BENCHMARKS, "startup", ("1",))
     monkeypatch.setattr(ratios, "BASELINE", tmp_path / "baseline.json")

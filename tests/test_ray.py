@@ -264,6 +264,7 @@ def test_workers_end_with_their_driver(machines: Machines, tmp_path: Path) -> No
 # --------------------------------------------------------------- stages
 
 
+@pytest.mark.long
 def test_stages_write_the_same_bytes(
     compose: Callable[..., Settings], machines: Machines, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -27,7 +27,11 @@ SURVEYS = {
 @pytest.mark.skipif(not REAL.is_dir(), reason="the folder shared/realdata is not here")
 @pytest.mark.parametrize(
     ("survey", "task", "model"),
-    [("gz2", "smooth", "pixels"), ("gz2", "gz2_tree", "pixels"), ("sdss", "smooth", "pixels")],
+    [
+        ("gz2", "smooth", "pixels"),
+        pytest.param("gz2", "gz2_tree", "pixels", marks=pytest.mark.long),
+        ("sdss", "smooth", "pixels"),
+    ],
 )
 def test_four_iterations(survey: str, task: str, model: str, settings: Callable[..., Settings]) -> None:
     chosen = settings("stage=simulate", "quick=true", f"task={task}", f"model={model}", *SURVEYS[survey])

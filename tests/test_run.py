@@ -92,16 +92,19 @@ def test_a_data_dir_that_cannot_be(tmp_path: Path) -> None:
     assert f"{tmp_path}/file" in message and "data_dir" in message
 
 
+@pytest.mark.long
 def test_a_changed_setting_is_refused_with_its_key(data_dir: Path) -> None:
     message = refused(run("stage=master_catalog", *QUICK, "survey.draw_seed=1", f"data_dir={data_dir}"))
     assert "survey.draw_seed: 0 there, 1 now" in message
 
 
+@pytest.mark.long
 def test_a_failed_job_of_a_sweep_is_the_status_of_the_sweep(data_dir: Path) -> None:
     message = refused(run("-m", "stage=catalogs", "task=smooth,gz2_tree", *QUICK, f"data_dir={data_dir}"))
     assert "nothing to do" in message and "Task gz2_tree does not fit the survey" in message
 
 
+@pytest.mark.long
 def test_a_failed_job_of_submitit_says_why_on_the_terminal_and_leaves_no_secret(data_dir: Path) -> None:
     pytest.importorskip("submitit")
     sweep = ("-m", "stage=catalogs", "task=smooth,gz2_tree", "hydra/launcher=submitit_local")

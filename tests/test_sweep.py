@@ -46,6 +46,7 @@ def digests(data_dir: Path) -> dict[str, str]:
     return {str(path.parent.relative_to(data_dir)): folders.digest_of(path.parent) for path in manifests}
 
 
+@pytest.mark.long
 def test_a_killed_sweep_goes_on_to_the_same_files(tmp_path: Path, settings: Callable[..., Settings],
                                                   caplog: pytest.LogCaptureFixture,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
@@ -93,6 +94,7 @@ def test_a_sweep_that_cannot_run_is_refused_before_it_starts(overrides: list[str
     assert not (tmp_path / "d").exists() and "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_a_sweep_says_how_many_jobs_finished(tmp_path: Path) -> None:
     command = [sys.executable, "run.py", "-m", "stage=catalogs", "task=smooth,gz2_tree,demo_tree", "quick=true"]
     made = [sys.executable, "run.py", "stage=master_catalog", "quick=true", f"data_dir={tmp_path}"]

@@ -225,6 +225,7 @@ def run(*arguments: str, columns: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_a_run_ends_with_what_was_made_and_the_next_command_which_works(tmp_path: Path) -> None:
     command = ["stage=master_catalog", *SMALL, f"data_dir={tmp_path / 'my data'}"]
     for columns, following in (("40", "catalogs"), ("200", "shards"), ("200", "instructions")):

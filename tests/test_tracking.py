@@ -331,6 +331,7 @@ def log_in_a_process(settings: Settings, server: WandbServer, number: int) -> st
     return done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_online_the_server_gets_what_it_has_not_got(copied: Settings) -> None:
     shutil.rmtree(copied.experiment_dir / "tracking")
     log_anew(copied, 1)  # offline, and not synced yet
@@ -367,6 +368,7 @@ def test_a_run_that_was_deleted_is_a_warning(copied: Settings) -> None:
     assert [len(run.lines) for run in server.runs.values()] == [6]
 
 
+@pytest.mark.long
 def test_a_server_that_cannot_be_reached_is_a_warning(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dashboard, "CONNECT_S", 1)
     with WandbServer() as server:

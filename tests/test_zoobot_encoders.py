@@ -207,6 +207,7 @@ def test_a_missing_encoder_is_refused_before_any_work(settings: Compose, tmp_pat
     assert not (tmp_path / "quick").exists()
 
 
+@pytest.mark.long
 def test_a_head_learns_on_a_published_encoder(published: Path, settings: Compose) -> None:
     chosen = settings(*QUICK)
     simulate.run(chosen)
@@ -224,6 +225,7 @@ def test_a_head_learns_on_a_published_encoder(published: Path, settings: Compose
         iterate.run(chosen)
 
 
+@pytest.mark.long
 def test_it_is_trained_further_and_its_weights_are_ours_then(published: Path, tmp_path: Path) -> None:
     chosen = replace(of("convnext_pico"), dropout_rate=0.0, learning_rate=1e-3)
     network = mc_dropout.build(chosen, (Group("smooth", ("label", "not_label")),), 32, 3, seed=0)
