@@ -203,11 +203,17 @@ def test_the_version_is_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert f'version = "{zoobot.__version__}"' in (ROOT / "pyproject.toml").read_text()
 
 
-@pytest.mark.parametrize("more", [[], ["-m", "seed=0,1"], ["-m", "seed=0,1", "hydra/launcher=joblib"]])
-@pytest.mark.parametrize("to_all", [True, False])
+@pytest.mark.parametrize(
+    ("more", "to_all"),
+    [
+        ([], True),
+        (["-m", "seed=0,1"], False),
+        pytest.param([], False, marks=pytest.mark.long),
+        pytest.param(["-m", "seed=0,1"], True, marks=pytest.mark.long),
+        pytest.param(["-m", "seed=0,1", "hydra/launcher=joblib"], True, marks=pytest.mark.long),  # not to one: a
+    ],  # terminal sends Ctrl-C to all processes
+)
 def test_ctrl_c_ends_in_one_line_that_says_how_to_go_on(more: list[str], to_all: bool, tmp_path: Path) -> None:
-    if more[2:] and not to_all:
-        pytest.skip("a terminal sends Ctrl-C to all processes")
     command = [sys.executable, str(ROOT / "run.py"), *more, "stage=simulate", "quick=true", "tracking=disabled",
                "model=pixels", "simulate.iterations=50", f"data_dir={tmp_path}"]  # fmt: skip
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -41,7 +41,7 @@ def test_every_architecture_is_an_own_one_or_of_keras_applications() -> None:
     ("chosen", "n_features"),
     [(CNN, 16), (replace(CNN, colour=False), 16), (POOLED, 12), (replace(POOLED, colour=False), 12)]
     + [
-        (of_applications(name), 768 if "convnext" in name else 1280)
+        pytest.param(of_applications(name), 768 if "convnext" in name else 1280, marks=pytest.mark.long)
         for name, a in ARCHITECTURES.items()
         if a.has_imagenet
     ],

@@ -40,7 +40,9 @@ def command(section: str) -> list[str]:
     return line[1].split()
 
 
-@pytest.mark.parametrize("section", pieces())
+@pytest.mark.parametrize(
+    "section", [name if "acqui" in name else pytest.param(name, marks=pytest.mark.long) for name in pieces()]
+)
 def test_each_is_added_from_outside_in_a_few_lines(section: str, tmp_path: Path) -> None:
     files = pieces()[section]
     assert sum(content.count("\n") for _, content in files) <= MOST_LINES

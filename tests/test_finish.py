@@ -176,6 +176,7 @@ class Stop(Exception):
     """Ends a run where the test has seen enough."""
 
 
+@pytest.mark.long
 def test_every_label_is_left_out_once_and_only_random_ones_calibrate(
     done: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +254,7 @@ def test_fixed_features_are_finished_without_networks(compose: Compose, tmp_path
         finish.run(settings)
 
 
+@pytest.mark.long  # it needs the simulation of the others
 def test_an_experiment_without_iterations_cannot_be_finished(done: Settings) -> None:
     settings = replace(done, experiment_name="empty")
     instructions.run(settings)

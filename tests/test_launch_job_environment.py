@@ -82,6 +82,7 @@ def test_a_job_is_done_and_the_machine_goes_by_itself(host: Host) -> None:
     assert other.returncode == 0
 
 
+@pytest.mark.long
 def test_an_interrupted_job_goes_on_to_the_same_digests(host: Host) -> None:
     """A spot notice at each of two machines; one that was lost without a word; the fourth finishes."""
     slow = (*SIMULATE[:3], "n=4", "seconds=0.6", f"tag={host.training.name}")

@@ -160,7 +160,8 @@ def test_a_plain_filter_is_evaluated(expression: str) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("strace") or os.geteuid() != 0, reason="needs strace and a network namespace")
-@pytest.mark.parametrize("mode", [pytest.param("offline", marks=pytest.mark.long), "disabled"])
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
 def test_no_socket_is_opened_and_nothing_is_written_but_in_the_data_folder(mode: str, tmp_path: Path) -> None:
     """A simulation with a neural network, under strace, with a home that is empty and read-only."""
     home, log, data = tmp_path / "home", tmp_path / "strace.log", tmp_path / "data"

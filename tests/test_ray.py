@@ -239,6 +239,7 @@ def test_results_logs_and_errors_come_through(machines: Machines, tmp_path: Path
     assert not any(is_running(int(path.read_text() or 0)) for path in tmp_path.glob("[0-9]*"))
 
 
+@pytest.mark.long
 def test_machines_are_killed_one_by_one(machines: Machines, tmp_path: Path) -> None:
     with start(tmp_path, machines, "slowly") as driver:
         wait_until(lambda: (tmp_path / "03").exists() or driver.poll() is not None)

@@ -191,7 +191,7 @@ def test_what_the_store_refuses_is_no_missing_picture(world: World, said: str, m
         assert "testing" not in str(caught.value), "no credentials"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_store_that_goes_away_ends_the_stage_and_the_same_command_goes_on(
     custom_survey: Custom,
     bucket: Callable[[str, bytes], None],

@@ -288,3 +288,14 @@ def test_numbers_by_hand() -> None:
 )  # fmt: skip
 def test_a_column_for_a_filter(given: list[str], expected: list[object]) -> None:
     assert cells.typed(pd.Series(given, dtype="string")).tolist() == expected
+
+
+def test_a_folder_that_cannot_be_searched_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As /proc, where a process may end meanwhile."""
+
+    def fail(*_: object) -> None:
+        raise OSError(22, "Invalid argument", "/proc/1/net")
+
+    monkeypatch.setattr(Path, "rglob", fail)
+    with pytest.raises(InputError, match=rf"{tmp_path} cannot be searched .*/proc/1/net"):
+        tables.read_table(tmp_path)

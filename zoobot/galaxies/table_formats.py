@@ -103,7 +103,10 @@ def read_folder(path: Path) -> pd.DataFrame:
 
 def folder_files(path: Path) -> list[Path]:
     """The parquet files that are the table, in order. Of a HATS catalogue not its margins, thumbnails and metadata."""
-    found = [file for suffix in ("parquet", "pq") for file in path.rglob(f"*.{suffix}") if file.is_file()]
+    try:
+        found = [file for suffix in ("parquet", "pq") for file in path.rglob(f"*.{suffix}") if file.is_file()]
+    except OSError as error:
+        raise InputError(f"{path} cannot be searched for parquet files: {error}. Name a table, or a folder.") from error
     found = sorted(file for file in found if not file.name.startswith(("_", ".")))
     partitions = [file for file in found if any(part.startswith("Norder=") for part in file.relative_to(path).parts)]
     files = partitions or found
