@@ -298,4 +298,4 @@ def test_a_folder_that_cannot_be_searched_is_named(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(Path, "rglob", fail)
     with pytest.raises(InputError, match=rf"{tmp_path} cannot be searched .*/proc/1/net"):
-        tables.read_table(tmp_path)
+        read_table(tmp_path)
