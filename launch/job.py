@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,10 @@ from launch.start import market, start, when_possible
 
 DRIVER = "job"
 _ENVIRONMENT = "/opt/zoobot/launch/environment.sh"
+_SAID = re.compile(  # as job.sh writes it; whatever else a machine wrote is unknown
+    r"(?P<name>\S+) commands=(?P<commands>\d+/\d+) iterations=(?P<finished>\d{1,9})(/(?P<planned>\d{1,9}))?"
+    r" made=(?P<made>\d{1,9}) hours=(?P<hours>\d{1,9}\.\d+) at=(?P<at>\S+)", re.ASCII
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,15 @@ def refuse_beside_schedule(cloud: Cloud) -> None:
 
 def said(volume: dict[str, Any], job: Job, instance: str = "") -> str:
     """How the job ended, as its last machine said, or this one; empty if it said nothing."""
-    name, _, rest = tags_of(volume).get(JOB_RESULT, "").partition(" ")
-    by, _, text = rest.partition(" ")
+    name, by, text = _ended(volume)
     known = _counted(volume)[:2] == (job.name, job.digest) and name == job.name and instance in ("", by)
     return text if known else ""
+
+
+def _ended(volume: dict[str, Any]) -> tuple[str, str, str]:
+    """The job that ended last, the machine that said so, and how it ended."""
+    name, by, text = (*tags_of(volume).get(JOB_RESULT, "").split(" ", 2), "", "", "")[:3]
+    return name, by, text
 
 
 def _counted(volume: dict[str, Any]) -> tuple[str, str, int]:
@@ -169,8 +179,7 @@ def _refuse_more_money(cloud: Cloud, volume: dict[str, Any]) -> None:
 
 
 def _refuse_more_hours(cloud: Cloud, job: Job, volume: dict[str, Any]) -> None:
-    name, values = progress_of(volume)
-    hours = float(values.get("hours", 0)) if name == job.name else 0.0
+    hours = float(progress_of(volume, job.name).get("hours", 0))
     if hours >= cloud.config.job_hours:
         raise LaunchError(f"{job.name} has had {hours} hours. Raise job_hours, and run the same command again.")
 
@@ -214,10 +223,10 @@ def _output(cloud: Cloud, instance: str, command: str) -> str:
 # ----------------------------------------------------------------------------------------------------- for `status`
 
 
-def progress_of(volume: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    """The job that a machine last worked at, and what it said of it: commands, iterations, made, hours, at."""
-    name, *pairs = tags_of(volume).get(PROGRESS, "").split() or [""]
-    return name, dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+def progress_of(volume: dict[str, Any], name: str) -> dict[str, str]:
+    """What a machine last said of a job: commands, finished, planned, made, hours, at. Empty if that is not known."""
+    said = _SAID.fullmatch(tags_of(volume).get(PROGRESS, ""))
+    return said.groupdict("") if said and said["name"] == name else {}
 
 
 def report(cloud: Cloud, volume: dict[str, Any], running: bool) -> list[str]:
@@ -225,22 +234,25 @@ def report(cloud: Cloud, volume: dict[str, Any], running: bool) -> list[str]:
     name, _, count = _counted(volume)
     if not name:
         return []
-    at, values = progress_of(volume)
-    values = values if at == name else {}
-    hours, made = float(values.get("hours", 0)), int(values.get("made", 0))
-    rate = made / hours if hours else 0.0
-    spent = hours * cost.hourly(cloud.config.instance_types[0], cloud.config.market)
+    lines = _how_far(cloud, name, count, progress_of(volume, name), running)
+    ended, _, text = _ended(volume)
+    return [*lines, f"          {text}"] if ended == name and not running else lines
+
+
+def _how_far(cloud: Cloud, name: str, count: int, values: dict[str, str], running: bool) -> list[str]:
+    config = cloud.config
+    most = f"at most {config.job_machines} machines and {config.job_hours:g} h"
+    if not values:
+        return [f"job       {name}: {count} machines; how far it is, is unknown; {most}"]
+    hours = float(values["hours"])
+    rate = int(values["made"]) / hours if hours else 0.0
+    spent = hours * cost.hourly(config.instance_types[0], config.market)
+    done = "/".join(filter(None, (values["finished"], values["planned"])))
     lines = [
-        f"job       {name}: {values.get('commands', '0')} commands and {values.get('iterations', '0')} iterations done,"
-        f" {rate:.1f} iterations an hour",
-        f"          {hours:.2f} h on {count} machines, about ${spent:.2f};"
-        f" at most {cloud.config.job_machines} machines and {cloud.config.job_hours:g} h",
+        f"job       {name}: {values['commands']} commands and {done} iterations done, {rate:.1f} iterations an hour",
+        f"          {hours:.2f} h on {count} machines, about ${spent:.2f}; {most}",
     ]
-    finished, _, planned = values.get("iterations", "").partition("/")
-    if running and rate and planned:
-        left_h = (int(planned) - int(finished)) / rate
+    if running and rate and values["planned"]:
+        left_h = (int(values["planned"]) - int(values["finished"])) / rate
         lines.append(f"          expected end: {left_h:.1f} h after {values['at']}")
-    result = tags_of(volume).get(JOB_RESULT, "").split(" ", 2)
-    if result[0] == name and not running:
-        lines.append(f"          {result[2]}")
     return lines

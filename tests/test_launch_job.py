@@ -290,6 +290,24 @@ def test_status_says_how_far_a_job_is_and_when_it_will_end(made: World, ec2: Con
     assert command(made, ec2, "status") == 0
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["", "first", "first hours=lots made=1", "first commands=1/2 iterations=a/b made=1 hours=1.00 at=now",
+     "first commands=1/2 iterations=1/2 made=1 hours=nan at=now", "first commands=1/2 iterations=1/2 made= hours= at="],
+)  # fmt: skip
+def test_status_calls_unknown_what_a_machine_did_not_say_rightly(made: World, ec2: Config, said: str) -> None:
+    drive(cloud_of(made, ec2), Job("first", COMMANDS))
+    (volume,) = made.volumes("working_volume")
+    tags = [{"Key": f"zoobot:{key}", "Value": said} for key in ("progress", "job_result")]
+    made.client("ec2").create_tags(Resources=[volume.id], Tags=tags)
+    cloud = cloud_of(made, ec2)
+    assert jobs.report(cloud, need_volume(cloud), False)[0].startswith(
+        "job       first: 1 machines; how far it is, is unk"
+    )
+    assert command(made, ec2, "status") == 0
+    drive(cloud, Job("first", COMMANDS))
+
+
 def test_words_are_those_of_run_py() -> None:
     """A sweep of twenty simulations, from its file; and what run.py refuses. In another process, as it is."""
     with pytest.raises(LaunchError, match=r"run.py would refuse this: 1 setting.*\n  stage=simulte: there"):
