@@ -94,6 +94,16 @@ def refuse_beside_schedule(cloud: Cloud) -> None:
         )
 
 
+def refuse_beside_job(cloud: Cloud) -> None:
+    """LaunchError if a machine works at a job: at night the schedule's machine would not get the volume."""
+    for instance in machines(cloud):
+        if driver_of(instance) == DRIVER and state_of(instance) != "shutting-down":
+            raise LaunchError(
+                f"{instance['InstanceId']} works at the job {tags_of(instance).get(JOB)} and has the volume, so a"
+                " scheduled iteration would be lost. Wait until it is done, or end it: python -m launch down", 1
+            )  # fmt: skip
+
+
 def said(volume: dict[str, Any], job: Job, instance: str = "") -> str:
     """How the job ended, as its last machine said, or this one; empty if it said nothing."""
     name, by, text = _ended(volume)
@@ -139,6 +149,7 @@ def _one_machine(cloud: Cloud, job: Job) -> tuple[str, str]:
 def _start(cloud: Cloud, job: Job) -> str:
     """Start the next machine of a job. Every one is counted on the volume; a token makes repeating it harmless."""
     sweep(cloud)
+    refuse_beside_schedule(cloud)  # which may be on since the machine before
     volume = need_volume(cloud)
     name, _, count = _counted(volume)
     if name != job.name:
