@@ -21,7 +21,7 @@ from botocore.exceptions import ClientError
 from launch import cost
 from launch.aws import JOB, JOB_RESULT, MONTH, PROGRESS, Cloud, code_of, tag_list, tags_of
 from launch.backup import prune
-from launch.day import AGAIN, GRACE_S, Gone, down, reachable, send, sent, sweep
+from launch.day import AGAIN, GRACE_S, Gone, down, how_it_ended, reachable, send, sent, sweep
 from launch.errors import Away, LaunchError
 from launch.find import ENDING, describe_machine, driver_of, found, machines, need_volume, state_of
 from launch.start import market, start, when_possible
@@ -143,7 +143,8 @@ def _one_machine(cloud: Cloud, job: Job) -> tuple[str, str]:
     except Gone as gone:
         cloud.say(str(gone))
     down(cloud, DRIVER)
-    return said(need_volume(cloud), job, instance) or "cut off: the machine is gone and said nothing", output
+    volume = need_volume(cloud)
+    return how_it_ended(volume, instance, said(volume, job, instance)), output
 
 
 def _start(cloud: Cloud, job: Job) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 
 from launch.aws import (
     DAY,
+    ENDED,
     EXPERIMENT,
     JOB,
     JOB_RESULT,
@@ -235,7 +236,7 @@ def daily(arns: Arns) -> dict[str, Any]:
         *_launching(arns),
         allow(["ec2:TerminateInstances"], arns.ec2("instance"), StringEquals=tagged),
         allow(["ec2:DetachVolume"], [arns.ec2("volume"), arns.ec2("instance")], StringEquals=tagged),
-        allow(["ec2:CreateTags"], arns.ec2("volume"), StringEquals=tagged, **_only_tags(STARTS, JOB, MONTH)),
+        allow(["ec2:CreateTags"], arns.ec2("volume"), StringEquals=tagged, **_only_tags(STARTS, JOB, MONTH, ENDED)),
         *_commands(arns),
         *_snapshots(arns),
         allow(["ec2:DeleteSnapshot"], arns.ec2("snapshot"), StringEquals=tagged),

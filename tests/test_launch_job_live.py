@@ -8,7 +8,7 @@ import pytest
 
 from launch.aws import tags_of
 from launch.config import Config
-from launch.day import day
+from launch.day import day, down
 from launch.errors import LaunchError
 from launch.job import Job, drive
 from launch.setup import setup
@@ -100,3 +100,33 @@ def test_no_next_machine_is_started_once_the_schedule_is_on(made: World, ec2: Co
     with pytest.raises(LaunchError, match="runs every day, and a job could hold its volume"):
         drive(cloud_of(made, ec2), Job("first", COMMANDS))
     assert len(made.machines) == 1
+
+
+@pytest.mark.parametrize("policy_is_old", [False, True])
+def test_a_machine_that_is_ended_by_hand_ends_its_driver(made: World, ec2: Config, policy_is_old: bool) -> None:
+    """`down` comes from another computer, while the driver waits for the machine."""
+    made.unit_s = 1800.0
+    elsewhere = dataclasses.replace(ec2, record=f"{ec2.record}-elsewhere")
+    tells = lambda call: "UnauthorizedOperation" if "zoobot:ended" in str(call.parameters) else None  # noqa: E731
+    made.faults = [tells] if policy_is_old else []
+    made.later(900, lambda: down(cloud_of(made, elsewhere, lent={})))
+    made.later(901, lambda: next(iter(made.machines.values())).result("cut off: the machine was shut down at its work"))
+    if policy_is_old:
+        drive(cloud_of(made, ec2), Job("first", COMMANDS))
+        assert len(made.machines) == 2, "taken for an interruption, but it was ended"
+        return
+    with pytest.raises(LaunchError, match="first is not done: ended by `python -m launch down`"):
+        drive(cloud_of(made, ec2), Job("first", COMMANDS))
+    assert len(made.machines) == 1 and made.running() == []
+    drive(cloud_of(made, ec2), Job("first", COMMANDS))
+    assert len(made.machines) == 2
+
+
+def test_a_day_whose_machine_is_ended_by_hand_ends(made: World, ec2: Config) -> None:
+    made.train_s = 3600.0
+    made.later(900, lambda: down(cloud_of(made, ec2, lent={})))
+    with pytest.raises(LaunchError, match="no iteration for 2026-03-01: ended by `python -m launch down`"):
+        day(cloud_of(made, ec2))
+    assert len(made.machines) == 1
+    assert day(cloud_of(made, ec2)) == "done: iteration_0"
+    assert len(made.machines) == 2
