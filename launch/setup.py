@@ -72,7 +72,7 @@ def ensure_volume(cloud: Cloud) -> str:
         made = cloud.call(
             "ec2", "create_volume",
             AvailabilityZone=config.zone, Size=config.volume_gb, VolumeType="gp3", Encrypted=True,
-            ClientToken=f"{config.name}-volume", **source,
+            ClientToken=f"{config.name}-{source.get('SnapshotId', 'volume')}", **source,  # 60 characters at most
             TagSpecifications=[tagged("volume", cloud, role=WORKING_VOLUME)],
         )  # fmt: skip
         return str(made["VolumeId"])

@@ -43,6 +43,17 @@ def test_simulations_start_from_a_copy_and_touch_nothing_live(made: World, ec2: 
     assert day(cloud_of(made, ec2)) == "done: iteration_1"
 
 
+def test_a_volume_is_made_again_of_a_newer_snapshot(made: World, ec2: Config) -> None:
+    sweep = dataclasses.replace(ec2, experiment="sweep", data_from="decals_live")
+    for number in range(2):
+        assert day(cloud_of(made, ec2)) == f"done: iteration_{number}"
+        made.sleep(86400)
+        setup(cloud_of(made, sweep))
+        assert len(made.disk_of("sweep").iterations) == number + 1
+        (mine,) = [v["VolumeId"] for v in cloud_of(made, sweep).mine("describe_volumes", "Volumes")]
+        made.client("ec2").delete_volume(VolumeId=mine)
+
+
 @pytest.mark.skipif(not ALL, reason="takes seconds: make test-ec2")
 def test_thirty_days_with_a_sweep_in_between_interrupted_ten_times(world: World, ec2: Config) -> None:
     """The sweep and the days, each on its volume: what both disks hold at the end is the same with and without."""
