@@ -30,6 +30,7 @@ ENDED, VOLUME = (
     "zoobot:volume",
 )  # of the volume: the machine that `down` ended; of a machine: its volume
 DRIVER, STARTS = "zoobot:driver", "zoobot:starts"  # of a machine: who started it; of the volume: `day count`
+REGION = "zoobot:region"  # of a role, whose name is the same in all regions
 COUNTS = (STARTS, JOB, MONTH)  # of the volume: what was spent, which a restored volume inherits
 WORKING_VOLUME = "working_volume"
 READS = ("describe_", "get_", "list_")
