@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from launch import policy, userdata
+from launch.arns import Arns
 from launch.aws import EXPERIMENT, REGION, ROLE, WORKING_VOLUME, Cloud, tag_list, tags_of
 from launch.backup import snapshots
 from launch.budget import ensure_budget
@@ -138,7 +139,7 @@ def ensure_group(cloud: Cloud, vpc: str) -> str:
 def ensure_role(cloud: Cloud, name: str, service: str) -> None:
     """A role that ``service`` takes, inside the boundary, with one policy of its own."""
     full = f"{cloud.config.name}-{name}"
-    arns = policy.Arns(cloud.config, cloud.account)
+    arns = Arns(cloud.config, cloud.account)
     wanted, boundary = policy.DOCUMENTS[name](arns), arns.managed("boundary")
     role = found(cloud, "iam", "get_role", RoleName=full)
     if role is None:
@@ -257,7 +258,7 @@ def ensure_queue(cloud: Cloud) -> None:
 
 def ensure_schedule(cloud: Cloud, template: str, volume: str, state: str | None) -> str:
     """The schedule, with this state (ENABLED, DISABLED), or None for the state that it has; its state is returned."""
-    arns = policy.Arns(cloud.config, cloud.account)
+    arns = Arns(cloud.config, cloud.account)
     there = found(cloud, "scheduler", "get_schedule", Name=cloud.config.name)
     wanted = {
         "Name": cloud.config.name,

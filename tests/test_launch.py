@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from launch import budget, policy
+from launch import budget
+from launch.arns import Arns
 from launch.config import RESERVATION, Config
 from launch.day import day
 from launch.errors import LaunchError
@@ -107,7 +108,7 @@ def fingerprint(world: World, ec2: Config) -> list[str]:
     found.append(f"profile, {len(profile['Roles'])} roles")
     found.append(f"queue {sqs.get_queue_url(QueueName=ec2.name)['QueueUrl'].endswith(ec2.name)}")
     found.append(f"schedule {scheduler.get_schedule(Name=ec2.name)['State']}")
-    arns = policy.Arns(ec2, cloud.account)
+    arns = Arns(ec2, cloud.account)
     for role in ROLES if ec2.market == RESERVATION else [r for r in ROLES if r != "events"]:
         bound = iam.get_role(RoleName=f"{ec2.name}-{role}")["Role"]["PermissionsBoundary"]["PermissionsBoundaryArn"]
         found.append(f"{role} is inside the boundary: {bound == arns.managed('boundary')}")
