@@ -34,7 +34,6 @@ from launch.aws import (
 )  # fmt: skip
 from launch.config import RESERVATION, Config
 
-SAID = (DAY, RESULT, JOB_RESULT, PROGRESS)  # tags of the volume that the machine writes
 # Session Manager and Run Command on the machine; AWS lets none of these be limited to a resource, but the first.
 _AGENT = (
     "ssmmessages:CreateControlChannel", "ssmmessages:CreateDataChannel", "ssmmessages:OpenControlChannel",

@@ -44,9 +44,9 @@ def test_each_condition_is_needed(ec2: Config) -> None:
     for who in ("machine", "scheduler", "budgets", "events", "daily", "owner"):
         asked = [ask for case in tried if case.who == who for asks in case.bad.values() for ask in asks]
         for config in configs:
-            document = policy.DOCUMENTS[who](Arns(config, ACCOUNT))
-            no = refused(asked, [document])
-            for condition, weaker in without_one(document):
+            whole = policy.DOCUMENTS[who](Arns(config, ACCOUNT))
+            no = refused(asked, [whole])
+            for condition, weaker in without_one(whole):
                 assert len(refused(no, [document(weaker)])) < len(no), f"{who}: no case needs {condition}"
                 checked += 1
     print(f"{checked} conditions, each needed by a call that is refused")
