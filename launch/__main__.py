@@ -23,6 +23,7 @@ from launch.day import day, down, run, up
 from launch.drill import drill
 from launch.errors import LaunchError, refused
 from launch.find import need_template, need_volume
+from launch.job import refuse_beside_job
 from launch.plan import plan
 from launch.policy import DOCUMENTS
 from launch.prepare import prepare
@@ -106,6 +107,8 @@ def _schedule(cloud: Cloud, what: str) -> None:
         return
     state = {"on": "ENABLED", "off": "DISABLED", "show": None}[what]
     with cloud.locked():
+        if what == "on":
+            refuse_beside_job(cloud)
         now = ensure_schedule(cloud, need_template(cloud), str(need_volume(cloud)["VolumeId"]), state)
     cloud.say(f"{cloud.config.schedule} {cloud.config.timezone}: {now}")
 

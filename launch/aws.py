@@ -25,7 +25,12 @@ EXPERIMENT, ROLE = "zoobot:experiment", "zoobot:role"  # tags: whose, and what f
 DAY, RESULT = "zoobot:day", "zoobot:result"  # of the volume: the last day, and how it ended; of a machine: its day
 JOB, MONTH = "zoobot:job", "zoobot:job_month"  # of the volume: `name digest machines`, `month machines`; of a machine
 PROGRESS, JOB_RESULT = "zoobot:progress", "zoobot:job_result"  # of the volume, by the machine: both begin with a name
+ENDED, VOLUME = (
+    "zoobot:ended",
+    "zoobot:volume",
+)  # of the volume: the machine that `down` ended; of a machine: its volume
 DRIVER, STARTS = "zoobot:driver", "zoobot:starts"  # of a machine: who started it; of the volume: `day count`
+REGION = "zoobot:region"  # of a role, whose name is the same in all regions
 COUNTS = (STARTS, JOB, MONTH)  # of the volume: what was spent, which a restored volume inherits
 WORKING_VOLUME = "working_volume"
 READS = ("describe_", "get_", "list_")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from launch import policy
+from launch.arns import Arns
 from launch.aws import EXPERIMENT, Cloud
 from launch.errors import LaunchError
 from launch.find import found
@@ -45,7 +45,7 @@ def ensure_budget(cloud: Cloud) -> None:
 
 def remove_budget(cloud: Cloud) -> None:
     """Take away the budget and its action, and what it attached."""
-    arns = policy.Arns(cloud.config, cloud.account)
+    arns = Arns(cloud.config, cloud.account)
     action = _action(cloud) if _budget(cloud) else None
     if action is not None:
         found(cloud, "budgets", "delete_budget_action", **_of(cloud), ActionId=action["ActionId"])
@@ -120,7 +120,7 @@ def _wanted(cloud: Cloud) -> dict[str, Any]:
 
 
 def _wanted_action(cloud: Cloud) -> dict[str, Any]:
-    arns = policy.Arns(cloud.config, cloud.account)
+    arns = Arns(cloud.config, cloud.account)
     role = arns.role("scheduler").rpartition("/")[2]
     return {
         "NotificationType": "ACTUAL",

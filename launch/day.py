@@ -13,7 +13,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from launch.aws import DAY, STARTS, Cloud, code_of, tag_list, tags_of
+from launch.aws import DAY, ENDED, STARTS, VOLUME, Cloud, code_of, tag_list, tags_of
 from launch.backup import snapshot
 from launch.errors import Away, LaunchError
 from launch.find import (
@@ -83,14 +83,26 @@ def run(cloud: Cloud) -> str:
     command = sent(cloud, instance, comment) or send(cloud, instance, comment, _RUN)
     cloud.say(f"{instance} iterates ({command})")
     cloud.wait("the iteration", lambda: _over(cloud, instance, command), cloud.config.max_runtime_s + GRACE_S, 30)
-    result = result_of(need_volume(cloud), cloud.today)
-    return result or "cut off: the machine is gone and said nothing"
+    volume = need_volume(cloud)
+    return how_it_ended(volume, instance, result_of(volume, cloud.today))
+
+
+def how_it_ended(volume: dict[str, Any], instance: str, said: str) -> str:
+    """What a machine that is gone said; or that somebody ended it, after which no other is started."""
+    if tags_of(volume).get(ENDED) == instance and (not said or said.startswith(AGAIN)):
+        return "ended by `python -m launch down`. The same command goes on"
+    return said or "cut off: the machine is gone and said nothing"
 
 
 def down(cloud: Cloud, driver: str = "", day: str = "") -> None:
-    """End the machines of the experiment (of one driver, of one day), which shut down in order; see the volume free."""
+    """End the machines of the experiment (of one driver, of one day), which shut down in order; see the volume free.
+
+    Without a driver it is somebody's wish: the command that follows the machine, elsewhere perhaps, ends as well.
+    """
     for instance in _left(cloud, driver, day):
         if state_of(instance) != "shutting-down":
+            if not driver:
+                _say_by_hand(cloud, instance)
             _terminate(cloud, instance, "down")
     cloud.wait("the machines to go", lambda: not _left(cloud, driver, day), 900, 10)
     if not machines(cloud):
@@ -194,6 +206,16 @@ def _over(cloud: Cloud, instance_id: str, command: str) -> bool:
             return False
         raise
     return said["Status"] in _FINISHED
+
+
+def _say_by_hand(cloud: Cloud, instance: dict[str, Any]) -> None:
+    """A tag of the volume, since a machine is forgotten in an hour, and may say at its end that it was cut off."""
+    volume = tags_of(instance).get(VOLUME)
+    try:
+        if volume:
+            cloud.call("ec2", "create_tags", Resources=[volume], Tags=tag_list(ended=str(instance["InstanceId"])))
+    except ClientError as error:  # that must not keep it running
+        cloud.say(f"{volume} could not be told that {instance['InstanceId']} is ended by hand ({error})")
 
 
 def _terminate(cloud: Cloud, instance: dict[str, Any], why: str) -> None:

@@ -44,6 +44,7 @@ boot() {
     install -d -m 755 -o "$OWNER" "$OPT"
     fetch_code "$OPT/code"
     packages "$OPT/code" "$OPT/venv"
+    chown root "$OPT"  # what root runs lies in it
     touch "$STATE/ready"
     return
   fi

@@ -61,7 +61,7 @@ call() {
       WANDB_API_KEY=$(<"$ROOT/auth/wandb_api_key")
       export WANDB_API_KEY
     fi
-    exec setsid runuser -u "$OWNER" -- timeout --kill-after=30 "$seconds" "$@"
+    exec setsid "${AS_OWNER[@]}" timeout --kill-after=30 "$seconds" "$@"
   ) >>"$log" 2>&1 9>&- &
   echo $! >"$STATE/session"
   wait $!

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 from dataclasses import dataclass
 from functools import partial
@@ -20,13 +21,17 @@ from botocore.exceptions import ClientError
 from launch import cost
 from launch.aws import JOB, JOB_RESULT, MONTH, PROGRESS, Cloud, code_of, tag_list, tags_of
 from launch.backup import prune
-from launch.day import AGAIN, GRACE_S, Gone, down, reachable, send, sent, sweep
+from launch.day import AGAIN, GRACE_S, Gone, down, how_it_ended, reachable, send, sent, sweep
 from launch.errors import Away, LaunchError
 from launch.find import ENDING, describe_machine, driver_of, found, machines, need_volume, state_of
 from launch.start import market, start, when_possible
 
 DRIVER = "job"
 _ENVIRONMENT = "/opt/zoobot/launch/environment.sh"
+_SAID = re.compile(  # as job.sh writes it; whatever else a machine wrote is unknown
+    r"(?P<name>\S+) commands=(?P<commands>\d+/\d+) iterations=(?P<finished>\d{1,9})(/(?P<planned>\d{1,9}))?"
+    r" made=(?P<made>\d{1,9}) hours=(?P<hours>\d{1,9}\.\d+) at=(?P<at>\S+)", re.ASCII
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,12 +94,27 @@ def refuse_beside_schedule(cloud: Cloud) -> None:
         )
 
 
+def refuse_beside_job(cloud: Cloud) -> None:
+    """LaunchError if a machine works at a job: at night the schedule's machine would not get the volume."""
+    for instance in machines(cloud):
+        if driver_of(instance) == DRIVER and state_of(instance) != "shutting-down":
+            raise LaunchError(
+                f"{instance['InstanceId']} works at the job {tags_of(instance).get(JOB)} and has the volume, so a"
+                " scheduled iteration would be lost. Wait until it is done, or end it: python -m launch down", 1
+            )  # fmt: skip
+
+
 def said(volume: dict[str, Any], job: Job, instance: str = "") -> str:
     """How the job ended, as its last machine said, or this one; empty if it said nothing."""
-    name, _, rest = tags_of(volume).get(JOB_RESULT, "").partition(" ")
-    by, _, text = rest.partition(" ")
+    name, by, text = _ended(volume)
     known = _counted(volume)[:2] == (job.name, job.digest) and name == job.name and instance in ("", by)
     return text if known else ""
+
+
+def _ended(volume: dict[str, Any]) -> tuple[str, str, str]:
+    """The job that ended last, the machine that said so, and how it ended."""
+    name, by, text = (*tags_of(volume).get(JOB_RESULT, "").split(" ", 2), "", "", "")[:3]
+    return name, by, text
 
 
 def _counted(volume: dict[str, Any]) -> tuple[str, str, int]:
@@ -123,12 +143,14 @@ def _one_machine(cloud: Cloud, job: Job) -> tuple[str, str]:
     except Gone as gone:
         cloud.say(str(gone))
     down(cloud, DRIVER)
-    return said(need_volume(cloud), job, instance) or "cut off: the machine is gone and said nothing", output
+    volume = need_volume(cloud)
+    return how_it_ended(volume, instance, said(volume, job, instance)), output
 
 
 def _start(cloud: Cloud, job: Job) -> str:
     """Start the next machine of a job. Every one is counted on the volume; a token makes repeating it harmless."""
     sweep(cloud)
+    refuse_beside_schedule(cloud)  # which may be on since the machine before
     volume = need_volume(cloud)
     name, _, count = _counted(volume)
     if name != job.name:
@@ -169,8 +191,7 @@ def _refuse_more_money(cloud: Cloud, volume: dict[str, Any]) -> None:
 
 
 def _refuse_more_hours(cloud: Cloud, job: Job, volume: dict[str, Any]) -> None:
-    name, values = progress_of(volume)
-    hours = float(values.get("hours", 0)) if name == job.name else 0.0
+    hours = float(progress_of(volume, job.name).get("hours", 0))
     if hours >= cloud.config.job_hours:
         raise LaunchError(f"{job.name} has had {hours} hours. Raise job_hours, and run the same command again.")
 
@@ -214,10 +235,10 @@ def _output(cloud: Cloud, instance: str, command: str) -> str:
 # ----------------------------------------------------------------------------------------------------- for `status`
 
 
-def progress_of(volume: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    """The job that a machine last worked at, and what it said of it: commands, iterations, made, hours, at."""
-    name, *pairs = tags_of(volume).get(PROGRESS, "").split() or [""]
-    return name, dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+def progress_of(volume: dict[str, Any], name: str) -> dict[str, str]:
+    """What a machine last said of a job: commands, finished, planned, made, hours, at. Empty if that is not known."""
+    said = _SAID.fullmatch(tags_of(volume).get(PROGRESS, ""))
+    return said.groupdict("") if said and said["name"] == name else {}
 
 
 def report(cloud: Cloud, volume: dict[str, Any], running: bool) -> list[str]:
@@ -225,22 +246,25 @@ def report(cloud: Cloud, volume: dict[str, Any], running: bool) -> list[str]:
     name, _, count = _counted(volume)
     if not name:
         return []
-    at, values = progress_of(volume)
-    values = values if at == name else {}
-    hours, made = float(values.get("hours", 0)), int(values.get("made", 0))
-    rate = made / hours if hours else 0.0
-    spent = hours * cost.hourly(cloud.config.instance_types[0], cloud.config.market)
+    lines = _how_far(cloud, name, count, progress_of(volume, name), running)
+    ended, _, text = _ended(volume)
+    return [*lines, f"          {text}"] if ended == name and not running else lines
+
+
+def _how_far(cloud: Cloud, name: str, count: int, values: dict[str, str], running: bool) -> list[str]:
+    config = cloud.config
+    most = f"at most {config.job_machines} machines and {config.job_hours:g} h"
+    if not values:
+        return [f"job       {name}: {count} machines; how far it is, is unknown; {most}"]
+    hours = float(values["hours"])
+    rate = int(values["made"]) / hours if hours else 0.0
+    spent = hours * cost.hourly(config.instance_types[0], config.market)
+    done = "/".join(filter(None, (values["finished"], values["planned"])))
     lines = [
-        f"job       {name}: {values.get('commands', '0')} commands and {values.get('iterations', '0')} iterations done,"
-        f" {rate:.1f} iterations an hour",
-        f"          {hours:.2f} h on {count} machines, about ${spent:.2f};"
-        f" at most {cloud.config.job_machines} machines and {cloud.config.job_hours:g} h",
+        f"job       {name}: {values['commands']} commands and {done} iterations done, {rate:.1f} iterations an hour",
+        f"          {hours:.2f} h on {count} machines, about ${spent:.2f}; {most}",
     ]
-    finished, _, planned = values.get("iterations", "").partition("/")
-    if running and rate and planned:
-        left_h = (int(planned) - int(finished)) / rate
+    if running and rate and values["planned"]:
+        left_h = (int(values["planned"]) - int(values["finished"])) / rate
         lines.append(f"          expected end: {left_h:.1f} h after {values['at']}")
-    result = tags_of(volume).get(JOB_RESULT, "").split(" ", 2)
-    if result[0] == name and not running:
-        lines.append(f"          {result[2]}")
     return lines

@@ -50,4 +50,6 @@ identify() {
   source "$STATE/machine"
 }
 
-as_owner() { runuser -u "$OWNER" -- "$@"; }
+# As the owner, who cannot become root: by sudo, which Ubuntu gives without a password, or as a member of docker or lxd.
+AS_OWNER=(runuser -u "$OWNER" -g "$(id -gn "$OWNER")" -- setpriv --no-new-privs)
+as_owner() { "${AS_OWNER[@]}" "$@"; }

@@ -11,6 +11,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from launch import policy
+from launch.arns import Arns
 from launch.aws import Cloud, code_of, tag_list
 from launch.errors import LaunchError
 from launch.find import found
@@ -20,7 +21,7 @@ NAMES = ("boundary", "stop")
 
 def ensure_managed(cloud: Cloud, name: str) -> None:
     """Make or renew the managed policy ``name``. LaunchError with the commands, if these credentials may not."""
-    arns = policy.Arns(cloud.config, cloud.account)
+    arns = Arns(cloud.config, cloud.account)
     wanted, arn = policy.DOCUMENTS[name](arns), arns.managed(name)
     text = json.dumps(wanted, separators=(",", ":"))
     if len(text) > policy.MANAGED_MAX:
@@ -45,7 +46,7 @@ def ensure_managed(cloud: Cloud, name: str) -> None:
 
 def remove_managed(cloud: Cloud, name: str) -> None:
     """Delete the managed policy ``name``, if there is one and these credentials may; else say who can."""
-    arn = policy.Arns(cloud.config, cloud.account).managed(name)
+    arn = Arns(cloud.config, cloud.account).managed(name)
     if found(cloud, "iam", "get_policy", PolicyArn=arn) is None:
         return
     try:

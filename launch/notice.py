@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from launch import policy
+from launch.arns import Arns
 from launch.aws import EXPERIMENT, Cloud
 from launch.config import RESERVATION
 from launch.find import found
@@ -41,7 +41,7 @@ def remove_notice(cloud: Cloud) -> None:
 
 
 def _target(cloud: Cloud) -> dict[str, Any]:
-    arns = policy.Arns(cloud.config, cloud.account)
+    arns = Arns(cloud.config, cloud.account)
     ours = [{"Key": f"tag:{EXPERIMENT}", "Values": [cloud.config.experiment]}]
     return {
         "Id": "machine",

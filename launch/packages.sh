@@ -32,12 +32,21 @@ fetch_code() {
 
 has_commit() { as_owner git -C "$1" cat-file -e "$REVISION^{commit}" 2>/dev/null; }
 
-# The environment for the code in a folder, $1; it is made at $2 unless the image has it. Its path is printed.
+# Nobody but root can have changed it since root took it over.
+is_roots() {
+  local path
+  for path in "$1" "$1/.lock"; do
+    [[ ! -L $path && $(stat -c '%u %A' "$path" 2>/dev/null) =~ ^0\ .{5}-..- ]] || return 1
+  done
+}
+
+# The environment for the code in a folder, $1; it is made at $2 unless the image has it. Its path is printed. It is
+# root's in the end: what ran as the owner on an earlier day cannot have left anything in it.
 packages() {
   local lock=$1/${LOCK:-requirements-gpu.lock} digest venv
   digest=$(sha256sum <"$lock" | cut -d' ' -f1)
   for venv in "$OPT/venv" "$2"; do
-    if [[ -e $venv/.lock && $(<"$venv/.lock") == "$digest" ]]; then
+    if is_roots "$venv" && [[ $(<"$venv/.lock") == "$digest" ]]; then
       echo "$venv"
       return
     fi
@@ -53,6 +62,9 @@ packages() {
   as_owner "${pip[@]}" -r "$2/builders.lock" >&2 || fail "setuptools cannot be installed"
   pip+=(--no-build-isolation --no-binary antlr4-python3-runtime)
   as_owner "${pip[@]}" -r "$lock" >&2 || fail "the packages cannot be installed"
-  as_owner tee "$2/.lock" <<<"$digest" >/dev/null
+  chown -R root "$2"
+  chmod -R go-w "$2"
+  rm -rf "$2/.lock"
+  echo "$digest" >"$2/.lock"
   echo "$2"
 }

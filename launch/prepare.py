@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from launch.errors import LaunchError
 from launch.job import Job, drive, refuse_beside_schedule
 
 _LARGE = 64 << 20  # bytes: larger files go in parts, and S3 has no digest of the whole
+_NAMED = 20  # of what is left out
 
 
 def prepare(cloud: Cloud) -> None:
@@ -61,7 +63,11 @@ def upload(cloud: Cloud, folder: Path) -> int:
         raise LaunchError(f"upload: {folder} is not a folder.")
     bucket, prefix = split_address(cloud.config.staging)
     there = {item["Key"]: item for item in staged(cloud)}
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files, left_out = choose(folder)
+    for path in left_out[:_NAMED]:
+        cloud.say(f"left out: {path}")
+    if left_out:
+        cloud.say(f"{len(left_out)} are left out: hidden ones, and links to folders or out of {folder}")
     sent = 0
     for path in files:
         key = "/".join(filter(None, (prefix, path.relative_to(folder).as_posix())))
@@ -71,6 +77,28 @@ def upload(cloud: Cloud, folder: Path) -> int:
             sent += 1
     cloud.say(f"{sent} of {len(files)} files were sent to {cloud.config.staging}; the others were there")
     return sent
+
+
+def choose(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files of an upload; and what is left out: all that is hidden (.env, .git), which may hold secrets, links to
+    folders or out of the folder, and what is no file. LaunchError for a folder that cannot be read.
+    """
+    files: list[Path] = []
+    left_out: list[Path] = []
+    whole = folder.resolve()
+    for here, folders, names in os.walk(folder, onerror=_unreadable):
+        there = [Path(here, name) for name in folders]
+        skipped = [path for path in there if path.name.startswith(".") or path.is_symlink()]
+        left_out += skipped
+        folders[:] = [path.name for path in there if path not in skipped]
+        for path in (Path(here, name) for name in names):
+            good = not path.name.startswith(".") and path.is_file() and path.resolve().is_relative_to(whole)
+            (files if good else left_out).append(path)
+    return sorted(files), sorted(left_out)
+
+
+def _unreadable(error: OSError) -> None:
+    raise LaunchError(f"upload: {error.filename} cannot be read ({error.strerror}).") from error
 
 
 def staged(cloud: Cloud) -> list[dict[str, Any]]:

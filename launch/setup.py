@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from launch import policy, userdata
-from launch.aws import EXPERIMENT, ROLE, WORKING_VOLUME, Cloud, tag_list
+from launch.arns import Arns
+from launch.aws import EXPERIMENT, REGION, ROLE, WORKING_VOLUME, Cloud, tag_list, tags_of
 from launch.backup import snapshots
 from launch.budget import ensure_budget
 from launch.config import RESERVATION
@@ -28,6 +29,7 @@ _UNKNOWN_YET = {"InvalidParameterValue", "ValidationException", "NoSuchEntity", 
 
 def setup(cloud: Cloud) -> None:
     """Make what is missing, fix what differs. The schedule is made switched off: `schedule on` starts it."""
+    _refuse_another_region(cloud)
     _refuse_to_begin_anew(cloud)
     volume = ensure_volume(cloud)
     subnet = _subnet(cloud)
@@ -46,6 +48,20 @@ def setup(cloud: Cloud) -> None:
     ensure_notice(cloud)
     ensure_budget(cloud)
     cloud.say(f"{cloud.config.name} is set up: {volume} in {cloud.config.zone}, template {template}.")
+
+
+def _refuse_another_region(cloud: Cloud) -> None:
+    """LaunchError if the experiment lives in another region: the names of roles and budget are those of the account."""
+    name, here = f"{cloud.config.name}-machine", cloud.config.region
+    role = found(cloud, "iam", "get_role", RoleName=name)
+    there = tags_of(role["Role"]).get(REGION) if role else here
+    if there is None:  # of before
+        cloud.call("iam", "tag_role", RoleName=name, Tags=tag_list(region=here))
+    elif there != here:
+        raise LaunchError(
+            f"experiment: {cloud.config.experiment} is set up in {there} already, and its roles would be changed for"
+            f" {here}. Choose another experiment name, or take that one away there: python -m launch teardown"
+        )
 
 
 def _refuse_to_begin_anew(cloud: Cloud) -> None:
@@ -72,7 +88,7 @@ def ensure_volume(cloud: Cloud) -> str:
         made = cloud.call(
             "ec2", "create_volume",
             AvailabilityZone=config.zone, Size=config.volume_gb, VolumeType="gp3", Encrypted=True,
-            ClientToken=f"{config.name}-volume", **source,
+            ClientToken=f"{config.name}-{source.get('SnapshotId', 'volume')}", **source,  # 60 characters at most
             TagSpecifications=[tagged("volume", cloud, role=WORKING_VOLUME)],
         )  # fmt: skip
         return str(made["VolumeId"])
@@ -123,12 +139,13 @@ def ensure_group(cloud: Cloud, vpc: str) -> str:
 def ensure_role(cloud: Cloud, name: str, service: str) -> None:
     """A role that ``service`` takes, inside the boundary, with one policy of its own."""
     full = f"{cloud.config.name}-{name}"
-    arns = policy.Arns(cloud.config, cloud.account)
+    arns = Arns(cloud.config, cloud.account)
     wanted, boundary = policy.DOCUMENTS[name](arns), arns.managed("boundary")
     role = found(cloud, "iam", "get_role", RoleName=full)
     if role is None:
         cloud.settle(
-            _UNKNOWN_YET, "iam", "create_role", RoleName=full, Tags=tag_list(experiment=cloud.config.experiment),
+            _UNKNOWN_YET, "iam", "create_role", RoleName=full,
+            Tags=tag_list(experiment=cloud.config.experiment, region=cloud.config.region),
             AssumeRolePolicyDocument=json.dumps(policy.trust(service, cloud.account)), PermissionsBoundary=boundary,
         )  # fmt: skip
     elif role["Role"].get("PermissionsBoundary", {}).get("PermissionsBoundaryArn") != boundary:
@@ -241,7 +258,7 @@ def ensure_queue(cloud: Cloud) -> None:
 
 def ensure_schedule(cloud: Cloud, template: str, volume: str, state: str | None) -> str:
     """The schedule, with this state (ENABLED, DISABLED), or None for the state that it has; its state is returned."""
-    arns = policy.Arns(cloud.config, cloud.account)
+    arns = Arns(cloud.config, cloud.account)
     there = found(cloud, "scheduler", "get_schedule", Name=cloud.config.name)
     wanted = {
         "Name": cloud.config.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from launch import budget, cost, job, policy
+from launch.arns import Arns
 from launch.aws import DAY, RESULT, STARTS, Cloud, split_address, tags_of
 from launch.backup import prune, snapshots
 from launch.day import sweep
@@ -76,4 +77,4 @@ def policies(cloud: Cloud, name: str) -> dict[str, object]:
     account = account_of(cloud)
     if account == ACCOUNT:
         print("There are no AWS credentials: put the account's number for ACCOUNT.", file=sys.stderr)
-    return dict(policy.DOCUMENTS[name](policy.Arns(cloud.config, account)))
+    return dict(policy.DOCUMENTS[name](Arns(cloud.config, account)))

@@ -17,11 +17,12 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from launch import userdata
-from launch.config import Config
+if TYPE_CHECKING:
+    from launch.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 VOLUME = "vol-0123456789abcdef0"
@@ -178,6 +179,9 @@ def head(repository: Path) -> str:
 @pytest.fixture
 def host(tmp_path: Path, ec2: Config, code: Path, loop_devices: None) -> Iterator[Host]:
     """A machine with a blank disk of 96 MB, for an operator on 2026-03-01."""
+    from launch import userdata  # here: conftest.py imports this file, and other tests need no boto3
+    from launch.config import Config
+
     base = tmp_path / "host"
     for name in ("launch", "bin", "disks", "ns", "state"):
         (base / name).mkdir(parents=True)

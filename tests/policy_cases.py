@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from launch import policy
+from launch.arns import Arns
 from launch.aws import Cloud
 from launch.config import Config
 from launch.setup import template_data
@@ -132,7 +132,7 @@ def commands() -> Iterator[Case]:
 
 
 def roles(config: Config) -> Iterator[Case]:
-    arns = policy.Arns(config, ACCOUNT)
+    arns = Arns(config, ACCOUNT)
     boundary, stop = arns.managed("boundary"), arns.managed("stop")
     for action in ("CreateRole", "PutRolePolicy", "PutRolePermissionsBoundary"):
         for role in ("machine", "scheduler", "budgets", "events"):

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from launch import budget, policy
+from launch import budget
+from launch.arns import Arns
 from launch.config import RESERVATION, Config
 from launch.day import day
+from launch.errors import LaunchError
 from launch.managed import NAMES
 from launch.setup import ROLES, setup
 from tests.aws import Call, World
@@ -63,6 +65,20 @@ def test_setup_again_changes_nothing_and_fixes_what_differs(world: World, ec2: C
     )
 
 
+def test_an_experiment_lives_in_one_region(world: World, ec2: Config) -> None:
+    """IAM's names are those of the account, so a second setup elsewhere would change the roles of the first."""
+    setup(cloud_of(world, ec2))
+    before, role = len(world.calls), f"{ec2.name}-machine"
+    elsewhere = cloud_of(world, dataclasses.replace(ec2, region="eu-west-1", zone="eu-west-1a"), lent={})
+    with pytest.raises(LaunchError, match="is set up in us-east-1 already, and its roles"):
+        setup(elsewhere)
+    assert [c.operation for c in world.calls[before:]] == ["GetRole"]
+    iam = world.client("iam")
+    iam.untag_role(RoleName=role, TagKeys=["zoobot:region"])  # as it was made once
+    setup(cloud_of(world, ec2))
+    assert {"Key": "zoobot:region", "Value": "us-east-1"} in iam.get_role(RoleName=role)["Role"]["Tags"]
+
+
 def test_a_kill_at_every_call_of_setup(world: World, ec2: Config) -> None:
     whole = cloud_of(world, ec2)
     setup(whole)
@@ -92,7 +108,7 @@ def fingerprint(world: World, ec2: Config) -> list[str]:
     found.append(f"profile, {len(profile['Roles'])} roles")
     found.append(f"queue {sqs.get_queue_url(QueueName=ec2.name)['QueueUrl'].endswith(ec2.name)}")
     found.append(f"schedule {scheduler.get_schedule(Name=ec2.name)['State']}")
-    arns = policy.Arns(ec2, cloud.account)
+    arns = Arns(ec2, cloud.account)
     for role in ROLES if ec2.market == RESERVATION else [r for r in ROLES if r != "events"]:
         bound = iam.get_role(RoleName=f"{ec2.name}-{role}")["Role"]["PermissionsBoundary"]["PermissionsBoundaryArn"]
         found.append(f"{role} is inside the boundary: {bound == arns.managed('boundary')}")

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from launch import audit, cost
+from launch.arns import allow, document
 from launch.aws import tags_of
 from launch.backup import snapshot
 from launch.bake import bake
 from launch.config import Config
 from launch.day import day, down, up
 from launch.errors import Away, LaunchError
-from launch.policy import allow, document
 from launch.restore import restore
 from launch.setup import setup
 from launch.teardown import teardown

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -210,6 +211,32 @@ def test_the_commit_of_the_settings_is_what_runs(host: Host, server: str) -> Non
     settings.write_text(re.sub("REVISION=.*", f"REVISION={'f' * 40}", text))
     host.script("verify")
     assert "cannot be fetched" in host.results[-1]
+
+
+def test_packages_are_roots_and_others_are_not_trusted(host: Host) -> None:
+    """As nobody owns the code: a real environment starts, cannot be changed, and is used again; a forged one is not."""
+    with tempfile.TemporaryDirectory() as name:  # whose parents are open to everybody
+        root = Path(name)
+        root.chmod(0o755)
+        (root / "code").mkdir()
+        (root / "code" / "lock").write_text("")
+        (root / "mine").mkdir()
+        shutil.chown(root / "mine", "nobody")
+        start = f"""set -eu; umask 027; cd /; IMDS= STATE={root} OWNER=nobody LOCK=lock OPT=/none HERE={ROOT}/launch
+            source $HERE/machine.sh; source $HERE/packages.sh; venv={root}/mine/venv
+            forge() {{ as_owner bash -c "mkdir $venv && cp {root}/digest $venv/.lock"; }}
+            sha256sum <{root}/code/lock | cut -d' ' -f1 >{root}/digest; chmod 644 {root}/digest; """
+        forged = host.shell(f"{start} forge; is_roots $venv || echo no; as_owner grep NoNewPrivs /proc/self/status")
+        assert forged.stdout.split() == ["no", "NoNewPrivs:", "1"], forged.stderr
+        if not ALL:
+            return
+        made = host.shell(f"{start} packages {root}/code $venv; packages {root}/code $venv", PATH="/usr/bin:/usr/sbin")
+        assert made.stdout.split() == [f"{root}/mine/venv"] * 2, made.stderr
+        assert made.stderr.count("installing the packages") == 1, "the forged one went, and the other stays"
+        others = "find $venv ! -uid 0 -o -perm /22 ! -type l"
+        works = "as_owner $venv/bin/python -c 'import pip; print(1)'"
+        used = host.shell(f"{start} {works}; {others}; as_owner touch $venv/lib/x || echo no")
+        assert used.stdout.split() == ["1", "no"], used.stdout + used.stderr
 
 
 def test_scripts_pass_shellcheck_and_fit_in_user_data(tmp_path: Path, ec2: Config) -> None:

@@ -12,9 +12,7 @@ import pytest
 
 from launch import job as jobs
 from launch import words
-from launch.aws import tags_of
 from launch.config import Config
-from launch.day import day
 from launch.errors import LaunchError
 from launch.find import need_volume
 from launch.job import Job, drive
@@ -290,6 +288,24 @@ def test_status_says_how_far_a_job_is_and_when_it_will_end(made: World, ec2: Con
     assert command(made, ec2, "status") == 0
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["", "first", "first hours=lots made=1", "first commands=1/2 iterations=a/b made=1 hours=1.00 at=now",
+     "first commands=1/2 iterations=1/2 made=1 hours=nan at=now", "first commands=1/2 iterations=1/2 made= hours= at="],
+)  # fmt: skip
+def test_status_calls_unknown_what_a_machine_did_not_say_rightly(made: World, ec2: Config, said: str) -> None:
+    drive(cloud_of(made, ec2), Job("first", COMMANDS))
+    (volume,) = made.volumes("working_volume")
+    tags = [{"Key": f"zoobot:{key}", "Value": said} for key in ("progress", "job_result")]
+    made.client("ec2").create_tags(Resources=[volume.id], Tags=tags)
+    cloud = cloud_of(made, ec2)
+    assert jobs.report(cloud, need_volume(cloud), False)[0].startswith(
+        "job       first: 1 machines; how far it is, is unk"
+    )
+    assert command(made, ec2, "status") == 0
+    drive(cloud, Job("first", COMMANDS))
+
+
 def test_words_are_those_of_run_py() -> None:
     """A sweep of twenty simulations, from its file; and what run.py refuses. In another process, as it is."""
     with pytest.raises(LaunchError, match=r"run.py would refuse this: 1 setting.*\n  stage=simulte: there"):
@@ -305,60 +321,6 @@ def test_a_bench_brings_its_table_back(made: World, ec2: Config) -> None:
     table = Path(ec2.record) / "decals_live_bench-2026-03-01.txt"
     assert table.read_text() == "a table"
     assert command(made, ec2, "bench") == 0 and len(made.machines) == 1, "once a day"
-
-
-# ----------------------------------------------------------------------------------------------------- with live work
-
-
-def test_simulations_start_from_a_copy_and_touch_nothing_live(made: World, ec2: Config) -> None:
-    sweep = dataclasses.replace(ec2, experiment="sweep", data_from="decals_live")
-    with pytest.raises(LaunchError, match="data_from: decals_live has no whole snapshot"):
-        setup(cloud_of(made, sweep))
-    assert day(cloud_of(made, ec2)) == "done: iteration_0"
-    made.sleep(600)
-    with pytest.raises(LaunchError, match="volume_gb: the snapshot of decals_live needs 200"):
-        setup(cloud_of(made, dataclasses.replace(sweep, volume_gb=100)))
-    setup(cloud_of(made, sweep))
-    assert made.disk_of("sweep").iterations == ["2026-03-01"]
-    drive(cloud_of(made, sweep), Job("first", COMMANDS))
-    assert len(made.disk_of("sweep").jobs["first"].made) == 4
-    assert made.disk_of("decals_live").jobs == {}
-    tags = {tags_of(s)["zoobot:experiment"] for s in made.client("ec2").describe_snapshots()["Snapshots"]}
-    assert tags == {"decals_live", "sweep"}
-    made.sleep(86400)
-    assert day(cloud_of(made, ec2)) == "done: iteration_1"
-
-
-@pytest.mark.skipif(not ALL, reason="takes seconds: make test-ec2")
-def test_thirty_days_with_a_sweep_in_between_interrupted_ten_times(world: World, ec2: Config) -> None:
-    """The sweep and the days, each on its volume: what both disks hold at the end is the same with and without."""
-    ends = []
-    for interruptions in (0, 10):
-        world.reset()
-        ends.append(thirty_days(world, ec2, interruptions))
-    assert ends[0] == ends[1]
-    assert len(ends[0][0]) == 30 and len(ends[0][1]) == 31
-
-
-def thirty_days(world: World, ec2: Config, interruptions: int) -> tuple[list[str], list[str]]:
-    sweep = dataclasses.replace(ec2, experiment="sweep", data_from="decals_live", job_machines=30, job_hours=100)
-    setup(cloud_of(world, ec2))
-    day(cloud_of(world, ec2))
-    world.sleep(3600)
-    setup(cloud_of(world, sweep))
-    assert command(world, ec2, "schedule", "on") == 0
-    world.units_of = lambda words: 30 * ("stage=simulate" in words)
-    world.unit_s = 600.0  # so 23 in a machine's four hours
-    left = ["interrupted"] * interruptions
-    world.job_of = lambda name: left.pop() if left else "good"
-    for number in range(1, 30):
-        world.later(number * 86400, lambda: world.fire(ec2.name, world.now()) and None)
-    world.sleep(10 * 86400 - 1800)
-    drive(cloud_of(world, sweep), Job("sweep", COMMANDS))  # five hours, while the schedule fires
-    world.sleep(20 * 86400)
-    assert not left and len(world.job_machines) == (11 if interruptions else 2)
-    assert world.running() == []
-    return world.disk_of("decals_live").iterations, world.disk_of("sweep").jobs["sweep"].made
 
 
 def test_reads_change_nothing(made: World, ec2: Config) -> None:

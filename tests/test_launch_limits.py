@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from launch import budget, policy, revision
+from launch import budget, revision
+from launch.arns import Arns
 from launch.bake import bake
 from launch.config import RESERVATION, Config
 from launch.day import day
@@ -64,7 +65,7 @@ def test_a_month_in_which_the_budget_is_spent(world: World, ec2: Config) -> None
 
 def test_teardown_when_somebody_deleted_a_budget_that_had_acted(world: World, ec2: Config) -> None:
     setup(cloud_of(world, ec2))
-    arns = policy.Arns(ec2, cloud_of(world, ec2).account)
+    arns = Arns(ec2, cloud_of(world, ec2).account)
     role = arns.role("scheduler").rpartition("/")[2]
     world.client("iam").attach_role_policy(RoleName=role, PolicyArn=arns.managed("stop"))
     world.budgets.budgets.clear()
@@ -270,7 +271,7 @@ def test_a_role_of_before_is_put_inside_the_boundary(world: World, ec2: Config) 
     iam.delete_role_permissions_boundary(RoleName="zoobot-decals_live-machine")
     setup(cloud_of(world, ec2))
     role = iam.get_role(RoleName="zoobot-decals_live-machine")["Role"]
-    boundary = policy.Arns(ec2, "123456789012").managed("boundary")
+    boundary = Arns(ec2, "123456789012").managed("boundary")
     assert role["PermissionsBoundary"]["PermissionsBoundaryArn"] == boundary
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from launch import policy
+from launch.arns import Arns
 from launch.config import Config
 from tests.aws import World
 from tests.launching import command
@@ -58,7 +59,7 @@ def test_the_policies_are_the_calls(world: World, ec2: Config, tmp_path: Path, m
     (folder / "large").write_bytes(b"large")
     monkeypatch.setattr("launch.prepare._LARGE", 4)
     config = dataclasses.replace(ec2, logs="s3://zoobot-logs/runs", upload=str(folder), staging="s3://zoobot-logs/in")
-    arns = policy.Arns(config, "123456789012")
+    arns = Arns(config, "123456789012")
     daily, owner, administrator = (actions(policy.DOCUMENTS[who](arns)) for who in ("daily", "owner", "administrator"))
     assert called(world, config, "setup") & administrator == {"iam:CreatePolicy", "iam:TagPolicy"}
     s3 = world.client("s3")
@@ -83,7 +84,7 @@ def test_every_change_is_limited_by_arn_or_tag(ec2: Config) -> None:
         ec2, secrets={"key": "/aws/reference/secretsmanager/zoobot"}, logs="s3://zoobot-logs", data_from="other",
         results="s3://zoobot-logs/results", upload="mine", staging="s3://zoobot-logs/in",
     )  # fmt: skip
-    arns = policy.Arns(managed, "123456789012")
+    arns = Arns(managed, "123456789012")
     checked = 0
     for document in policy.DOCUMENTS.values():
         for statement in document(arns)["Statement"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from launch.config import Config
 from launch.errors import LaunchError
-from launch.prepare import prepare, upload
+from launch.prepare import choose, prepare, upload
 from launch.setup import setup
 from tests.aws import World
 from tests.launching import ALL, READS, Killed, calls, cloud_of, command, points
@@ -73,6 +74,34 @@ def test_an_upload_sends_what_is_missing_or_differs(world: World, config: Config
     assert world.client("s3").get_object(Bucket=BUCKET, Key="in/decals/J000/a.png")["Body"].read() == b"c" * 100
     with pytest.raises(LaunchError, match="is not a folder"):
         upload(cloud_of(world, config), folder / "nowhere")
+
+
+def test_what_is_hidden_or_leads_out_of_the_folder_is_not_sent(world: World, config: Config, tmp_path: Path) -> None:
+    folder, secret = Path(config.upload), tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key").write_text("a secret")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config").write_text("a secret")
+    (folder / "decals" / ".env").write_text("a secret")
+    (folder / "decals" / "out").symlink_to(secret)
+    (folder / "decals" / "key").symlink_to("../../secret/key")
+    (folder / "decals" / "broken").symlink_to("nothing")
+    (folder / "decals" / "round").symlink_to("..")
+    (folder / "decals" / "table.csv").symlink_to("joint_catalog.csv")
+    os.mkfifo(folder / "decals" / "pipe")
+    told: list[str] = []
+    cloud = cloud_of(world, config)
+    cloud.say = told.append
+    assert upload(cloud, folder) == 4
+    assert [name.removeprefix("in/decals/") for name in names(world)] == [
+        "J000/a.png", "J000/b.png", "joint_catalog.csv", "table.csv"
+    ]  # fmt: skip
+    left_out = [line.rpartition("/")[2] for line in told if line.startswith("left out: ")]
+    assert left_out == [".git", ".env", "broken", "key", "out", "pipe", "round"]
+    assert f"7 are left out: hidden ones, and links to folders or out of {folder}" in told
+    linked = tmp_path / "linked"
+    linked.symlink_to(folder)
+    assert len(choose(linked)[0]) == 4, "the folder itself may be a link"
 
 
 def test_a_large_file_is_known_by_the_digest_that_it_was_sent_with(

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from launch import policy
+from launch.arns import Arns, allow, document
 from launch.config import RESERVATION, Config
 from tests.policies import ACCOUNT, PLACE, REGION, Ask, Policy, refused
 from tests.policy_cases import cases, changed, launches, of_ours
@@ -29,7 +30,7 @@ MARKETS: dict[str, dict[str, Any]] = {
 def test_each_policy_lets_through_what_is_needed_and_refuses_what_is_not(ec2: Config, market: str) -> None:
     config = dataclasses.replace(ec2, market=market, **MARKETS[market])
     for case in cases(config):
-        document = policy.DOCUMENTS[case.who](policy.Arns(config, ACCOUNT))
+        document = policy.DOCUMENTS[case.who](Arns(config, ACCOUNT))
         assert refused(case.good, [document]) == [], case.who
         for what, asks in case.bad.items():
             assert refused(asks, [document]), f"{case.who}: {what}"
@@ -43,10 +44,10 @@ def test_each_condition_is_needed(ec2: Config) -> None:
     for who in ("machine", "scheduler", "budgets", "events", "daily", "owner"):
         asked = [ask for case in tried if case.who == who for asks in case.bad.values() for ask in asks]
         for config in configs:
-            document = policy.DOCUMENTS[who](policy.Arns(config, ACCOUNT))
-            no = refused(asked, [document])
-            for condition, weaker in without_one(document):
-                assert len(refused(no, [policy.document(weaker)])) < len(no), f"{who}: no case needs {condition}"
+            whole = policy.DOCUMENTS[who](Arns(config, ACCOUNT))
+            no = refused(asked, [whole])
+            for condition, weaker in without_one(whole):
+                assert len(refused(no, [document(weaker)])) < len(no), f"{who}: no case needs {condition}"
                 checked += 1
     print(f"{checked} conditions, each needed by a call that is refused")
     assert checked > 100
@@ -63,8 +64,8 @@ def without_one(document: Policy) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_no_role_leaves_its_boundary_whatever_its_owner_writes(ec2: Config) -> None:
-    ours = policy.Arns(ec2, ACCOUNT)
-    everything = policy.document(policy.allow(["*"]))
+    ours = Arns(ec2, ACCOUNT)
+    everything = document(allow(["*"]))
     boundary = policy.boundary(ours)
     for case in cases(ec2):
         if case.who in ("machine", "scheduler", "budgets"):
@@ -80,7 +81,7 @@ def test_no_role_leaves_its_boundary_whatever_its_owner_writes(ec2: Config) -> N
 
 def test_the_owner_cannot_widen_what_roles_may_do(ec2: Config) -> None:
     """Nor an administrator of the boundary start anything, nor a service take a role for another account."""
-    ours = policy.Arns(ec2, ACCOUNT)
+    ours = Arns(ec2, ACCOUNT)
     machine, boundary = ours.role("machine"), ours.managed("boundary")
     bound = {"iam:PermissionsBoundary": boundary, "iam:PolicyARN": ours.managed("stop")}
     wider = [
@@ -104,13 +105,13 @@ def test_the_policies_are_as_long_as_iam_takes(ec2: Config, market: str) -> None
     config = dataclasses.replace(
         ec2, experiment="e" * 30, market=market, secrets=secrets, logs="s3://zoobot-logs/runs", **MARKETS[market]
     )
-    ours = policy.Arns(config, ACCOUNT)
+    ours = Arns(config, ACCOUNT)
     lengths = {name: len("".join(str(make(ours)).split())) for name, make in policy.DOCUMENTS.items()}
     assert max(lengths["boundary"], lengths["stop"]) <= policy.MANAGED_MAX and max(lengths.values()) <= 10_240, lengths
 
 
 def test_what_a_spent_budget_attaches_stops_new_machines_only(ec2: Config) -> None:
-    ours = policy.Arns(ec2, ACCOUNT)
+    ours = Arns(ec2, ACCOUNT)
     launch = launches(ec2, "scheduler")[0]
     both = [policy.scheduler(ours), policy.stop(ours)]
     assert [a.resource for a in refused(launch.good, both) if a.action == "ec2:RunInstances"] == [f"{PLACE}:instance/*"]
@@ -120,7 +121,7 @@ def test_what_a_spent_budget_attaches_stops_new_machines_only(ec2: Config) -> No
 def test_the_simulator_is_strict() -> None:
     def says(condition: dict[str, Any], context: dict[str, Any], **more: Any) -> bool:
         statement = {"Effect": "Allow", "Action": ["ec2:Run*"], "Resource": ["arn:*"], "Condition": condition, **more}
-        return not refused([Ask("ec2:RunInstances", "arn:aws:x", context)], [policy.document(statement)])
+        return not refused([Ask("ec2:RunInstances", "arn:aws:x", context)], [document(statement)])
 
     true = [
         ({"StringEquals": {"A:b": ["x", "y"]}}, {"a:B": "y"}), ({"StringLike": {"k": "x*z"}}, {"k": "x/y/z"}),
@@ -148,7 +149,7 @@ def test_the_simulator_is_strict() -> None:
     for ask in unknown:
         with pytest.raises((KeyError, ValueError)):
             ask()
-    allow, deny = (policy.document({"Effect": e, "Action": ["*"], "Resource": ["*"]}) for e in ("Allow", "Deny"))
+    allow, deny = (document({"Effect": e, "Action": ["*"], "Resource": ["*"]}) for e in ("Allow", "Deny"))
     assert refused([Ask("a")], [allow, deny]) and refused([Ask("a")], [allow], deny) and refused([Ask("a")], [])
 
 

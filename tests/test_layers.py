@@ -144,6 +144,10 @@ def test_light_stages_load_no_tensorflow() -> None:
     assert HEAVY & loaded("-c", "import wandb") >= {"wandb"}, "the test sees what is loaded"
 
 
+def test_tests_of_zoobot_load_nothing_of_launch() -> None:
+    assert not {"launch", "boto3", "botocore"} & loaded("-c", "import tests.conftest")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job", "stage=simulate"]])
 def test_help_and_config_load_nothing_heavy(arguments: list[str]) -> None:
     packages = loaded("run.py", *arguments)
