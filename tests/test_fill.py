@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 
 from benchmarks.networks import write_shards
+from zoobot import folders
 from zoobot.engine import map as engine
 from zoobot.models import encoders, features
-from zoobot.models.architectures import ARCHITECTURES
+from zoobot.models.architectures import ARCHITECTURES, Floats32
 from zoobot.models.features import FeatureCache, FrozenEncoder
 from zoobot.settings import Settings
 
@@ -77,3 +79,20 @@ def test_workers_are_used_where_that_is_faster(made: Shards, monkeypatch: pytest
     assert len(used) == 3, "not with a GPU, nor for a small encoder"
     features.fill(cache("a"), replace(s, engine=replace(s.engine, name="ray", address="a:1")), 8, files)
     assert len(used) == 4, "but on a cluster"
+
+
+def test_features_where_an_earlier_version_kept_them_are_found(tmp_path: Path) -> None:
+    with folders.create(tmp_path / "made", {}, {}) as staging:
+        (staging / "shard").write_text("records")
+    encoded: list[Path] = []
+
+    def encode(path: Path) -> Floats32:
+        encoded.append(path)
+        return np.ones((2, 3), np.float32)
+
+    cache, shard = FeatureCache(tmp_path / "features", "0" * 64, 1, encode), tmp_path / "made" / "shard"
+    assert not cache.has(shard)
+    cache.of(shard)
+    (kept,) = (tmp_path / "features").rglob("*.npy")
+    kept.rename(kept.parent.parent / kept.name)
+    assert cache.has(shard) and np.array_equal(cache.of(shard), np.ones((2, 3))) and len(encoded) == 1

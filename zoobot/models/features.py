@@ -48,24 +48,34 @@ class FeatureCache:
 
     def has(self, path: Path) -> bool:
         """Whether there are features of a TFRecord file; ``of`` looks at their content."""
-        return any(self._folder().glob(f"{folders.digest_in(path)[:16]}_*.npy"))
+        return bool(self._kept(path))
 
-    def _folder(self) -> Path:
-        return self.folder / f"{self.weights_sha256[:16]}_{self.orientations}"
+    def _kept(self, path: Path) -> list[Path]:
+        """Files with the features of a TFRecord file, whole or damaged. A folder holds one in 256 of all, because many
+        are slow to list; earlier versions kept all in one.
+        """
+        folder = self._folder(path)
+        return [file for at in (folder, folder.parent) for file in sorted(at.glob(f"{self._name(path)}_*.npy"))]
+
+    def _name(self, path: Path) -> str:
+        return folders.digest_in(path)[:16]
+
+    def _folder(self, path: Path) -> Path:
+        return self.folder / f"{self.weights_sha256[:16]}_{self.orientations}" / self._name(path)[:2]
 
     def of(self, path: Path) -> Floats32:
         """The features N × H of the galaxies in a TFRecord file, mapped into memory."""
-        folder, name = self._folder(), folders.digest_in(path)[:16]
-        kept = next((file for file in sorted(folder.glob(f"{name}_*.npy")) if _is_whole(file)), None)
-        if kept is None:
+        found = next(filter(_is_whole, self._kept(path)), None)
+        if found is None:
             content = io.BytesIO()
             np.save(content, self.encode(path))
-            for damaged in folder.glob(f"{name}*.npy"):
+            for damaged in self._kept(path):
                 if not _is_whole(damaged):
                     damaged.unlink(missing_ok=True)
-            kept = folder / f"{name}_{hashlib.sha256(content.getvalue()).hexdigest()[:16]}.npy"
-            folders.publish_file(kept, content.getvalue())
-        features: Floats32 = np.load(kept, mmap_mode="r")
+            digest = hashlib.sha256(content.getvalue()).hexdigest()[:16]
+            found = self._folder(path) / f"{self._name(path)}_{digest}.npy"
+            folders.publish_file(found, content.getvalue())
+        features: Floats32 = np.load(found, mmap_mode="r")
         return features
 
 
