@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -118,3 +119,14 @@ def test_an_outline_says_what_a_command_line_would_make(tmp_path: Path) -> None:
         with pytest.raises(sweep.Refused, match=reason):
             sweep.outline([*words, data_dir])
     assert list(tmp_path.iterdir()) == [], "nothing is run"
+
+
+def test_the_name_that_a_refused_sweep_is_told_to_take_works(tmp_path: Path) -> None:
+    words = ["-m", "stage=simulate", "stop.labels=20,1000", f"data_dir={tmp_path}"]
+    with pytest.raises(sweep.Refused, match="Put what is swept into the name") as refused:
+        sweep.outline(words)
+    (name,) = re.findall(r"'(experiment_name=.*?)'", str(refused.value))
+    jobs = sweep.outline([*words, name])
+    assert len({job.experiment_name for job in jobs}) == 2 and all("$" not in job.experiment_name for job in jobs)
+    jobs = sweep.outline([*words, "acquisition=random,badge", "experiment_name=${acquisition.name}_${stop.labels}"])
+    assert {job.experiment_name for job in jobs} == {"random_20", "random_1000", "badge_20", "badge_1000"}

@@ -71,8 +71,9 @@ class PrepareJobs(Callback):
 
 def _jobs(config: DictConfig) -> dict[str, list[Override]]:
     """The overrides of each job, as Hydra's own sweeper combines them, by the part of them that is swept."""
-    swept = dict(config.hydra.sweeper.params or {})
-    texts = [f"{key}={value}" for key, value in swept.items()] + list(config.hydra.overrides.task)
+    swept: Any = OmegaConf.to_container(config.hydra.sweeper.get("params") or DictConfig({}))  # as written: with ${…}
+    given: Any = OmegaConf.to_container(config.hydra.overrides.task)
+    texts = [f"{key}={value}" for key, value in swept.items()] + given
     parser = OverridesParser.create()
     of_key: dict[str, list[str]] = {}
     for each in parser.parse_overrides(texts):
