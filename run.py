@@ -90,6 +90,8 @@ def _run(cfg: DictConfig, is_multirun: bool) -> None:
         logged.append(error)
         raise
     except Exception as error:
+        if "KeyboardInterrupt" in str(error):  # DuckDB makes an error of its own of a Ctrl-C while it reads a table
+            raise KeyboardInterrupt from error
         log.exception("stopped by an error in the program")  # Hydra's own log of a failed job has no traceback
         raise Stopped(f"{type(error).__name__}: {error}") from error
 

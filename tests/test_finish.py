@@ -28,6 +28,9 @@ Compose = Callable[..., Settings]
 QUICK = ("stage=finish", "quick=true", "tracking=disabled", "simulate.iterations=2")
 
 
+pytestmark = pytest.mark.long  # all of them need a simulation
+
+
 @pytest.fixture(scope="module")
 def done(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Two iterations of a head on a frozen encoder; some of the galaxies asked about were drawn at random."""
@@ -70,7 +73,6 @@ def counts_of(settings: Settings, split: str) -> tuple[list[Path], Any]:
     return files, np.stack([label, total - label], axis=1)
 
 
-@pytest.mark.long
 def test_networks_that_are_better_are_the_final_model_and_need_no_other_folder(
     done: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -96,7 +98,6 @@ def test_networks_that_are_better_are_the_final_model_and_need_no_other_folder(
         encoders.rename(done.encoders_dir)
 
 
-@pytest.mark.long
 def test_networks_that_are_not_better_leave_the_head_which_is_whole(
     done: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -117,7 +118,6 @@ def test_networks_that_are_not_better_leave_the_head_which_is_whole(
     assert metrics.loss(model.predict(files), counts) == pytest.approx(last.loss("test"), rel=1e-6)
 
 
-@pytest.mark.long
 def test_a_crash_in_the_second_network_goes_on_to_the_same_bytes(
     done: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -146,7 +146,6 @@ def test_a_crash_in_the_second_network_goes_on_to_the_same_bytes(
     assert folders.digest_of(path) == whole and not folders.unfinished(path).exists()
 
 
-@pytest.mark.long
 def test_only_train_and_acquired_labels_are_learnt_from(done: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     judge(monkeypatch, 99.0)
     path = finish.run(done)
@@ -176,7 +175,6 @@ class Stop(Exception):
     """Ends a run where the test has seen enough."""
 
 
-@pytest.mark.long
 def test_every_label_is_left_out_once_and_only_random_ones_calibrate(
     done: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,7 +208,6 @@ def test_every_label_is_left_out_once_and_only_random_ones_calibrate(
     assert [calibrated[id_] for id_ in ids] == first[1].tolist()
 
 
-@pytest.mark.long
 def test_networks_of_iterations_are_trained_again_in_the_same_way(
     done: Settings, compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -254,7 +251,6 @@ def test_fixed_features_are_finished_without_networks(compose: Compose, tmp_path
         finish.run(settings)
 
 
-@pytest.mark.long  # it needs the simulation of the others
 def test_an_experiment_without_iterations_cannot_be_finished(done: Settings) -> None:
     settings = replace(done, experiment_name="empty")
     instructions.run(settings)

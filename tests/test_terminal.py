@@ -16,7 +16,9 @@ import termios
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pytest
+from omegaconf import DictConfig
 
 import run as entry
 from tests.test_configs import ALL_OPTIONS
@@ -193,6 +195,18 @@ def test_ctrl_c_is_said_on_the_terminal_and_in_the_log(
         handler.close()
     said = capsys.readouterr().err
     assert said == (tmp_path / "run.log").read_text() and "goes on: python run.py stage=report" in said
+
+
+def test_ctrl_c_that_a_library_made_an_error_of_is_ctrl_c(
+    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: Settings) -> None:
+        raise duckdb.InvalidInputException("counting the rows of the Arrow source failed: KeyboardInterrupt: ")
+
+    monkeypatch.setattr(entry.compose, "from_config", lambda _: settings("stage=reduce"))
+    monkeypatch.setattr(stages, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        entry._run(DictConfig({}), is_multirun=False)
 
 
 def test_one_line_of_each_iteration_has_the_loss_the_gain_and_the_labels(
