@@ -25,7 +25,7 @@ from tests.test_configs import ALL_OPTIONS
 from zoobot import stages
 from zoobot.engine import terminal
 from zoobot.iterations.files import ExperimentFolder
-from zoobot.settings import Settings, command_line, texts
+from zoobot.settings import Settings, command_line, compose, texts
 from zoobot.stages import STAGES, simulate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -203,7 +203,7 @@ def test_ctrl_c_that_a_library_made_an_error_of_is_ctrl_c(
     def interrupted(_: Settings) -> None:
         raise duckdb.InvalidInputException("counting the rows of the Arrow source failed: KeyboardInterrupt: ")
 
-    monkeypatch.setattr(entry.compose, "from_config", lambda _: settings("stage=reduce"))
+    monkeypatch.setattr(compose, "from_config", lambda _: settings("stage=report"))
     monkeypatch.setattr(stages, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         entry._run(DictConfig({}), is_multirun=False)
