@@ -12,6 +12,7 @@ import signal
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import FrameType
 
 import hydra
 import yaml
@@ -29,6 +30,7 @@ from zoobot.folders import disk
 from zoobot.settings import command_line, compose, texts
 
 log = logging.getLogger("zoobot")
+interrupts: list[int] = []  # each Ctrl-C: the number of its signal
 logged: list[ZoobotError] = []  # by this process; what a launcher's processes log may not reach the terminal
 HELP = """Active learning for Galaxy Zoo.
 
@@ -75,6 +77,7 @@ def main(cfg: DictConfig) -> None:
 
 def _run(cfg: DictConfig, is_multirun: bool) -> None:
     try:
+        _note_ctrl_c()
         from zoobot import stages  # late: it loads all packages, and help should be quick
 
         settings = stages.check_settings(compose.from_config(cfg))
@@ -85,15 +88,26 @@ def _run(cfg: DictConfig, is_multirun: bool) -> None:
         else:
             path = stages.run(settings)
             _say_what_was_made(stages.ending(settings, path))
-    except ZoobotError as error:
-        log.error("%s", error)
-        logged.append(error)
-        raise
     except Exception as error:
-        if "KeyboardInterrupt" in str(error):  # DuckDB makes an error of its own of a Ctrl-C while it reads a table
+        if interrupts:
             raise KeyboardInterrupt from error
+        if isinstance(error, ZoobotError):
+            log.error("%s", error)
+            logged.append(error)
+            raise
         log.exception("stopped by an error in the program")  # Hydra's own log of a failed job has no traceback
         raise Stopped(f"{type(error).__name__}: {error}") from error
+
+
+def _note_ctrl_c() -> None:
+    """Remember each Ctrl-C: a library may make an error of its own of it, as DuckDB does in the middle of a query."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note)
 
 
 def _let_readers_leave() -> None:

@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import shlex
+import signal
 import struct
 import subprocess
 import sys
@@ -16,7 +17,6 @@ import termios
 from collections.abc import Callable
 from pathlib import Path
 
-import duckdb
 import pytest
 from omegaconf import DictConfig
 
@@ -24,6 +24,7 @@ import run as entry
 from tests.test_configs import ALL_OPTIONS
 from zoobot import stages
 from zoobot.engine import terminal
+from zoobot.errors import FolderError
 from zoobot.iterations.files import ExperimentFolder
 from zoobot.settings import Settings, command_line, compose, texts
 from zoobot.stages import STAGES, simulate
@@ -200,13 +201,24 @@ def test_ctrl_c_is_said_on_the_terminal_and_in_the_log(
 def test_ctrl_c_that_a_library_made_an_error_of_is_ctrl_c(
     settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_: Settings) -> None:
-        raise duckdb.InvalidInputException("counting the rows of the Arrow source failed: KeyboardInterrupt: ")
-
+    """DuckDB does, in the middle of a query; of a damaged file an error of ours would come."""
     monkeypatch.setattr(compose, "from_config", lambda _: settings("stage=report"))
-    monkeypatch.setattr(stages, "run", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        entry._run(DictConfig({}), is_multirun=False)
+    monkeypatch.setattr(entry, "interrupts", [])
+    before = signal.getsignal(signal.SIGINT)
+    for error in (RuntimeError("Query interrupted"), FolderError("it cannot be read")):
+
+        def interrupted(_: Settings, error: Exception = error) -> None:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                raise error from None
+
+        monkeypatch.setattr(stages, "run", interrupted)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                entry._run(DictConfig({}), is_multirun=False)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def test_one_line_of_each_iteration_has_the_loss_the_gain_and_the_labels(
