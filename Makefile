@@ -32,7 +32,7 @@ test: setup
 	.venv/bin/mypy
 	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20 -m "not long"
 
-# What `make test` leaves out: long proofs, and those that show the same in more places. Ten minutes.
+# What `make test` leaves out: long proofs, and those that show the same in more places. Seven minutes.
 test-long: setup
 	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20 -m long
 
@@ -69,7 +69,7 @@ test-cluster: setup
 test-report: setup
 	REPORT_ALL=1 .venv/bin/pytest -s tests/test_report.py tests/test_report_page.py tests/test_report_browser.py
 
-# launch/ with a kill at every call, thirty days started by hand, and real installations of packages. A minute.
+# launch/ with a kill and a refusal at every call, thirty days, and real installations of packages. Six minutes.
 test-ec2: setup
 	EC2_ALL=1 .venv/bin/pytest -n 2 tests/test_launch*.py
 
