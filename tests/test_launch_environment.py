@@ -200,8 +200,8 @@ def test_the_commit_of_the_settings_is_what_runs(host: Host, server: str) -> Non
     ).stdout.strip()
     settings.write_text(re.sub("REVISION=.*", f"REVISION={two}", text))
     host.script("verify")
-    assert two in host.shell('git -C "$MOUNT/root/repos/zoobot" rev-parse HEAD').stdout
-    host.shell('echo changed >>"$MOUNT/root/repos/zoobot/run.py"')
+    assert two in host.shell('cd "$MOUNT" && git -C root/repos/zoobot rev-parse HEAD').stdout
+    host.shell('cd "$MOUNT" && echo changed >>root/repos/zoobot/run.py')
     settings.write_text(text)
     host.script("verify")
     assert "changed by hand" in host.results[-1]

@@ -195,12 +195,17 @@ def test_a_job_is_refused_where_it_could_harm(made: World, ec2: Config) -> None:
         drive(cloud_of(made, ec2), Job("third", COMMANDS))
 
 
-def test_a_machine_that_gets_no_command_goes(made: World, ec2: Config) -> None:
+def killed_at_second(made: World, ec2: Config, operation: str) -> None:
+    """The first job is done; the driver of the second is killed as this call is answered."""
     whole = cloud_of(made, ec2)
     drive(whole, Job("first", COMMANDS))
-    n = whole.operations.index("RunInstances") + 1
+    n = whole.operations.index(operation) + 1
     with pytest.raises(Killed):
         drive(cloud_of(made, ec2, at=n, answered=True), Job("second", COMMANDS))
+
+
+def test_a_machine_that_gets_no_command_goes(made: World, ec2: Config) -> None:
+    killed_at_second(made, ec2, "RunInstances")
     made.sleep(2000)
     assert made.running() == []
     drive(cloud_of(made, ec2), Job("second", COMMANDS))
@@ -208,11 +213,7 @@ def test_a_machine_that_gets_no_command_goes(made: World, ec2: Config) -> None:
 
 
 def test_the_machine_finishes_without_the_laptop(made: World, ec2: Config) -> None:
-    whole = cloud_of(made, ec2)
-    drive(whole, Job("first", COMMANDS))
-    n = whole.operations.index("SendCommand") + 1
-    with pytest.raises(Killed):
-        drive(cloud_of(made, ec2, at=n, answered=True), Job("second", COMMANDS))
+    killed_at_second(made, ec2, "SendCommand")
     made.sleep(3 * 3600)
     over(made, "second", 1)
     assert drive(cloud_of(made, ec2), Job("second", COMMANDS)) == "", "it was done before"
@@ -273,11 +274,7 @@ def test_status_says_how_far_a_job_is_and_when_it_will_end(made: World, ec2: Con
         return jobs.report(cloud, need_volume(cloud), bool(made.running()))
 
     assert lines() == []
-    whole = cloud_of(made, ec2)
-    drive(whole, Job("first", COMMANDS))
-    n = whole.operations.index("SendCommand") + 1
-    with pytest.raises(Killed):
-        drive(cloud_of(made, ec2, at=n, answered=True), Job("second", COMMANDS))
+    killed_at_second(made, ec2, "SendCommand")
     made.sleep(700)
     job, hours, end = lines()
     assert job == "job       second: 0/2 commands and 2/3 iterations done, 11.8 iterations an hour"

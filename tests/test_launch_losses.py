@@ -24,7 +24,7 @@ from launch.errors import LaunchError
 from launch.restore import restore
 from launch.setup import setup
 from tests.aws import World
-from tests.launching import ALL, Killed, cloud_of, command, settled
+from tests.launching import ALL, Doomed, Killed, cloud_of, command, settled
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,13 +54,19 @@ def test_backups_are_not_pushed_out_by_a_machine_that_makes_many(made: World, ec
     assert left[:2] == good[1:] and len(left) == 3
 
 
-def test_a_restore_that_was_cut_off_is_not_taken_for_one_of_another_snapshot(made: World, ec2: Config) -> None:
-    day(cloud_of(made, ec2))
-    made.sleep(86400)
+def restored_and_used(made: World, ec2: Config) -> Doomed:
+    """A restore, whose volume a machine has used since; and its calls."""
     whole = cloud_of(made, ec2)
     restore(whole)
     (used,) = made.volumes("working_volume")
     made.client("ec2").create_tags(Resources=[used.id], Tags=[{"Key": "zoobot:day", "Value": "2026-03-02"}])
+    return whole
+
+
+def test_a_restore_that_was_cut_off_is_not_taken_for_one_of_another_snapshot(made: World, ec2: Config) -> None:
+    day(cloud_of(made, ec2))
+    made.sleep(86400)
+    whole = restored_and_used(made, ec2)
     with pytest.raises(Killed):
         restore(cloud_of(made, ec2, at=whole.operations.index("CreateVolume") + 1, answered=True))
     (first,) = [s["SnapshotId"] for s in snapshots(cloud_of(made, ec2))]
@@ -124,10 +130,7 @@ def test_a_restore_gives_no_more_machines_a_day(made: World, ec2: Config) -> Non
 def test_setup_makes_no_empty_volume_where_there_was_one(made: World, ec2: Config) -> None:
     day(cloud_of(made, ec2))
     made.sleep(600)
-    whole = cloud_of(made, ec2)
-    restore(whole)
-    (used,) = made.volumes("working_volume")
-    made.client("ec2").create_tags(Resources=[used.id], Tags=[{"Key": "zoobot:day", "Value": "2026-03-02"}])
+    whole = restored_and_used(made, ec2)
     with pytest.raises(Killed):
         last = len(whole.operations) - whole.operations[::-1].index("CreateTags")
         restore(cloud_of(made, ec2, at=last - 1, answered=True))

@@ -6,6 +6,7 @@ import fcntl
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -207,6 +208,29 @@ def test_workers_predict_and_score_the_same(mine: Compose, monkeypatch: pytest.M
         written[workers] = [(made / name).read_bytes() for name in ("predictions.parquet", "metrics.json")]
         written[workers] += [json.loads((made / "requests.json").read_text())["ids"]]
     assert written[1] == written[2]
+
+
+@pytest.mark.parametrize(("n", "workers"), [(0, 1), (3 * candidates.PART, 1), (4 * candidates.PART, 2)])
+def test_a_small_pool_does_not_ask_how_many_cores_there_are(
+    mine: Compose, n: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a cluster the answer may take the start of a Ray."""
+    asked: list[str | None] = []
+
+    def cores(cluster: str | None) -> int:
+        asked.append(cluster)
+        return 8
+
+    monkeypatch.setattr(engine, "cores", cores)
+
+    class Pool:
+        it = SimpleNamespace(settings=mine())
+
+        def __len__(self) -> int:
+            return n
+
+    of: Any = predicted_pool.PredictedPool._workers
+    assert of.fget(Pool()) == workers and len(asked) == workers - 1
 
 
 def drawn(n: int, seed: int = 0) -> Candidates:

@@ -92,8 +92,10 @@ class PredictedPool:
         settings, n_parts = self.it.settings, -(-len(self) // PART)
         if settings.model.train != "head" or settings.extensions:
             return 1
-        most = min(engine.cores(settings.cluster), n_parts // PARTS_PER_WORKER)
-        return max(1, min(settings.workers or most, n_parts))
+        worth = n_parts // PARTS_PER_WORKER
+        if not settings.workers and worth > 1:
+            worth = min(worth, engine.cores(settings.cluster))  # asked only now: it may start a Ray
+        return max(1, min(settings.workers or worth, n_parts))
 
     def _in_order(self, function: Callable[[A], R], parts: Iterable[A], what: str) -> Iterator[R]:
         workers = self._workers
